@@ -1,0 +1,110 @@
+"""`attend`: one signature over every way to compute attention with 2-D positions."""
+
+# B batch, M heads, H×W map, N = H·W tokens, D head dim
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from botvision.attention import explicit, onehot, plain, reference
+
+log = logging.getLogger("botvision.attention")
+
+SMALL_MAP = 400  # tokens up to which explicit logits beat the fused kernel on a CPU (docs/decisions/0002)
+
+
+class Backend(NamedTuple):
+    """One way to compute `attend`, and the sentence that says why it cannot."""
+
+    attend: Callable[..., Tensor]
+    why_not: Callable[[Tensor, Tensor | None, Tensor | None], str | None]
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.attend_reference, reference.why_not),
+    "plain": Backend(plain.attend_plain, plain.why_not),
+    "explicit": Backend(explicit.attend_explicit, explicit.why_not),
+    "onehot": Backend(onehot.attend_onehot, onehot.why_not),
+}
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor | None = None,
+    rel_w: Tensor | None = None,
+    *,
+    scale: float,
+    backend: str = "auto",
+) -> Tensor:
+    """Global attention over an H×W map, with a row and a column logit per query.
+
+    Computes `softmax(scale·q·k + rel_h[y_key] + rel_w[x_key]) · v` (paper Fig. 4). The position logits come already
+    scaled, and thin: H + W numbers per query, never N×N.
+
+    Args:
+        q, k: (B, heads, N, D) with N = H·W tokens in row-major order; D may be 0 (positions alone).
+        v: (B, heads, N, D_v).
+        rel_h, rel_w: (B, heads, N, H) and (B, heads, N, W), or both None for no positions.
+        scale: multiplies q·k only.
+        backend: a name of `BACKENDS`, or "auto".
+
+    Returns:
+        (B, heads, N, D_v).
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown backend, or one that cannot run, with its reason.
+    """
+    check(q, k, v, rel_h, rel_w)
+    name = choose(q, rel_h, rel_w) if backend == "auto" else backend
+    if backend != "auto" and (reason := why_not(backend, q, rel_h, rel_w)):
+        raise ValueError(f"attention backend {backend!r} cannot run: {reason}")
+    return BACKENDS[name].attend(q, k, v, rel_h, rel_w, scale=scale)
+
+
+def why_not(backend: str, q: Tensor, rel_h: Tensor | None = None, rel_w: Tensor | None = None) -> str | None:
+    """The reason why a backend cannot compute these inputs, or None where it can."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; use auto, {', '.join(BACKENDS)}")
+    return BACKENDS[backend].why_not(q, rel_h, rel_w)
+
+
+def choose(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
+    """The first backend that can run, in the order that fits the device and the size."""
+    for name in preference(q):
+        reason = BACKENDS[name].why_not(q, rel_h, rel_w)
+        if reason is None:
+            return name
+        log.debug("skipped %s: %s", name, reason)
+    raise AssertionError("onehot and plain together take every input")
+
+
+def preference(q: Tensor) -> tuple[str, ...]:
+    """Backends by expected speed. A traced or exported graph must not branch on a size, so it gets one answer."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not traced and q.shape[-2] <= SMALL_MAP:
+        return ("plain", "explicit", "onehot")
+    return ("plain", "onehot")
+
+
+def check(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> None:
+    """Refuse what no backend can compute, by shape alone."""
+    if q.ndim != 4 or q.shape != k.shape or k.shape[:3] != v.shape[:3]:
+        raise ValueError(
+            "attend needs q and k of shape (B, heads, N, D) and v of shape (B, heads, N, D_v); "
+            f"got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if (rel_h is None) != (rel_w is None):
+        raise ValueError("attend needs both rel_h and rel_w, or neither; got one")
+    if rel_h is None or rel_w is None:
+        return
+    fits = rel_h.shape[:3] == q.shape[:3] == rel_w.shape[:3]
+    if not fits or rel_h.shape[-1] * rel_w.shape[-1] != q.shape[-2]:
+        raise ValueError(
+            "attend needs rel_h (B, heads, H·W, H) and rel_w (B, heads, H·W, W); "
+            f"got {tuple(rel_h.shape)} and {tuple(rel_w.shape)} for {q.shape[-2]} tokens"
+        )

@@ -1,0 +1,26 @@
+"""Attention that writes the N×N logits out: the fastest form on small maps."""
+
+# B batch, M heads, H×W map, N = H·W tokens, D head dim
+
+from torch import Tensor
+
+LIMIT_GIB = 8.0  # one N×N tensor above this more likely ends the process than finishes it
+
+
+def attend_explicit(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
+) -> Tensor:
+    """Softmax of `scale·q·k + rel_h + rel_w` with the logits held in memory."""
+    logits = (q * scale) @ k.transpose(-1, -2)  # B M N N
+    if rel_h is not None and rel_w is not None:
+        bias = rel_h[..., :, None] + rel_w[..., None, :]  # B M N H W
+        logits = logits + bias.flatten(-2)
+    return logits.softmax(-1) @ v  # B M N D
+
+
+def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
+    """Refuses maps whose logits would not fit in memory."""
+    gib = q.shape[:3].numel() * q.shape[2] * q.element_size() / 2**30
+    if gib > LIMIT_GIB:
+        return f"explicit holds {gib:.1f} GiB of logits for {q.shape[-2]} tokens, limit {LIMIT_GIB:.0f}; use onehot"
+    return None

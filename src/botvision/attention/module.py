@@ -1,0 +1,136 @@
+"""`MHSA2d`: the BoTNet layer, global attention over an image map of any size."""
+
+# B batch, M heads, C channels, H×W map, N = H·W tokens, D = C/M head dim, L longest exact side
+
+import torch
+from torch import Tensor, nn
+
+from botvision.attention.dispatch import attend
+from botvision.attention.position import coordinate_table, offset_table, relative_logits
+
+POSITIONS = ("relative", "absolute", "relative_only", "none")
+EXTENSIONS = ("stretch", "clamp")
+
+
+class MHSA2d(nn.Module):
+    """Multi-head self-attention over all pixels, with 2-D positions (BoTNet, arXiv 2101.11605, Fig. 4).
+
+    Query, key and value are 1×1 convolutions without bias; there is no output projection. The query is scaled once by
+    D^-0.5, before the content term and the position term. Position tables are shared by the heads.
+
+    Positions, in the paper's ablation: "relative" (`q·k + q·r`, offsets key − query), "absolute" (`q·k + q·emb`),
+    "relative_only" (`q·r`) and "none" (`q·k`). "relative_only" has no key projection.
+
+    Attributes:
+        rel_h, rel_w: (1, 2L−1, D) offset tables, row `offset + L − 1`; with "absolute" `abs_h`, `abs_w` of (1, L, D).
+        qkv: the projections in one convolution, channels ordered q, k, v, each head by head.
+
+    Args:
+        dim: input and output channels.
+        num_heads: must divide `dim`; the paper uses 4.
+        position: one of `POSITIONS`.
+        max_size: (H, W) of the largest map whose every offset has a row of its own; 14×14 is ImageNet at stride 16.
+        extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
+        backend: how `attend` computes it; "auto" chooses.
+
+    Raises:
+        ValueError: an option out of its list, `num_heads` that does not divide `dim`, or `max_size` below 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        *,
+        position: str = "relative",
+        max_size: tuple[int, int] = (14, 14),
+        extend: str = "stretch",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_options(dim, num_heads, position=position, max_size=max_size, extend=extend)
+        self.dim = dim
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.scale = self.head_dim**-0.5
+        self.position = position
+        self.extend = extend
+        self.backend = backend
+        self.parts = 2 if position == "relative_only" else 3  # q, (k,) v
+        self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=False, device=device, dtype=dtype)
+        for name, side in zip(self.table_names(), max_size, strict=False):
+            rows = side if position == "absolute" else 2 * side - 1
+            table = torch.empty(1, rows, self.head_dim, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(table))
+        self.reset_parameters()
+
+    def table_names(self) -> tuple[str, ...]:
+        """Names of the position tables, height first; they want no weight decay."""
+        if self.position == "none":
+            return ()
+        return ("abs_h", "abs_w") if self.position == "absolute" else ("rel_h", "rel_w")
+
+    def reset_parameters(self) -> None:
+        """Projections N(0, 0.01²), tables N(0, 1/D), as in the authors' published code."""
+        nn.init.normal_(self.qkv.weight, std=0.01)
+        for name in self.table_names():
+            nn.init.normal_(getattr(self, name), std=self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W), any H and W."""
+        check_input(x, self.dim)
+        size = (x.shape[2], x.shape[3])
+        tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
+        heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k, v = heads[0] * self.scale, heads[self.parts - 2], heads[-1]  # B M N D
+        out = self.attend_with_positions(q, k, v, size)
+        # B M N D → B C H W; the memory order is channels_last, as the convolutions around it like it
+        return out.transpose(1, 2).flatten(2).unflatten(1, size).permute(0, 3, 1, 2)
+
+    def attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
+        """Add the position term that the layer was built with; q comes scaled."""
+        if self.position == "none":
+            return attend(q, k, v, scale=1.0, backend=self.backend)
+        if self.position == "absolute":
+            rows = coordinate_table(self.abs_h, size[0], extend=self.extend).to(k.dtype)
+            columns = coordinate_table(self.abs_w, size[1], extend=self.extend).to(k.dtype)
+            k = k + (rows[:, None] + columns).flatten(0, 1)  # q·k + q·emb = q·(k + emb)
+            return attend(q, k, v, scale=1.0, backend=self.backend)
+        rel_h, rel_w = relative_logits(
+            q,
+            offset_table(self.rel_h, size[0], extend=self.extend).to(q.dtype),
+            offset_table(self.rel_w, size[1], extend=self.extend).to(q.dtype),
+            size=size,
+        )
+        if self.position == "relative_only":
+            q = k = q[..., :0]  # content vectors of width 0: the position logits alone
+        return attend(q, k, v, rel_h, rel_w, scale=1.0, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """Options in the printed model."""
+        return f"{self.dim}, num_heads={self.num_heads}, position={self.position!r}, extend={self.extend!r}"
+
+
+def check_options(dim: int, num_heads: int, *, position: str, max_size: tuple[int, int], extend: str) -> None:
+    """Refuse options by rule, value and cure."""
+    if num_heads < 1 or dim % num_heads:
+        fitting = [n for n in (1, 2, 4, 8, 16, 32) if dim % n == 0]
+        raise ValueError(
+            f"num_heads={num_heads} does not divide dim={dim}; use {', '.join(map(str, fitting))} or another divisor"
+        )
+    if position not in POSITIONS:
+        raise ValueError(f"position={position!r} is unknown; use one of {', '.join(POSITIONS)}")
+    if extend not in EXTENSIONS:
+        raise ValueError(f"extend={extend!r} is unknown; use one of {', '.join(EXTENSIONS)}")
+    if len(max_size) != 2 or min(max_size) < 1:
+        raise ValueError(f"max_size={max_size} must be two sides of at least 1, (height, width), e.g. (14, 14)")
+
+
+def check_input(x: Tensor, dim: int) -> None:
+    """Refuse an input that is no (B, dim, H, W) map of floats."""
+    if x.ndim != 4 or x.shape[1] != dim:
+        raise ValueError(f"MHSA2d needs (B, {dim}, H, W); got {tuple(x.shape)}; build it with dim = the map's channels")
+    if not x.is_floating_point():
+        raise ValueError(f"MHSA2d needs floats; got {x.dtype}; call .float() on the input")

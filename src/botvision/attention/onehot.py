@@ -1,0 +1,43 @@
+"""Exact relative attention on torch's fused kernel: positions become extra channels."""
+
+# B batch, M heads, H×W map, N = H·W tokens, D head dim
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+
+def attend_onehot(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
+) -> Tensor:
+    """Softmax of `scale·q·k + rel_h + rel_w` as one dot product, with no N×N tensor.
+
+    The bias is a row term plus a column term, so `[scale·q, rel_h, rel_w] · [k, onehot(y), onehot(x)]` is the exact
+    logit. Widths are padded with zeros to a multiple of 8 and v to the width of q, as fused kernels want.
+    """
+    assert rel_h is not None and rel_w is not None
+    rows, columns = row_and_column(rel_h, rel_w, dtype=k.dtype)  # N H, N W
+    lead = (*k.shape[:2], -1, -1)
+    query = torch.cat([q * scale, rel_h, rel_w], -1)  # B M N D+H+W
+    key = torch.cat([k, rows.expand(lead), columns.expand(lead)], -1)
+    spare = -query.shape[-1] % 8
+    query, key = pad(query, (0, spare)), pad(key, (0, spare))
+    value = pad(v, (0, query.shape[-1] - v.shape[-1]))
+    return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D
+
+
+def row_and_column(rel_h: Tensor, rel_w: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One-hot row and column of each token: (N, H) and (N, W). `arange ==` alone exports right at every size."""
+    height, width = rel_h.shape[-1], rel_w.shape[-1]
+    y = torch.arange(height, device=rel_h.device)
+    x = torch.arange(width, device=rel_h.device)
+    rows = (y[:, None, None] == y).expand(height, width, height).reshape(-1, height)
+    columns = (x[None, :, None] == x).expand(height, width, width).reshape(-1, width)
+    return rows.to(dtype), columns.to(dtype)
+
+
+def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
+    """Needs position logits to append."""
+    if rel_h is None or rel_w is None:
+        return "onehot appends position logits, but rel_h or rel_w is missing; use plain"
+    return None

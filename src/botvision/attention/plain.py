@@ -1,0 +1,18 @@
+"""Attention without position terms: torch's fused kernel, nothing added."""
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attend_plain(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
+) -> Tensor:
+    """Softmax of `scale·q·k`, times v; for `position="none"` and `"absolute"`."""
+    return scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
+    """Plain attention cannot add position logits."""
+    if rel_h is not None or rel_w is not None:
+        return "plain attention has no position terms, but rel_h or rel_w was given; use explicit or onehot"
+    return None

@@ -1,0 +1,62 @@
+"""Position tables: rows per offset or coordinate, read at any map size."""
+
+# B batch, M heads, H×W map, N = H·W tokens, D head dim, L longest side that a table covers exactly
+
+import torch
+from torch import Tensor
+
+
+def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column logits `q·R[key − query]`, factored as in the paper's published code.
+
+    Args:
+        q: (B, heads, H·W, D), already scaled.
+        table_h, table_w: (2H−1, D) and (2W−1, D), row `offset + (side − 1)`.
+        size: (H, W).
+
+    Returns:
+        rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
+    """
+    height, width = size
+    token = torch.arange(height * width, device=q.device)
+    rel_h = pick(q @ table_h.T, query=token // width, side=height)
+    rel_w = pick(q @ table_w.T, query=token % width, side=width)
+    return rel_h, rel_w
+
+
+def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
+    """(…, N, 2·side−1) products with every offset → (…, N, side) with every key, given each query's coordinate."""
+    key = torch.arange(side, device=products.device)
+    offset = key - query[:, None] + (side - 1)  # N side
+    return products.gather(-1, offset.expand(*products.shape[:-1], side))
+
+
+def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
+    """Rows for the offsets −(side−1) … side−1 of a map: (1, 2L−1, D) → (2·side−1, D).
+
+    A side up to L reads the centre rows exactly. Beyond it, "clamp" repeats the outermost rows and "stretch" spreads
+    all rows over the longer side, in between by linear interpolation. No branch on a size: exports stay dynamic.
+    """
+    reach = (table.shape[1] - 1) // 2  # L − 1, the furthest offset that has a row
+    offsets = torch.arange(1 - side, side, device=table.device)
+    if extend == "clamp":
+        return table[0, offsets.clamp(-reach, reach) + reach]
+    longest = offsets[-1].clamp(min=max(reach, 1))
+    return interpolate(table[0], offsets * reach / longest + reach)
+
+
+def coordinate_table(table: Tensor, side: int, *, extend: str) -> Tensor:
+    """Rows for the coordinates 0 … side−1 of a map: (1, L, D) → (side, D); beyond L as in `offset_table`."""
+    last = table.shape[1] - 1
+    places = torch.arange(side, device=table.device)
+    if extend == "clamp":
+        return table[0, places.clamp(max=last)]
+    return interpolate(table[0], places * last / places[-1].clamp(min=max(last, 1)))
+
+
+def interpolate(rows: Tensor, where: Tensor) -> Tensor:
+    """Read `rows` at fractional places, linearly; a whole place returns its row bit for bit."""
+    low = where.floor()
+    weight = (where - low).to(rows.dtype)[:, None]
+    index = low.long()
+    return torch.lerp(rows[index], rows[(index + 1).clamp(max=rows.shape[0] - 1)], weight)

@@ -1,0 +1,92 @@
+"""The BoT block: a ResNet bottleneck whose 3×3 convolution is global self-attention."""
+
+# B batch, C input channels, P planes (bottleneck width), H×W input map
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from botvision.attention import MHSA2d
+
+
+class BoTBlock(nn.Module):
+    """Bottleneck Transformer block (arXiv 2101.11605, Fig. 1 and 3), in timm's block signature.
+
+    1×1 convolution → attention at the input's resolution → 2×2 average pool where the stride is 2 → 1×1 convolution,
+    BatchNorm after each, the last one's gamma zero at the start. The 3×3's options (dilation, groups, anti-aliasing)
+    and squeeze-excitation do not apply here and are taken but not used, so timm can build a stage of it.
+
+    Args:
+        inplanes: channels C of the input.
+        planes: channels P of the attention; the output has 4·P.
+        stride: 1 or 2, of the whole block.
+        downsample: the projection on the shortcut, or None for identity.
+        num_heads, position, max_size, extend: see `MHSA2d`.
+        shortcut_act: activation after the shortcut's BatchNorm, as in the authors' code; ResNets have none.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        cardinality: int = 1,
+        base_width: int = 64,
+        reduce_first: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        act_layer: type[nn.Module] = nn.ReLU,
+        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        attn_layer: str | None = None,
+        aa_layer: type[nn.Module] | None = None,
+        drop_block: partial[nn.Module] | None = None,
+        drop_path: nn.Module | None = None,
+        *,
+        num_heads: int = 4,
+        position: str = "relative",
+        max_size: tuple[int, int] = (14, 14),
+        extend: str = "stretch",
+        shortcut_act: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        here = {"device": device, "dtype": dtype}
+        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=1, bias=False, **here)
+        self.bn1 = norm_layer(planes, **here)
+        self.act1 = act_layer(inplace=True)
+
+        self.mhsa = MHSA2d(
+            planes, num_heads, position=position, max_size=max_size, extend=extend, device=device, dtype=dtype
+        )
+        # ceil_mode keeps odd maps the size that a strided convolution on the shortcut gives them
+        self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        self.bn2 = norm_layer(planes, **here)
+        self.drop_block = drop_block() if drop_block is not None else nn.Identity()
+        self.act2 = act_layer(inplace=True)
+
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, kernel_size=1, bias=False, **here)
+        self.bn3 = norm_layer(planes * self.expansion, **here)
+
+        if downsample is not None and shortcut_act:
+            downsample = nn.Sequential(*downsample.children(), act_layer(inplace=True))
+        self.downsample = downsample
+        self.drop_path = drop_path if drop_path is not None else nn.Identity()
+        self.act3 = act_layer(inplace=True)
+
+    def zero_init_last(self) -> None:
+        """Zero the last BatchNorm's gamma: the block starts as its shortcut (timm calls this)."""
+        nn.init.zeros_(self.bn3.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, 4·P, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.act1(self.bn1(self.conv1(x)))  # B P H W
+        x = self.pool(self.mhsa(x))  # B P H/stride W/stride
+        x = self.act2(self.drop_block(self.bn2(x)))
+        x = self.drop_path(self.bn3(self.conv3(x)))  # B 4P H/stride W/stride
+        return self.act3(x + shortcut)

@@ -1,0 +1,154 @@
+"""`MHSA2d` against the paper's equation, written out pixel by pixel."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from botvision.attention import POSITIONS, MHSA2d
+
+
+def by_hand(layer, x):
+    """PAPER section 1, one pixel pair at a time, from the layer's own parameters; shares no code with the package."""
+    batch, dim, height, width = x.shape
+    weight = layer.qkv.weight[:, :, 0, 0]
+    flat = x.flatten(2)
+    d = dim // layer.num_heads
+    parts = torch.einsum("oc,bcn->bno", weight, flat).split(dim, -1)
+    q, v = parts[0] * d**-0.5, parts[-1]
+    k = parts[1] if len(parts) == 3 else None
+    places = list(itertools.product(range(height), range(width)))
+    out = torch.zeros(batch, dim, height * width, dtype=x.dtype)
+    for m in range(layer.num_heads):
+        part = slice(m * d, (m + 1) * d)
+        for i, (yi, xi) in enumerate(places):
+            logits = []
+            for j, (yj, xj) in enumerate(places):
+                logit = torch.zeros(batch, dtype=x.dtype)
+                if k is not None:
+                    logit = logit + (q[:, i, part] * k[:, j, part]).sum(-1)
+                if layer.position in {"relative", "relative_only"}:
+                    half_h, half_w = layer.rel_h.shape[1] // 2, layer.rel_w.shape[1] // 2
+                    r = layer.rel_h[0, yj - yi + half_h] + layer.rel_w[0, xj - xi + half_w]
+                    logit = logit + q[:, i, part] @ r
+                if layer.position == "absolute":
+                    logit = logit + q[:, i, part] @ (layer.abs_h[0, yj] + layer.abs_w[0, xj])
+                logits.append(logit)
+            weights = torch.stack(logits, -1).softmax(-1)
+            out[:, part, i] = torch.einsum("bn,bnd->bd", weights, v[..., part])
+    return out.unflatten(-1, (height, width))
+
+
+def strong(layer):
+    """Weights large enough that every term matters."""
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return layer
+
+
+@pytest.mark.parametrize("backend", ["reference", "explicit", "onehot", "auto"])
+@pytest.mark.parametrize("position", ["relative", "relative_only"])
+@settings(max_examples=6, deadline=None)
+@given(height=st.integers(1, 5), width=st.integers(1, 5), extra=st.integers(0, 3))
+def test_relative_equals_the_equation_forward_and_gradient(backend, position, height, width, extra):
+    layer = strong(MHSA2d(8, 2, position=position, max_size=(height + extra, width), backend=backend).double())
+    x = torch.randn(2, 8, height, width, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    expected, got = by_hand(layer, x), layer(x)
+    assert (got - expected).abs().max() <= 1e-12
+    seed = torch.randn_like(expected)
+    for a, b in zip(torch.autograd.grad(expected, inputs, seed), torch.autograd.grad(got, inputs, seed), strict=True):
+        assert (a - b).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("position", ["absolute", "none"])
+def test_the_ablation_rows_equal_the_equation(position):
+    layer = strong(MHSA2d(8, 2, position=position, max_size=(3, 5)).double())
+    x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
+    assert (layer(x) - by_hand(layer, x)).abs().max() <= 1e-12
+
+
+def test_parameters_are_the_papers():
+    layer = MHSA2d(512, 4, max_size=(14, 10))
+    assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == {
+        "rel_h": (1, 27, 128),
+        "rel_w": (1, 19, 128),
+        "qkv.weight": (1536, 512, 1, 1),
+    }
+    assert layer.num_heads == 4
+    assert layer.qkv.bias is None
+    assert abs(layer.qkv.weight.std() - 0.01) < 1e-4
+    assert abs(layer.rel_h.std() - 128**-0.5) < 3e-3
+    assert MHSA2d(8, 2, position="relative_only").qkv.weight.shape[0] == 16  # no idle key projection
+
+
+@pytest.mark.parametrize("extend", ["stretch", "clamp"])
+@pytest.mark.parametrize("position", POSITIONS)
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(1, 25), width=st.integers(1, 25))
+def test_any_size_without_a_rebuild(position, extend, height, width):
+    layer = MHSA2d(8, 2, position=position, max_size=(7, 4), extend=extend)
+    assert layer(torch.randn(1, 8, height, width)).shape == (1, 8, height, width)
+
+
+def test_beyond_max_size_stretch_reaches_the_ends_and_clamp_repeats_them():
+    from botvision.attention.position import coordinate_table, offset_table
+
+    table = torch.arange(7.0)[None, :, None]  # L = 4, rows 0 … 6
+    assert offset_table(table, 2, extend="stretch").flatten().tolist() == [2, 3, 4]
+    assert offset_table(table, 7, extend="stretch").flatten().tolist() == [i / 2 for i in range(13)]
+    assert offset_table(table, 6, extend="clamp").flatten().tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 6, 6]
+    assert coordinate_table(table, 3, extend="stretch").flatten().tolist() == [0, 1, 2]
+    assert coordinate_table(table, 13, extend="stretch").flatten().tolist() == [i / 2 for i in range(13)]
+    assert coordinate_table(table, 9, extend="clamp").flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 6]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_layout_changes_nothing(layout):
+    layer = MHSA2d(16, 4, max_size=(6, 6))
+    x = torch.randn(2, 16, 5, 6)
+    assert torch.allclose(layer(x.to(memory_format=layout)), layer(x), atol=1e-6)
+
+
+def test_export_holds_at_a_second_size():
+    layer = MHSA2d(16, 4, max_size=(6, 6)).eval()
+    sizes = {2: torch.export.Dim("h", min=2, max=64), 3: torch.export.Dim("w", min=2, max=64)}
+    program = torch.export.export(layer, (torch.randn(1, 16, 5, 7),), dynamic_shapes=(sizes,))
+    for size in [(5, 7), (24, 31), (40, 3)]:
+        x = torch.randn(1, 16, *size)
+        assert torch.allclose(program.module()(x), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 3}, "num_heads=3 does not divide dim=16; use 1, 2, 4, 8, 16"),
+        ({"position": "rotary"}, "position='rotary' is unknown; use one of relative, absolute, relative_only, none"),
+        ({"extend": "wrap"}, "extend='wrap' is unknown; use one of stretch, clamp"),
+        ({"max_size": (0, 4)}, r"max_size=\(0, 4\) must be two sides of at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MHSA2d(16, **options)
+
+
+def test_bad_inputs_are_refused():
+    layer = MHSA2d(16)
+    with pytest.raises(ValueError, match=r"needs \(B, 16, H, W\); got \(1, 8, 4, 4\)"):
+        layer(torch.randn(1, 8, 4, 4))
+    with pytest.raises(ValueError, match=r"needs floats; got torch.int64"):
+        layer(torch.ones(1, 16, 4, 4, dtype=torch.long))
+
+
+def test_attention_imports_torch_alone():
+    code = (
+        "import sys, botvision.attention; "
+        "print([m for m in ('timm', 'torchvision', 'lightning', 'ultralytics') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
