@@ -1,9 +1,11 @@
-"""What all tests share: one thread's worth of determinism, and small worlds made on the spot."""
+"""What all tests share: fixed seeds, and a small world in COCO form made on the spot."""
 
 import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import json
 
 import pytest
 import torch
@@ -12,3 +14,26 @@ import torch
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder of 16 + 6 scenes of 64 px; tests must not change it."""
+    from botvision.scenes import make_scenes
+
+    out = tmp_path_factory.mktemp("world") / "scenes"
+    make_scenes(out, train=16, val=6, size=64, digits=(2, 4), scale=(0.25, 0.5))
+    return out
+
+
+@pytest.fixture
+def coco(scenes, tmp_path):
+    """A COCO document to spoil, and a function that saves it and gives (annotations, images)."""
+    document = json.loads((scenes / "annotations" / "train.json").read_text())
+
+    def save():
+        path = tmp_path / "spoilt.json"
+        path.write_text(json.dumps(document))
+        return path, scenes / "train"
+
+    return document, save

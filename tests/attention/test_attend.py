@@ -76,7 +76,7 @@ def test_a_backend_asked_for_by_name_says_why_it_cannot():
     q, k, v, rel_h, rel_w = thin_tensors(2, 2)
     with pytest.raises(ValueError, match="'plain' cannot run: plain attention has no position terms"):
         attend(q, k, v, rel_h, rel_w, scale=1.0, backend="plain")
-    with pytest.raises(ValueError, match="'onehot' cannot run.*use plain"):
+    with pytest.raises(ValueError, match=r"'onehot' cannot run.*use plain"):
         attend(q, k, v, scale=1.0, backend="onehot")
     with pytest.raises(ValueError, match=f"unknown attention backend 'flash'; use auto, {', '.join(BACKENDS)}"):
         attend(q, k, v, scale=1.0, backend="flash")

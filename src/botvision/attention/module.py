@@ -37,6 +37,11 @@ class MHSA2d(nn.Module):
         ValueError: an option out of its list, `num_heads` that does not divide `dim`, or `max_size` below 1.
     """
 
+    rel_h: Tensor
+    rel_w: Tensor
+    abs_h: Tensor
+    abs_w: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -67,10 +72,15 @@ class MHSA2d(nn.Module):
         self.reset_parameters()
 
     def table_names(self) -> tuple[str, ...]:
-        """Names of the position tables, height first; they want no weight decay."""
+        """Names of the position tables, height first."""
         if self.position == "none":
             return ()
         return ("abs_h", "abs_w") if self.position == "absolute" else ("rel_h", "rel_w")
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """The position tables: decay would pull every offset towards no opinion."""
+        return set(self.table_names())
 
     def reset_parameters(self) -> None:
         """Projections N(0, 0.01²), tables N(0, 1/D), as in the authors' published code."""

@@ -15,7 +15,8 @@ def attend_onehot(
     The bias is a row term plus a column term, so `[scale·q, rel_h, rel_w] · [k, onehot(y), onehot(x)]` is the exact
     logit. Widths are padded with zeros to a multiple of 8 and v to the width of q, as fused kernels want.
     """
-    assert rel_h is not None and rel_w is not None
+    assert rel_h is not None
+    assert rel_w is not None
     rows, columns = row_and_column(rel_h, rel_w, dtype=k.dtype)  # N H, N W
     lead = (*k.shape[:2], -1, -1)
     query = torch.cat([q * scale, rel_h, rel_w], -1)  # B M N D+H+W
@@ -29,10 +30,9 @@ def attend_onehot(
 def row_and_column(rel_h: Tensor, rel_w: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """One-hot row and column of each token: (N, H) and (N, W). `arange ==` alone exports right at every size."""
     height, width = rel_h.shape[-1], rel_w.shape[-1]
-    y = torch.arange(height, device=rel_h.device)
-    x = torch.arange(width, device=rel_h.device)
-    rows = (y[:, None, None] == y).expand(height, width, height).reshape(-1, height)
-    columns = (x[None, :, None] == x).expand(height, width, width).reshape(-1, width)
+    place = torch.arange(height * width, device=rel_h.device)
+    rows = (place // width)[:, None] == place[:height]
+    columns = (place % width)[:, None] == place[:width]
     return rows.to(dtype), columns.to(dtype)
 
 

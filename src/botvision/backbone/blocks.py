@@ -3,6 +3,7 @@
 # B batch, C input channels, P planes (bottleneck width), H×W input map
 
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class BoTBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        here = {"device": device, "dtype": dtype}
+        here: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=1, bias=False, **here)
         self.bn1 = norm_layer(planes, **here)
         self.act1 = act_layer(inplace=True)
@@ -80,7 +81,7 @@ class BoTBlock(nn.Module):
 
     def zero_init_last(self) -> None:
         """Zero the last BatchNorm's gamma: the block starts as its shortcut (timm calls this)."""
-        nn.init.zeros_(self.bn3.weight)
+        nn.init.zeros_(cast("Tensor", self.bn3.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, 4·P, ⌈H/stride⌉, ⌈W/stride⌉)."""

@@ -52,7 +52,7 @@ class BoTNet(ResNet):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """timm's initialisation, then attention's own, which timm would overwrite."""
+        """Timm's initialisation, then attention's own, which timm would overwrite."""
         super().init_weights(zero_init_last)
         for module in self.modules():
             if isinstance(module, MHSA2d):
@@ -60,13 +60,9 @@ class BoTNet(ResNet):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of the position tables: decay would pull every offset towards no opinion."""
-        return {
-            f"{path}.{table}"
-            for path, module in self.named_modules()
-            if isinstance(module, MHSA2d)
-            for table in module.table_names()
-        }
+        """Names of the position tables, as timm's optimisers ask for them."""
+        layers = ((path, module) for path, module in self.named_modules() if isinstance(module, MHSA2d))
+        return {f"{path}.{table}" for path, layer in layers for table in layer.no_weight_decay()}
 
 
 class _Stage:
@@ -81,8 +77,6 @@ class _Stage:
     def __call__(
         self, inplanes: int, planes: int, stride: int, downsample: nn.Module | None, **timm_options: Any
     ) -> BoTBlock:
-        block = BoTBlock(
-            inplanes, planes, stride, downsample, max_size=self.map_size, **timm_options, **self.options
-        )
+        block = BoTBlock(inplanes, planes, stride, downsample, max_size=self.map_size, **timm_options, **self.options)
         self.map_size = (math.ceil(self.map_size[0] / stride), math.ceil(self.map_size[1] / stride))
         return block

@@ -43,7 +43,7 @@ def list_models() -> list[str]:
 
 
 def _entrypoint(name: str, variant: Variant) -> Callable[..., nn.Module]:
-    """timm's way to build a model: a function that bears the model's name."""
+    """Timm's way to build a model: a function that bears the model's name."""
 
     def build(pretrained: bool = False, **options: Any) -> nn.Module:
         defaults: dict[str, Any] = {

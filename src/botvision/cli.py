@@ -1,0 +1,160 @@
+"""The command line: `botvision <house> <verb>`, made of the functions' own signatures."""
+
+import difflib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from botvision import __version__
+
+DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
+USERS_MISTAKE = 2
+
+
+class Command(NamedTuple):
+    """A function to offer: where it lives, what it is for, and where its recipes are.
+
+    What the function requires needs no flag, unless the command has recipes, which may give it.
+    """
+
+    function: str
+    help: str
+    recipes: str | None = None
+
+
+HOUSES: dict[str, dict[str, Command] | Command] = {
+    "maskrcnn": {
+        "train": Command(
+            "botvision.maskrcnn.train:train",
+            "train, score and draw a Mask R-CNN with any backbone",
+            recipes="botvision.maskrcnn.recipes",
+        ),
+        "score": Command("botvision.maskrcnn.score:score", "box and mask AP of a checkpoint on a COCO file"),
+        "predict": Command("botvision.maskrcnn.predict:predict", "find objects in pictures"),
+    },
+    "bench": {
+        "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
+    },
+    "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"botvision: {first_cause(error)}", file=sys.stderr)
+        return USERS_MISTAKE
+
+
+def run(arguments: list[str]) -> int:
+    """Find the command, parse its flags, call it, print what it returns."""
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise ValueError("the command line needs more packages; pip install 'botvision[all]'") from error
+    parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, score and draw.")
+    parser.add_argument("--version", action="version", version=f"botvision {__version__}")
+    houses = parser.add_subcommands(dest="house")
+    for house, verbs in HOUSES.items():
+        if isinstance(verbs, Command):
+            houses.add_subcommand(house, command_parser(verbs, wanted=arguments[:1] == [house]), help=verbs.help)
+            continue
+        inner = ArgumentParser(description=f"{house}: {', '.join(verbs)}")
+        houses.add_subcommand(house, inner, help=", ".join(verbs))
+        below = inner.add_subcommands(dest="verb")
+        for verb, command in verbs.items():
+            wanted = arguments[:2] == [house, verb]
+            below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
+    chosen = parser.instantiate_classes(parser.parse_args(arguments))
+    found, options = HOUSES[chosen.house], chosen[chosen.house]
+    if not isinstance(found, Command):
+        found, options = found[options.verb], options[options.verb]
+    quiet_libraries()
+    print(load(found.function)(**{name: value for name, value in options.items() if name != "config"}))
+    return 0
+
+
+def command_parser(command: Command, *, wanted: bool) -> Any:
+    """Flags and help from the function's signature and docstring.
+
+    Only the wanted command's are made: nothing heavy is imported for the others.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    if not wanted:
+        return ArgumentParser()
+
+    class RecipeOrFile(ActionConfigFile):
+        """A shipped recipe by its name, or a YAML file by its path."""
+
+        def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+            super().__call__(parser, cfg, str(recipe_path(values, command.recipes)), option_string)
+
+    function = load(command.function)
+    parser = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
+    if command.recipes:
+        about = f"a YAML file, or a recipe: {', '.join(recipe_names(command.recipes))}"
+        parser.add_argument("--config", "--recipe", action=RecipeOrFile, help=about)
+    else:
+        parser.add_argument("--config", action=RecipeOrFile, help="a YAML file with any of the flags")
+    parser.add_function_arguments(function, as_positional=command.recipes is None)
+    return parser
+
+
+def quiet_libraries() -> None:
+    """Keep what people cannot act on off their screens: lightning's tips, deprecations inside libraries."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def load(function: str) -> Callable[..., Any]:
+    """`package.module:name` as the function itself; a missing extra is named."""
+    module, _, name = function.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"this command needs {error.name}; pip install 'botvision[all]'") from error
+    return found
+
+
+def recipe_names(package: str) -> list[str]:
+    """Names of the recipes that a house ships."""
+    return sorted(Path(entry.name).stem for entry in files(package).iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_path(value: str, package: str | None) -> Path:
+    """A recipe's file by its name, or the YAML file that was given.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    if package and value in recipe_names(package):
+        return Path(str(files(package) / f"{value}.yaml"))
+    if Path(value).is_file():
+        return Path(value)
+    names = recipe_names(package) if package else []
+    near = difflib.get_close_matches(value, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(names)}" if names else "give a YAML file"
+    raise FileNotFoundError(f"no recipe or YAML file {value!r}; {hint}")
+
+
+def first_cause(error: BaseException) -> str:
+    """One line: what was wrong, without the traceback that a data-loading process puts before it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix("ValueError: ").removeprefix("FileNotFoundError: ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

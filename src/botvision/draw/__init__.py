@@ -1,0 +1,1 @@
+"""Pictures of what the models find and how they learnt."""

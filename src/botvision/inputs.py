@@ -1,0 +1,58 @@
+"""Pictures in: a file, a folder or a glob, read upright as RGB."""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def find_pictures(source: str | Path) -> list[Path]:
+    """Paths of a picture, of a folder's pictures (sorted, not in subfolders), or of a glob's.
+
+    Raises:
+        FileNotFoundError: nothing there, or no picture in it.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
+    if not found:
+        raise FileNotFoundError(
+            f"no picture at {source}; give a picture, a folder or a quoted glob of {', '.join(sorted(SUFFIXES))} files"
+        )
+    return found
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or a truncated one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {path}; check the folder and the file name")
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"cannot read picture {path}: {error}; replace the file or leave it out") from error
+    return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+
+
+def stream(paths: list[Path]) -> Iterator[tuple[Path, Tensor | None, str]]:
+    """Each path with its picture, or with None and the reason where it cannot be read."""
+    for path in paths:
+        try:
+            yield path, read_picture(path), ""
+        except (ValueError, FileNotFoundError) as error:
+            yield path, None, str(error)

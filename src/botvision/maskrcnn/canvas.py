@@ -1,0 +1,90 @@
+"""The canvas: pictures of any size resized, normalised and padded into one batch, and back."""
+
+# B batch, H×W picture, h×w picture resized, S canvas side
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.transforms.v2 import functional as F
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as timm's ResNets expect
+DIVISOR = 32  # free sizes are padded to it, so every feature map's stride is exact
+
+
+class CanvasRule(NamedTuple):
+    """How large a picture becomes.
+
+    Attributes:
+        longest: the longer side after resizing, at most.
+        shortest: the shorter side, where `longest` allows; None makes the longer side `longest`.
+        square: pad to a square of side `longest` (the paper's way), or only to the batch's largest picture.
+    """
+
+    longest: int
+    shortest: int | None = None
+    square: bool = True
+
+    def fit(self, height: int, width: int, *, zoom: float = 1.0) -> tuple[int, int]:
+        """Size of a picture after resizing, aspect kept; `zoom` jitters the rule."""
+        scale = zoom * self.longest / max(height, width)
+        if self.shortest is not None:
+            scale = min(scale, zoom * self.shortest / min(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def canvas_rule(canvas: int | tuple[int, int]) -> CanvasRule:
+    """1024 → a square canvas of that side; (800, 1333) → free sizes by shortest and longest side.
+
+    Raises:
+        ValueError: a side below 32, or shortest above longest.
+    """
+    sides = (canvas, canvas) if isinstance(canvas, int) else canvas
+    if len(sides) != 2 or min(sides) < DIVISOR or sides[0] > sides[1]:
+        raise ValueError(f"canvas={canvas} must be one side of at least {DIVISOR}, or (shortest, longest); e.g. 1024")
+    if isinstance(canvas, int):
+        return CanvasRule(longest=canvas)
+    return CanvasRule(longest=canvas[1], shortest=canvas[0], square=False)
+
+
+class Canvas(nn.Module):
+    """Pictures → one normalised, zero-padded batch; detections → the pictures' own pixels.
+
+    torchvision's own transform either distorts to a fixed size or changes the size with every batch. Here the picture
+    lies at the top left of a square canvas (paper section 4.1) or of a batch of free sizes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, rule: CanvasRule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def forward(self, pictures: list[Tensor]) -> ImageList:
+        """(3, H, W) pictures, uint8 or floats in 0 … 1 → a batch (B, 3, S, S) and each picture's (h, w) on it."""
+        resized = [self.prepare(picture) for picture in pictures]
+        sizes = [(p.shape[-2], p.shape[-1]) for p in resized]
+        height, width = (self.rule.longest,) * 2 if self.rule.square else map(max, zip(*sizes, strict=True))
+        height, width = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
+        batch = resized[0].new_zeros(len(resized), 3, height, width)
+        for place, picture in zip(batch, resized, strict=True):
+            place[:, : picture.shape[-2], : picture.shape[-1]] = picture
+        return ImageList(batch, sizes)
+
+    def prepare(self, picture: Tensor) -> Tensor:
+        """Resize by the rule, unless the picture has that size already, and normalise."""
+        size = self.rule.fit(*picture.shape[-2:])
+        values = F.to_dtype(picture, torch.float32, scale=True)
+        if size != tuple(picture.shape[-2:]):
+            values = F.resize(values, list(size), antialias=True)
+        return (values - self.mean) / self.std
+
+
+def move_boxes(boxes: Tensor, *, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """(N, 4) xyxy boxes of a picture of (height, width) `source` on the same picture at size `target`."""
+    ratio = (target[1] / source[1], target[0] / source[0])
+    return boxes * boxes.new_tensor(ratio * 2)

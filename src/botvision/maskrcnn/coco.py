@@ -1,0 +1,128 @@
+"""COCO files, checked whole on opening: every reference leads somewhere, every picture is there."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from botvision.files import read_json
+from botvision.maskrcnn.masks import Box
+
+log = logging.getLogger("botvision.maskrcnn")
+
+OnBad = Literal["refuse", "skip"]
+
+
+class Category(NamedTuple):
+    """A class to find: COCO's id, and its name."""
+
+    id: int
+    name: str
+
+
+def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
+    """A COCO file, checked: every reference leads somewhere and every picture is there.
+
+    Raises:
+        FileNotFoundError: no such file or picture.
+        ValueError: no COCO file, no annotation, a dangling image_id, a category that is not in the list or has no
+            name, an annotation without a mask; with `on_bad="refuse"` also a box without area or outside its picture,
+            and a category without an annotation.
+    """
+    document = read_json(path, what="COCO annotations")
+    if not isinstance(document, dict) or any(
+        not isinstance(document.get(key), list) for key in ("images", "annotations", "categories")
+    ):
+        raise ValueError(f"{path} is no COCO file: it needs the lists images, annotations and categories")
+    if not document["annotations"]:
+        raise ValueError(f"{path} has no annotation; nothing can be learnt or scored from it")
+    check_categories(path, document["categories"])
+    check_images(path, document["images"], images)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
+    check_references(path, document, sizes)
+    bad = {a["id"]: why for a in document["annotations"] if (why := bad_box(a, *sizes[a["image_id"]]))}
+    if bad and on_bad == "refuse":
+        number, why = next(iter(bad.items()))
+        more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
+        raise ValueError(f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip")
+    if bad:
+        log.warning("%s: left out %d annotations without area or outside their picture", path, len(bad))
+    document["annotations"] = [a for a in document["annotations"] if a["id"] not in bad]
+    seen = Counter(a["category_id"] for a in document["annotations"])
+    empty = [c["name"] for c in document["categories"] if not seen[c["id"]]]
+    if empty and on_bad == "refuse":
+        raise ValueError(
+            f"{path}: no annotation of category {', '.join(empty[:5])}; take it out of categories, "
+            "or allow it by --data.on_bad skip"
+        )
+    return document
+
+
+def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
+    """Ids that are unique, names that are there."""
+    if not categories:
+        raise ValueError(f"{path} lists no category; it needs at least one with id and name")
+    for category in categories:
+        if not isinstance(category.get("id"), int) or not str(category.get("name") or "").strip():
+            raise ValueError(f"{path}: category {category} needs a whole-number id and a name; give it both")
+    twice = [i for i, count in Counter(c["id"] for c in categories).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: category id {twice[0]} occurs twice; give each category its own")
+
+
+def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
+    """Each entry complete, each picture in the folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no picture folder at {folder}; give the folder that the names in {path} belong to")
+    there = {entry.name for entry in folder.iterdir()}
+    for entry in entries:
+        if not all(key in entry for key in ("id", "file_name", "height", "width")):
+            raise ValueError(f"{path}: image {entry} needs id, file_name, height and width; add what is missing")
+        name = entry["file_name"]
+        if name not in there and not (folder / name).is_file():
+            raise FileNotFoundError(f"{path} names picture {name}, which is not in {folder}; check the folder")
+
+
+def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tuple[int, int]]) -> None:
+    """Each annotation's picture, category and mask exist."""
+    known = {c["id"] for c in document["categories"]}
+    for annotation in document["annotations"]:
+        number = annotation.get("id")
+        if annotation.get("image_id") not in sizes:
+            raise ValueError(
+                f"{path}: annotation {number} names image_id {annotation.get('image_id')}, which is not among its "
+                f"{len(sizes)} images; remove the annotation or add the image"
+            )
+        if annotation.get("category_id") not in known:
+            raise ValueError(
+                f"{path}: annotation {number} has category_id {annotation.get('category_id')}, which is not in its "
+                f"list of {len(known)} categories; add the category or mend the annotation"
+            )
+        if not annotation.get("segmentation"):
+            raise ValueError(f"{path}: annotation {number} has no segmentation; Mask R-CNN needs polygons or RLE")
+
+
+def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
+    """What is wrong with an annotation's box, or nothing."""
+    bbox = annotation.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return f"has bbox {bbox}, not [x, y, width, height]"
+    if bbox[2] <= 0 or bbox[3] <= 0:
+        return f"has a box without area, {bbox}"
+    x1, y1, x2, y2 = clip(corners(bbox), height, width)
+    if x2 <= x1 or y2 <= y1:
+        return f"has a box outside its picture of {width}×{height}, {bbox}"
+    return ""
+
+
+def corners(bbox: list[float]) -> Box:
+    """COCO's x, y, width, height → x1, y1, x2, y2."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
+
+
+def clip(box: Box, height: int, width: int) -> Box:
+    """The part of a box inside the picture."""
+    x1, x2 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
+    y1, y2 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))
+    return x1, y1, x2, y2

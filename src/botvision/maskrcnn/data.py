@@ -1,0 +1,207 @@
+"""Samples: pictures jittered as in the paper, with boxes and masks that follow, in batches."""
+
+# G objects of a picture, H×W picture
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+
+from botvision.inputs import read_picture
+from botvision.maskrcnn import masks
+from botvision.maskrcnn.canvas import MEAN, CanvasRule
+from botvision.maskrcnn.coco import Category, OnBad, clip, corners, read_coco
+
+Sample = tuple[Tensor, dict[str, Tensor]]
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+FILL = [round(255 * value) for value in MEAN]  # padding that normalises to about 0, as the model's own
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they are read.
+
+    Args:
+        train_annotations: COCO JSON to train on.
+        train_images: folder of its pictures.
+        val_annotations: COCO JSON to score on.
+        val_images: folder of its pictures.
+        jitter: smallest and largest random zoom; the paper uses [0.8, 1.25], [0.5, 2] and [0.1, 2].
+        flip: mirror half of the pictures.
+        batch_size: pictures a step and a device.
+        workers: processes that read pictures, a device.
+        on_bad: annotations without area or outside their picture, and categories without an annotation:
+            "refuse" the file, or "skip" them (COCO has some).
+    """
+
+    train_annotations: Path
+    train_images: Path
+    val_annotations: Path
+    val_images: Path
+    jitter: tuple[float, float] = (0.8, 1.25)
+    flip: bool = True
+    batch_size: int = 8
+    workers: int = 2
+    on_bad: OnBad = "refuse"
+
+
+class Frame(NamedTuple):
+    """Where a picture's pixels went: x' = zoom_x·x + shift_x, likewise y; a mirrored picture has zoom_x < 0."""
+
+    zoom_x: float = 1.0
+    zoom_y: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    def forward(self, box: masks.Box) -> masks.Box:
+        """A box of the original picture, where it is now."""
+        x1, x2 = sorted(self.zoom_x * x + self.shift_x for x in (box[0], box[2]))
+        y1, y2 = (self.zoom_y * y + self.shift_y for y in (box[1], box[3]))
+        return x1, y1, x2, y2
+
+    def back(self, box: masks.Box) -> masks.Box:
+        """A box of the picture as it is now, where it was."""
+        x1, x2 = sorted((x - self.shift_x) / self.zoom_x for x in (box[0], box[2]))
+        y1, y2 = ((y - self.shift_y) / self.zoom_y for y in (box[1], box[3]))
+        return x1, y1, x2, y2
+
+
+class Jitter:
+    """Random mirror, zoom and crop onto the canvas (paper section 4.1; the TPU code's order)."""
+
+    def __init__(self, rule: CanvasRule, *, zoom: tuple[float, float], flip: bool) -> None:
+        if not 0 < zoom[0] <= zoom[1]:
+            raise ValueError(f"jitter={zoom} must be 0 < smallest ≤ largest zoom; e.g. [0.8, 1.25]")
+        self.rule = rule
+        self.zoom = zoom
+        self.flip = flip
+
+    def __call__(self, picture: Tensor) -> tuple[Tensor, Frame]:
+        """A picture (3, H, W) → it on its canvas, and where its pixels went."""
+        height, width = picture.shape[-2:]
+        canvas = (self.rule.longest,) * 2 if self.rule.square else self.rule.fit(height, width)
+        mirrored = self.flip and bool(torch.rand(()) < 0.5)
+        if mirrored:
+            picture = F.hflip(picture)
+        zoom = float(torch.empty(()).uniform_(*self.zoom))
+        size = self.rule.fit(height, width, zoom=zoom)
+        if size != (height, width):
+            picture = F.resize(picture, list(size), antialias=True)
+        top, left = (int(torch.randint(max(0, s - c) + 1, ())) for s, c in zip(size, canvas, strict=True))
+        picture = picture[:, top : top + canvas[0], left : left + canvas[1]]
+        missing = [0, 0, canvas[1] - picture.shape[2], canvas[0] - picture.shape[1]]
+        picture = F.pad(picture, missing, fill=FILL)
+        zoom_x, zoom_y = size[1] / width, size[0] / height
+        if mirrored:
+            return picture, Frame(-zoom_x, zoom_y, size[1] - left, -top)
+        return picture, Frame(zoom_x, zoom_y, -left, -top)
+
+
+class CocoInstances(Dataset[Sample]):
+    """Pictures of a COCO file with boxes (G, 4), labels (G,) from 1, masks (G, 112, 112), image_id.
+
+    Crowds are left out. The file is checked whole on opening, and held as bytes: Python objects would be copied into
+    every worker as they are read.
+
+    Raises:
+        FileNotFoundError: the file or a picture is not there.
+        ValueError: what `read_coco` refuses.
+    """
+
+    def __init__(
+        self, annotations: Path, images: Path, *, jitter: Jitter | None = None, on_bad: OnBad = "refuse"
+    ) -> None:
+        document = read_coco(annotations, images, on_bad=on_bad)
+        self.annotations = annotations
+        self.images = images
+        self.jitter = jitter
+        self.categories = sorted(Category(c["id"], c["name"]) for c in document["categories"])
+        self.label_of = {category.id: label for label, category in enumerate(self.categories, 1)}
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
+        for annotation in document["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                by_image[annotation["image_id"]].append(annotation)
+        records = [pickle.dumps((image, by_image[image["id"]])) for image in document["images"]]
+        self.ends = np.cumsum([len(record) for record in records])
+        self.records = np.frombuffer(b"".join(records), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def record(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A picture's own entry and its annotations, without crowds."""
+        start = self.ends[index - 1] if index else 0
+        image, annotations = pickle.loads(self.records[start : self.ends[index]].tobytes())
+        return image, annotations
+
+    def __getitem__(self, index: int) -> Sample:
+        image, annotations = self.record(index)
+        picture = read_picture(self.images / image["file_name"])
+        height, width = picture.shape[-2:]
+        if (height, width) != (image["height"], image["width"]):
+            raise ValueError(
+                f"picture {image['file_name']} is {width}×{height}, but {self.annotations} says "
+                f"{image['width']}×{image['height']}; mend the file's entry"
+            )
+        frame = Frame()
+        if self.jitter is not None:
+            picture, frame = self.jitter(picture)
+        boxes, labels, crops = [], [], []
+        for annotation in annotations:
+            box = clip(frame.forward(corners(annotation["bbox"])), *picture.shape[-2:])
+            if min(box[2] - box[0], box[3] - box[1]) < 1:
+                continue
+            mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
+            if mask.any():
+                boxes.append(box)
+                labels.append(self.label_of[annotation["category_id"]])
+                crops.append(mask[:, ::-1].copy() if frame.zoom_x < 0 else mask)
+        target = {
+            "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "masks": torch.from_numpy(np.stack(crops)) if crops else torch.zeros(0, 112, 112, dtype=torch.uint8),
+            "image_id": torch.tensor(image["id"]),
+        }
+        return picture, target
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Pictures and targets as two lists; sizes may differ."""
+    return [picture for picture, _ in samples], [target for _, target in samples]
+
+
+def train_loader(data: DataConfig, rule: CanvasRule) -> DataLoader[Sample]:
+    """Shuffled, jittered batches."""
+    jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
+    dataset = CocoInstances(data.train_annotations, data.train_images, jitter=jitter, on_bad=data.on_bad)
+    if len(dataset) < data.batch_size:
+        raise ValueError(
+            f"{data.train_annotations} has {len(dataset)} pictures, fewer than batch_size={data.batch_size}; "
+            "lower --data.batch_size"
+        )
+    return loader(dataset, data, shuffle=True)
+
+
+def val_loader(data: DataConfig) -> DataLoader[Sample]:
+    """Pictures as they are, in the file's order."""
+    return loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, shuffle=False)
+
+
+def loader(dataset: CocoInstances, data: DataConfig, *, shuffle: bool) -> DataLoader[Sample]:
+    """Batches by `data`'s size and workers."""
+    return DataLoader(
+        dataset,
+        batch_size=data.batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        num_workers=data.workers,
+        persistent_workers=data.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=collate,
+    )

@@ -1,0 +1,89 @@
+"""A run's numbers, row by row: kept in the checkpoint, written as metrics.csv and curves.png."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from botvision.draw.curves import draw_curves
+from botvision.files import write_text
+
+PANELS = {
+    "loss": ("train/loss", "val/loss"),
+    "AP": ("val/box_ap", "val/mask_ap"),
+    "parts of the loss": (
+        "train/loss_objectness",
+        "train/loss_rpn_box_reg",
+        "train/loss_classifier",
+        "train/loss_box_reg",
+        "train/loss_mask",
+    ),
+    "learning rate": ("lr",),
+}
+
+
+class History(Callback):
+    """Rows of step, epoch, rate, losses and scores; a resumed run goes on where its checkpoint ended."""
+
+    def __init__(self, out: Path, *, log_every: int, started: float) -> None:
+        self.out = out
+        self.log_every = log_every
+        self.started = started
+        self.seconds_before = 0.0
+        self.rows: list[dict[str, float]] = []
+
+    def seconds(self) -> float:
+        """Seconds of all sessions of this run."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def last_score(self) -> dict[str, float]:
+        """The row with the latest AP."""
+        return next(row for row in reversed(self.rows) if "val/box_ap" in row)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """A row of training losses, every so many steps."""
+        if trainer.global_step % self.log_every == 0:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A row of scores."""
+        self.add(trainer, numbers(trainer, "val/"))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the files up to date."""
+        if trainer.is_global_zero and self.rows:
+            self.write()
+
+    def add(self, trainer: L.Trainer, values: dict[str, float]) -> None:
+        """One more row."""
+        place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "seconds": round(self.seconds(), 1)}
+        self.rows.append({**place, **values})
+
+    def write(self) -> None:
+        """metrics.csv and curves.png, whole."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.out / "metrics.csv", text.getvalue())
+        draw_curves(self.rows, self.out / "curves.png", panels=PANELS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and seconds, for the checkpoint."""
+        return {"rows": self.rows, "seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after these rows."""
+        self.rows = list(state_dict["rows"])
+        self.seconds_before = state_dict["seconds"]
+
+
+def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
+    """The latest logged values whose name starts so."""
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}

@@ -1,0 +1,223 @@
+"""Mask R-CNN around any timm backbone: pyramid, proposals, boxes, masks."""
+
+# B batch, S canvas side, K classes
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from botvision.backbone import VARIANTS, create_model
+from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes
+from botvision.maskrcnn.heads import MaskRoIHeads, ProposalNetwork, StridedRoIAlign, Targets
+
+LEVELS = ["0", "1", "2", "3"]  # the pyramid's maps that RoIAlign reads; "pool" is for proposals alone
+
+
+class Preset(NamedTuple):
+    """Sizes of everything behind the backbone.
+
+    Attributes:
+        width: channels of the pyramid.
+        rpn_convs: 3×3 convolutions of the proposal head.
+        box_convs: 3×3 convolutions of the box head; 0 makes it two fully connected layers.
+        box_width: width of the box head's fully connected layers.
+        mask_convs, mask_width: 3×3 convolutions of the mask head.
+        heads_norm: BatchNorm in the box and mask heads' convolutions; the pyramid always has it.
+        anchor_scale: side of a level's anchors, in strides.
+        proposals: (training, test) kept after non-maximum suppression.
+        samples: (anchors, regions) a picture that the losses see.
+        sampling, aligned: see `StridedRoIAlign`.
+    """
+
+    width: int = 256
+    rpn_convs: int = 1
+    box_convs: int = 0
+    box_width: int = 1024
+    mask_convs: int = 4
+    mask_width: int = 256
+    heads_norm: bool = False
+    anchor_scale: int = 8
+    proposals: tuple[int, int] = (1000, 1000)
+    samples: tuple[int, int] = (256, 512)
+    sampling: int = 2
+    aligned: bool = False
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": Preset(),  # the defaults of the TPU detection code that the paper cites
+    "torchvision_v2": Preset(rpn_convs=2, box_convs=4, heads_norm=True, proposals=(2000, 1000)),
+    "tiny": Preset(
+        width=64, box_width=256, mask_convs=2, mask_width=64, heads_norm=True, anchor_scale=4,
+        proposals=(200, 100), samples=(64, 32), sampling=1, aligned=True,
+    ),
+}  # fmt: skip
+
+
+class Output(NamedTuple):
+    """What the detector gives.
+
+    Attributes:
+        detections: in eval mode, per picture boxes (N, 4) xyxy in the picture's own pixels, labels (N,) from 1,
+            scores (N,), mask_probs (N, 28, 28) over each box.
+        losses: with targets, in either mode.
+    """
+
+    detections: list[dict[str, Tensor]]
+    losses: dict[str, Tensor]
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN with FPN, built of torchvision's parts (He et al. 2017; Lin et al. 2017)."""
+
+    def __init__(self, *, canvas: Canvas, pyramid: "Pyramid", rpn: nn.Module, roi_heads: nn.Module) -> None:
+        super().__init__()
+        self.canvas = canvas
+        self.pyramid = pyramid
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    def forward(self, pictures: list[Tensor], targets: Targets | None = None) -> Output:
+        """Pictures (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
+
+        Raises:
+            ValueError: training mode without targets.
+        """
+        if self.training and targets is None:
+            raise ValueError("training needs targets; give them, or call model.eval() for detections")
+        original = [(p.shape[-2], p.shape[-1]) for p in pictures]
+        batch = self.canvas(pictures)
+        features = self.pyramid(batch.tensors)
+        if targets is not None:
+            targets = [
+                {**t, "boxes": move_boxes(t["boxes"], source=o, target=s)}
+                for t, o, s in zip(targets, original, batch.image_sizes, strict=True)
+            ]
+        proposals, losses = self.rpn(batch, features, targets)
+        detections, more = self.roi_heads(features, proposals, batch.image_sizes, targets)
+        for found, o, s in zip(detections, original, batch.image_sizes, strict=False):
+            found["boxes"] = move_boxes(found["boxes"], source=s, target=o)
+        return Output(detections, {**losses, **more})
+
+
+class Pyramid(nn.Module):
+    """A timm backbone's last four maps and the feature pyramid over them."""
+
+    def __init__(self, body: nn.Module, *, width: int) -> None:
+        super().__init__()
+        info: Any = body.feature_info
+        self.strides: list[int] = info.reduction()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(
+            info.channels(), width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, S, S) → maps "0" … "3" at the backbone's strides, and "pool" at half the last."""
+        maps: dict[str, Tensor] = self.fpn(dict(zip(LEVELS, self.body(x), strict=True)))
+        return maps
+
+
+def build_mask_rcnn(
+    backbone: str,
+    num_classes: int,
+    *,
+    preset: str = "paper",
+    canvas: int | tuple[int, int] = 1024,
+    pretrained: bool = False,
+    backbone_options: dict[str, Any] | None = None,
+) -> MaskRCNN:
+    """A Mask R-CNN around any timm backbone that has maps at stride 4 and on.
+
+    Args:
+        backbone: a BoTNet or any timm name (`resnet50`, `resnest50d`, `tf_efficientnet_b4`, …).
+        num_classes: classes to find; background is not counted.
+        preset: a name of `PRESETS`: "paper", "torchvision_v2" or "tiny".
+        canvas: side of the square canvas in pixels, or (shortest, longest) for free sizes.
+        pretrained: timm's weights for the backbone, downloaded.
+        backbone_options: more for the backbone, e.g. {"position": "absolute"}.
+
+    Raises:
+        ValueError: an unknown name or preset, a backbone without a pyramid, no class, or a canvas too small.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} must be at least 1; count the classes without background")
+    rule = canvas_rule(canvas)
+    options = dict(backbone_options or {})
+    if backbone in VARIANTS:  # position tables with a row for every offset on this canvas
+        options.setdefault("img_size", rule.longest)
+    sizes = PRESETS[preset]
+    body = create_body(backbone, pretrained=pretrained, options=options)
+    pyramid = Pyramid(body, width=sizes.width)
+    return MaskRCNN(
+        canvas=Canvas(rule),
+        pyramid=pyramid,
+        rpn=build_rpn(sizes, pyramid.strides),
+        roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes),
+    )
+
+
+def create_body(name: str, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """The backbone's last four feature maps; refuses one that is no pyramid from stride 4."""
+    body = create_model(name, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1), **options)
+    strides = cast("Any", body).feature_info.reduction()
+    if strides[0] != 4 or list(strides) != sorted(strides) or strides[-1] < 16:
+        raise ValueError(
+            f"backbone {name!r} gives maps at strides {strides}; Mask R-CNN needs a pyramid 4, 8, 16, 16 or 32; "
+            "use a ResNet-like backbone"
+        )
+    return body
+
+
+def build_rpn(sizes: Preset, strides: Sequence[int]) -> ProposalNetwork:
+    """Proposals: anchors of one scale and three aspects on each level."""
+    sides = [(sizes.anchor_scale * stride,) for stride in (*strides, strides[-1] * 2)]
+    anchors = AnchorGenerator(tuple(sides), ((0.5, 1.0, 2.0),) * len(sides))
+    train, test = sizes.proposals
+    return ProposalNetwork(
+        anchors,
+        RPNHead(sizes.width, 3, conv_depth=sizes.rpn_convs),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=sizes.samples[0],
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2 * train, "testing": test},
+        post_nms_top_n={"training": train, "testing": test},
+        nms_thresh=0.7,
+    )
+
+
+def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) -> MaskRoIHeads:
+    """Box head on 7×7 features, mask head on 14×14 features to 28×28 masks."""
+    norm = nn.BatchNorm2d if sizes.heads_norm else None
+    pool = partial(StridedRoIAlign, strides, sampling=sizes.sampling, aligned=sizes.aligned)
+    if sizes.box_convs:
+        shape = (sizes.width, 7, 7)
+        box_head = FastRCNNConvFCHead(shape, [sizes.width] * sizes.box_convs, [sizes.box_width], norm_layer=norm)
+    else:
+        box_head = TwoMLPHead(sizes.width * 7 * 7, sizes.box_width)
+    return MaskRoIHeads(
+        box_roi_pool=pool(output_size=7),
+        box_head=box_head,
+        box_predictor=FastRCNNPredictor(sizes.box_width, num_classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=sizes.samples[1],
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+        mask_roi_pool=pool(output_size=14),
+        mask_head=MaskRCNNHeads(sizes.width, [sizes.mask_width] * sizes.mask_convs, 1, norm_layer=norm),
+        mask_predictor=MaskRCNNPredictor(sizes.mask_width, sizes.mask_width, num_classes + 1),
+    )

@@ -1,0 +1,137 @@
+"""Pictures in, pictures with boxes, masks, names and scores out, and one COCO results file."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import supervision as sv
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from botvision.draw.instances import draw_instances, save_picture
+from botvision.files import write_json
+from botvision.inputs import find_pictures, stream
+from botvision.maskrcnn import masks
+from botvision.maskrcnn.checkpoint import Detector, load_detector, pick_device
+from botvision.maskrcnn.score import Result, picture_results
+
+
+class Prediction(NamedTuple):
+    """What `predict` did.
+
+    Attributes:
+        drawn: pictures written.
+        skipped: pictures that could not be read, with the reason.
+        objects: objects found.
+        out: folder of the pictures and of `predictions.json`.
+    """
+
+    drawn: int
+    skipped: list[str]
+    objects: int
+    out: Path
+
+    def __str__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{self.objects} objects in {self.drawn} pictures{skipped}; pictures and predictions.json at {self.out}"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained detector for use from Python: `Predictor.load(path)(picture)` gives `supervision.Detections`."""
+
+    detector: Detector
+    device: torch.device
+    threshold: float = 0.5
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, *, threshold: float = 0.5, device: str = "auto") -> "Predictor":
+        """From a run's checkpoint; `threshold` is the lowest score that is kept.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_detector`; a threshold outside 0 … 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold} must lie in 0 … 1; e.g. 0.5")
+        detector = load_detector(Path(checkpoint))
+        place = pick_device(device)
+        detector.model.to(place)
+        return cls(detector, place, threshold)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by `class_id`."""
+        return [category.name for category in self.detector.categories]
+
+    @torch.inference_mode()
+    def find(self, picture: Tensor) -> dict[str, Tensor]:
+        """A picture (3, H, W) uint8 → boxes, labels, scores, mask_probs at or above the threshold."""
+        found = self.detector.model([picture.to(self.device)]).detections[0]
+        keep = found["scores"] >= self.threshold
+        return {key: value[keep].cpu() for key, value in found.items()}
+
+    def __call__(self, picture: Tensor | np.ndarray) -> sv.Detections:
+        """An RGB picture, (3, H, W) tensor or (H, W, 3) array of uint8 → detections with masks, class_id from 0."""
+        pixels = torch.from_numpy(picture).movedim(-1, 0) if isinstance(picture, np.ndarray) else picture
+        if pixels.ndim != 3 or pixels.shape[0] != 3:
+            raise ValueError(f"a picture must be (3, H, W) or an (H, W, 3) array, RGB; got {tuple(picture.shape)}")
+        return to_detections(self.find(pixels), size=tuple(pixels.shape[-2:]), names=self.names)
+
+
+def to_detections(found: dict[str, Tensor], *, size: tuple[int, ...], names: list[str]) -> sv.Detections:
+    """The model's answer for one picture of (height, width) `size` as `supervision.Detections`."""
+    height, width = size
+    dense = [
+        masks.paste(p, b, height=height, width=width) for p, b in zip(found["mask_probs"], found["boxes"], strict=True)
+    ]
+    class_id = found["labels"].numpy() - 1
+    return sv.Detections(
+        xyxy=found["boxes"].numpy().astype(np.float32).reshape(-1, 4),
+        mask=np.stack(dense).astype(bool) if dense else np.zeros((0, height, width), bool),
+        confidence=found["scores"].numpy(),
+        class_id=class_id,
+        data={"class_name": np.array([names[i] for i in class_id], dtype=str)},
+    )
+
+
+def predict(
+    checkpoint: Path, source: str, *, out: Path = Path("predictions"), threshold: float = 0.5, device: str = "auto"
+) -> Prediction:
+    """Find objects in a picture, a folder or a quoted glob; write pictures and `predictions.json`.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        source: a picture, a folder, or a glob in quotes.
+        out: folder for the pictures and for `predictions.json` (COCO results form, with each picture's file_name).
+        threshold: lowest score that is kept.
+        device: "cpu", "cuda", or "auto".
+
+    Raises:
+        FileNotFoundError, ValueError: no such files, or no picture that can be read.
+    """
+    predictor = Predictor.load(checkpoint, threshold=threshold, device=device)
+    paths = find_pictures(source)
+    alone = len({path.stem for path in paths}) == len(paths)  # a.jpg and a.png must not overwrite each other
+    results: list[Result] = []
+    skipped: list[str] = []
+    for number, (path, picture, reason) in enumerate(
+        tqdm(stream(paths), total=len(paths), desc="predict", disable=None), 1
+    ):
+        if picture is None:
+            print(f"skipped: {reason}", file=sys.stderr)
+            skipped.append(reason)
+            continue
+        found = predictor.find(picture)
+        size = tuple(picture.shape[-2:])
+        own = picture_results(found, predictor.detector.categories, image_id=number, size=size)
+        results += [{**result, "file_name": path.name} for result in own]
+        detections = to_detections(found, size=size, names=predictor.names)
+        drawn = draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names)
+        save_picture(drawn, out / (f"{path.stem}.jpg" if alone else f"{path.stem}-{number}.jpg"))
+    if len(skipped) == len(paths):
+        raise ValueError(f"none of {len(paths)} pictures could be read; the first: {skipped[0]}")
+    write_json(out / "predictions.json", results)
+    return Prediction(len(paths) - len(skipped), skipped, len(results), out)

@@ -1,0 +1,187 @@
+"""COCO files read right, jittered exactly, and refused by name where they are wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+
+from botvision.maskrcnn import masks
+from botvision.maskrcnn.canvas import canvas_rule
+from botvision.maskrcnn.coco import read_coco
+from botvision.maskrcnn.data import CocoInstances, Frame, Jitter
+
+
+def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):
+    data = CocoInstances(scenes / "annotations" / "train.json", scenes / "train", on_bad="skip")
+    picture, target = data[3]
+    image, annotations = data.record(3)
+    assert picture.dtype == torch.uint8
+    assert tuple(picture.shape) == (3, 64, 64)
+    assert target["image_id"] == image["id"]
+    for box, label, crop, truth in zip(target["boxes"], target["labels"], target["masks"], annotations, strict=True):
+        x, y, w, h = truth["bbox"]
+        assert box.tolist() == [x, y, x + w, y + h]
+        assert label == truth["category_id"]
+        back = masks.paste(crop.float(), box, height=64, width=64)
+        dense = rle.decode(truth["segmentation"])
+        assert (back & dense).sum() / (back | dense).sum() > 0.9
+
+
+@pytest.mark.parametrize("canvas", [96, (48, 96)])
+@pytest.mark.parametrize("zoom", [(0.1, 0.5), (0.8, 1.25), (1.5, 2.0)])
+def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, canvas, zoom):
+    """A white object on black: wherever jitter takes it, box and mask must cover exactly the bright pixels."""
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[12:40, 20:50] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    square = [20, 12, 50, 12, 50, 40, 20, 40]
+    dense = rle.encode(np.asfortranarray((pixels[..., 0] > 0).astype(np.uint8)))
+    forms = [[square], {"size": dense["size"], "counts": dense["counts"].decode()}]
+    document = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 60, "width": 90}],
+        "categories": [{"id": 5, "name": "thing"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "category_id": 5, "bbox": [20, 12, 30, 28], "segmentation": form, "iscrowd": 0}
+            for i, form in enumerate(forms)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    data = CocoInstances(tmp_path / "a.json", tmp_path, jitter=Jitter(canvas_rule(canvas), zoom=zoom, flip=True))
+    flips = set()
+    for _ in range(12):
+        picture, target = data[0]
+        side = (96, 96) if isinstance(canvas, int) else (48, 72)
+        assert tuple(picture.shape[1:]) == side
+        bright = (picture.min(0).values > 128).numpy()  # padding is mid-grey at most
+        if not bright.any() or bright.sum() < 30:
+            continue
+        assert len(target["boxes"]) == 2
+        for box, crop in zip(target["boxes"], target["masks"], strict=True):
+            mask = masks.paste(crop.float(), box, height=side[0], width=side[1]).astype(bool)
+            assert (mask & bright).sum() / (mask | bright).sum() > 0.85
+        flips.add(float(target["boxes"][0, 0]) > side[1] / 3)
+    assert flips
+
+
+def test_frame_forward_and_back_are_inverse():
+    for frame in (Frame(0.5, 2.0, 3.0, -4.0), Frame(-1.5, 1.5, 90.0, 5.0)):
+        box = (10.0, 20.0, 30.0, 60.0)
+        assert frame.back(frame.forward(box)) == pytest.approx(box)
+    assert Frame(-1, 1, 90, 0).forward((20, 0, 50, 1)) == (40, 0, 70, 1)
+
+
+def test_polygon_rle_and_uncompressed_rle_give_one_mask():
+    polygon = [[2, 3, 12, 3, 12, 9, 2, 9]]
+    compressed = rle.merge(rle.frPyObjects(polygon, 16, 20))
+    dense = rle.decode(compressed)
+    column_by_column = dense.T.ravel().astype(int)
+    counts = np.diff(np.flatnonzero(np.diff(np.r_[-1, column_by_column, -1]))).tolist()
+    for form in (polygon, compressed, {"size": [16, 20], "counts": counts}, masks.encode(dense)):
+        assert np.array_equal(masks.decode(form, height=16, width=20), dense)
+
+
+def test_crowds_are_left_out_of_training(coco):
+    document, save = coco
+    document["annotations"][0]["iscrowd"] = 1
+    data = CocoInstances(*save(), on_bad="skip")
+    assert sum(len(data.record(i)[1]) for i in range(len(data))) == len(document["annotations"]) - 1
+
+
+def test_pasting_equals_a_dense_reference():
+    probabilities = torch.rand(28, 28)
+    box = torch.tensor([3.3, 4.6, 17.9, 12.2])
+    got = masks.paste(probabilities, box, height=16, width=20)
+    for y in range(16):
+        for x in range(20):
+            u, v = (x + 0.5 - 3.3) / 14.6 * 28 - 0.5, (y + 0.5 - 4.6) / 7.6 * 28 - 0.5
+            value = 0.0
+            for i, j in ((int(np.floor(v)) + a, int(np.floor(u)) + b) for a in (0, 1) for b in (0, 1)):
+                if 0 <= i < 28 and 0 <= j < 28:
+                    value += float(probabilities[i, j]) * (1 - abs(v - i)) * (1 - abs(u - j))
+            inside = 3 <= x < 18 and 4 <= y < 13
+            if abs(value - 0.5) > 1e-4:
+                assert got[y, x] == (value >= 0.5 and inside)
+
+
+def spoil(document, what):
+    annotation = document["annotations"][2]
+    if what == "dangling":
+        annotation["image_id"] = 999
+    elif what == "category":
+        annotation["category_id"] = 77
+    elif what == "no mask":
+        del annotation["segmentation"]
+    elif what == "zero area":
+        annotation["bbox"][2] = 0
+    elif what == "outside":
+        annotation["bbox"][0] = 64
+    elif what == "no annotation":
+        document["annotations"].clear()
+    elif what == "nameless":
+        document["categories"][1]["name"] = " "
+    elif what == "no category":
+        document["categories"].clear()
+    elif what == "twice":
+        document["categories"][1]["id"] = 1
+    elif what == "empty category":
+        document["categories"].append({"id": 11, "name": "ten"})
+    elif what == "no list":
+        del document["images"]
+    elif what == "size":
+        del document["images"][0]["height"]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("dangling", r"annotation 3 names image_id 999, which is not among its 16 images; remove"),
+        ("category", r"annotation 3 has category_id 77, which is not in its list of 10 categories; add"),
+        ("no mask", r"annotation 3 has no segmentation; Mask R-CNN needs polygons or RLE"),
+        ("zero area", r"annotation 3 has a box without area, .*--data.on_bad skip"),
+        ("outside", r"annotation 3 has a box outside its picture of 64×64, .*--data.on_bad skip"),
+        ("no annotation", r"has no annotation; nothing can be learnt"),
+        ("nameless", r"needs a whole-number id and a name"),
+        ("no category", r"lists no category"),
+        ("twice", r"category id 1 occurs twice"),
+        ("empty category", r"no annotation of category ten; take it out"),
+        ("no list", r"is no COCO file: it needs the lists images, annotations and categories"),
+        ("size", r"needs id, file_name, height and width"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(coco, what, message):
+    document, save = coco
+    seen = {a["category_id"] for a in document["annotations"]}
+    document["categories"] = [c for c in document["categories"] if c["id"] in seen]
+    if what == "category":
+        message = message.replace("10", str(len(seen)))
+    spoil(document, what)
+    with pytest.raises(ValueError, match=message):
+        read_coco(*save(), on_bad="refuse")
+
+
+@pytest.mark.parametrize("what", ["zero area", "outside", "empty category"])
+def test_skip_leaves_bad_ones_out(coco, what):
+    document, save = coco
+    before = len(document["annotations"])
+    spoil(document, what)
+    kept = len(read_coco(*save(), on_bad="skip")["annotations"])
+    assert kept == before - (what != "empty category")
+
+
+def test_missing_pictures_and_folders_are_named(coco, tmp_path):
+    document, save = coco
+    document["images"][4]["file_name"] = "gone.jpg"
+    with pytest.raises(FileNotFoundError, match=r"names picture gone\.jpg, which is not in"):
+        read_coco(*save(), on_bad="skip")
+    with pytest.raises(FileNotFoundError, match="no picture folder at"):
+        read_coco(save()[0], tmp_path / "nowhere", on_bad="skip")
+
+
+def test_a_picture_of_another_size_than_its_entry_is_named(coco):
+    document, save = coco
+    document["images"][0]["width"] = 99
+    with pytest.raises(ValueError, match=r"is 64×64, but .* says 99×64; mend the file's entry"):
+        CocoInstances(*save(), on_bad="skip")[0]

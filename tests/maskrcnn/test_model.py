@@ -1,0 +1,163 @@
+"""The detector: any backbone, and the five mends over torchvision's parts."""
+
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign
+
+from botvision.maskrcnn import PRESETS, build_mask_rcnn
+from botvision.maskrcnn.canvas import Canvas, canvas_rule
+from botvision.maskrcnn.heads import StridedRoIAlign, crop_masks
+
+LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
+
+
+def target(*boxes, label=1):
+    crops = torch.ones(len(boxes), 112, 112, dtype=torch.uint8)
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.full((len(boxes),), label),
+        "masks": crops,
+    }
+
+
+@pytest.mark.parametrize("backbone", ["botnet50", "botnet_s1_50", "resnet50", "resnest50d", "tf_efficientnet_b4"])
+def test_any_backbone_takes_a_training_step(backbone):
+    model = build_mask_rcnn(backbone, 3, preset="tiny", canvas=64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    before = [p.detach().clone() for p in model.parameters()]
+    output = model([torch.rand(3, 50, 64), torch.rand(3, 64, 40)], [target([5, 5, 40, 40]), target()])
+    assert set(output.losses) == LOSSES
+    assert output.detections == []
+    sum(output.losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_detects_in_the_pictures_own_pixels(preset):
+    model = build_mask_rcnn("botnet14", 4, preset=preset, canvas=64).eval()
+    model.roi_heads.score_thresh = 0.0
+    with torch.inference_mode():
+        small, large = model([torch.rand(3, 32, 64), torch.rand(3, 160, 200)]).detections
+    for found, (height, width) in ((small, (32, 64)), (large, (160, 200))):
+        assert len(found["boxes"]) > 0
+        assert found["mask_probs"].shape[1:] == (28, 28)
+        assert 1 <= found["labels"].min() <= found["labels"].max() <= 4
+        x1, y1, x2, y2 = found["boxes"].T
+        assert x1.min() >= 0
+        assert y1.min() >= 0
+        assert x2.max() <= width + 1e-3
+        assert y2.max() <= height + 1e-3
+    assert large["boxes"].max() > 64  # not the canvas's
+
+
+def test_paper_preset_has_the_papers_parts():
+    with torch.device("meta"):
+        model = build_mask_rcnn("botnet50", 90, preset="paper", canvas=1024)
+    tables = {n: tuple(p.shape) for n, p in model.named_parameters() if n.endswith("rel_h")}
+    assert sorted(tables.values()) == [(1, 63, 128), (1, 63, 128), (1, 127, 128)]
+    assert model.roi_heads.box_head.fc6.in_features == 256 * 7 * 7
+    assert len(model.rpn.head.conv) == 1
+    assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
+    assert (model.rpn._pre_nms_top_n, model.rpn._post_nms_top_n) == (
+        {"training": 2000, "testing": 1000},
+        {"training": 1000, "testing": 1000},
+    )
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.pyramid.fpn.modules())
+
+
+def test_a_wide_first_picture_does_not_spoil_the_strides():
+    """pytorch/vision#3747: torchvision takes 1/2 for 1/4 here, and keeps it."""
+    maps = {name: torch.randn(1, 4, side, side) for name, side in zip("0123", (128, 64, 32, 16), strict=True)}
+    options = {"output_size": 7, "sampling_ratio": 2}
+    box = [torch.tensor([[40.0, 30.0, 120.0, 100.0]])]
+    guessed = MultiScaleRoIAlign(list("0123"), **options)
+    guessed(maps, box, [(240, 512)])  # a wide picture on a 512² canvas comes first
+    told = StridedRoIAlign((4, 8, 16, 32), output_size=7, sampling=2, aligned=False)
+    told(maps, box, [(240, 512)])
+    right = MultiScaleRoIAlign(list("0123"), **options)(maps, box, [(512, 512)])
+    assert guessed.scales[0] == 0.5
+    assert not torch.allclose(guessed(maps, box, [(512, 512)]), right)
+    assert torch.equal(told(maps, box, [(512, 512)]), right)
+
+
+def test_losses_in_eval_leave_batchnorm_alone_and_come_with_detections():
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        output = model([torch.rand(3, 64, 64)], [target([5, 5, 40, 40])])
+    assert set(output.losses) == LOSSES
+    assert len(output.detections) == 1
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_detections_do_not_depend_on_whether_targets_are_given():
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64).eval()
+    model.roi_heads.score_thresh = 0.0
+    picture = [torch.rand(3, 64, 64)]
+    with torch.no_grad():
+        bare, told = model(picture).detections[0], model(picture, [target([5, 5, 40, 40])]).detections[0]
+    assert all(torch.equal(bare[k], told[k]) for k in bare)
+
+
+def test_training_without_targets_is_refused():
+    with pytest.raises(ValueError, match=r"training needs targets; give them, or call model.eval\(\)"):
+        build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64)([torch.rand(3, 64, 64)])
+
+
+def test_a_batch_without_objects_trains():
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64)
+    losses = model([torch.rand(3, 64, 64)], [target()]).losses
+    assert losses["loss_mask"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_mask_targets_are_the_part_of_the_object_in_the_proposal():
+    own = torch.tensor([[10.0, 10.0, 30.0, 50.0]])
+    crop = torch.zeros(1, 112, 112)
+    crop[:, :, :56] = 1  # the left half, 10 … 20
+    proposals = torch.tensor([[10.0, 10.0, 30.0, 50.0], [10.0, 10.0, 20.0, 50.0], [20.0, 20.0, 30.0, 40.0],
+                              [0.0, 10.0, 20.0, 50.0]])  # fmt: skip
+    whole, left, right, beyond = crop_masks(
+        crop, own, boxes=proposals, objects=torch.zeros(4, dtype=torch.long), side=28
+    )
+    assert torch.equal(whole[:, :14], torch.ones(28, 14))
+    assert torch.equal(whole[:, 14:], torch.zeros(28, 14))
+    assert left.min() > 0.9
+    assert right.max() < 0.1
+    assert beyond[:, :13].max() == 0
+    assert beyond[:, 15:].min() > 0.9
+
+
+def test_square_canvas_and_free_sizes():
+    wide, tall = torch.rand(3, 50, 100), torch.rand(3, 90, 45)
+    square = Canvas(canvas_rule(128))([wide, tall])
+    assert tuple(square.tensors.shape) == (2, 3, 128, 128)
+    assert square.image_sizes == [(64, 128), (128, 64)]
+    assert not square.tensors[0, :, 64:].any()
+    free = Canvas(canvas_rule((64, 100)))([wide, tall])
+    assert free.image_sizes == [(50, 100), (100, 50)]
+    assert tuple(free.tensors.shape) == (2, 3, 128, 128)
+    assert tuple(Canvas(canvas_rule((64, 200)))([wide]).tensors.shape) == (1, 3, 64, 128)
+    pixels = (wide * 255).to(torch.uint8)
+    canvas = Canvas(canvas_rule(100))
+    assert torch.allclose(canvas([pixels]).tensors, canvas([pixels / 255]).tensors, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("botnet50", 0), {}, "num_classes=0 must be at least 1; count the classes without background"),
+        (("botnet50", 2), {"preset": "huge"}, "preset='huge' is unknown; use one of paper, torchvision_v2, tiny"),
+        (("botnet5O", 2), {}, "unknown model 'botnet5O'; did you mean botnet50"),
+        (("vit_tiny_patch16_224", 2), {}, "maps at strides .*; Mask R-CNN needs a pyramid"),
+        (("botnet50", 2), {"canvas": 16}, "canvas=16 must be one side of at least 32"),
+        (("botnet50", 2), {"canvas": (1333, 800)}, r"canvas=\(1333, 800\) must be"),
+        (("botnet50", 2), {"backbone_options": {"num_heads": 3}}, "num_heads=3 does not divide dim=512"),
+    ],
+)
+def test_bad_options_are_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_mask_rcnn(*arguments, **options)

@@ -1,0 +1,241 @@
+"""A whole run, small: folder, resuming, scoring, predicting; and what stops it."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+import yaml
+from PIL import Image
+
+from botvision.maskrcnn.checkpoint import ModelConfig, load_detector, read_checkpoint
+from botvision.maskrcnn.data import DataConfig
+from botvision.maskrcnn.predict import Predictor, predict
+from botvision.maskrcnn.score import score
+from botvision.maskrcnn.train import EngineConfig, OptimConfig, train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+MODEL = ModelConfig("botnet14", "tiny", 64)
+OPTIM = OptimConfig("adamw", lr=1e-3, schedule="cosine", warmup_steps=2, epochs=2, clip=5.0)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=1)
+
+
+def data_of(scenes):
+    return DataConfig(
+        scenes / "annotations" / "train.json",
+        scenes / "train",
+        scenes / "annotations" / "val.json",
+        scenes / "val",
+        flip=False,
+        batch_size=4,
+        workers=0,
+        on_bad="skip",
+    )
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
+
+
+def test_train_leaves_the_whole_folder(run):
+    out = run.out
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "predictions/sheet.jpg"} <= names
+    assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+    assert len(list((out / "predictions").glob("0*.jpg"))) == 6
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"box_ap", "mask_ap", "wall_seconds", "peak_memory_mb", "seed", "model"} <= set(summary)
+    assert (summary["model"], summary["seed"], summary["epochs"]) == ("botnet14", 0, 2)
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [r["step"] for r in rows if r["train/loss"]] == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert [float(r["val/box_ap"]) for r in rows if r["val/box_ap"]][-1] == summary["box_ap"]
+    assert str(run).endswith(f"next: botvision maskrcnn predict {out}/checkpoints/last.ckpt YOUR_PICTURE")
+
+
+def test_train_writes_checkpoints_of_tensors_only(run):
+    content = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["botvision"]["model"]["backbone"] == "botnet14"
+    assert all(isinstance(v, torch.Tensor) for v in content["state_dict"].values())
+
+
+def test_train_from_its_own_config_gives_the_same_run(run, scenes, tmp_path):
+    config = yaml.safe_load((run.out / "config.yaml").read_text())
+    assert config["optim"]["epochs"] == 2
+    assert config["data"]["train_images"] == str(scenes / "train")
+    again = train(data_of(scenes), tmp_path / "again", model=MODEL, optim=OPTIM, engine=ENGINE)
+    ours, theirs = (read_checkpoint(r.out / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, again))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_train_run_that_died_resumes_to_the_same_steps(run, scenes, tmp_path):
+    out = tmp_path / "broken"
+    half = replace(ENGINE, stop_after=1)
+    train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=half)
+    with pytest.raises(ValueError, match=r"holds a run already; add --on_existing resume"):
+        train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
+    with pytest.raises(ValueError, match="was begun with other settings of optim; resume it with --config"):
+        train(data_of(scenes), out, model=MODEL, optim=replace(OPTIM, lr=1.0), engine=ENGINE, on_existing="resume")
+    done = train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert done.epochs == 2
+    rows = [list(csv.DictReader((o / "metrics.csv").open())) for o in (out, run.out)]
+    whole, resumed = ([(r["step"], r["lr"]) for r in table if r["train/loss"]] for table in rows)
+    assert whole == resumed
+
+
+def test_train_with_averaged_weights(scenes, tmp_path):
+    out = train(data_of(scenes), tmp_path, model=MODEL, optim=replace(OPTIM, ema=0.9, epochs=1), engine=ENGINE).out
+    content = read_checkpoint(out / "checkpoints" / "last.ckpt")
+    live, averaged = content["current_model_state"], content["state_dict"]
+    key = "model.roi_heads.box_head.fc6.weight"
+    assert not torch.equal(live[key], averaged[key])
+    assert torch.equal(load_detector(out / "checkpoints" / "last.ckpt").model.state_dict()[key[6:]], averaged[key])
+
+
+def test_train_in_bf16(scenes, tmp_path):
+    done = train(
+        data_of(scenes),
+        tmp_path,
+        model=MODEL,
+        optim=replace(OPTIM, epochs=1),
+        engine=replace(ENGINE, precision="bf16-mixed"),
+    )
+    assert done.epochs == 1
+
+
+def test_train_stops_on_a_loss_that_is_not_finite(scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+ .*lower --optim.lr"):
+        train(
+            data_of(scenes),
+            tmp_path,
+            model=MODEL,
+            optim=replace(OPTIM, optimizer="sgd", lr=1e20, warmup_steps=0, clip=None),
+            engine=ENGINE,
+        )
+
+
+def test_trained_weights_score_as_the_run_said(run, scenes, tmp_path):
+    scores = score(
+        run.out / "checkpoints" / "last.ckpt",
+        scenes / "annotations" / "val.json",
+        scenes / "val",
+        out=tmp_path,
+        workers=0,
+        device="cpu",
+    )
+    assert scores.box["AP"] == pytest.approx(run.box_ap, abs=1e-6)
+    assert scores.mask["AP"] == pytest.approx(run.mask_ap, abs=1e-6)
+    assert json.loads((tmp_path / "scores.json").read_text())["box"] == scores.box
+    assert isinstance(json.loads((tmp_path / "results.json").read_text()), list)
+
+
+def test_trained_weights_refuse_other_classes(run, coco, scenes):
+    document, save = coco
+    document["categories"][9]["name"] = "ten"
+    with pytest.raises(ValueError, match=r"finds 10 classes .* give annotations with the categories"):
+        score(run.out / "checkpoints" / "last.ckpt", *save(), workers=0)
+
+
+def test_trained_weights_predict_a_folder_and_skip_a_bad_picture(run, scenes, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(scenes / "val", folder)
+    (folder / "bad.jpg").write_bytes((folder / "000001.jpg").read_bytes()[:300])
+    done = predict(run.out / "checkpoints" / "last.ckpt", str(folder), out=tmp_path / "out", threshold=0.0)
+    assert (done.drawn, len(done.skipped)) == (6, 1)
+    assert "6 pictures, 1 skipped" in str(done)
+    assert "cannot read picture" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 6
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(results) == done.objects > 0
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score", "segmentation", "file_name"}
+
+
+def test_trained_weights_predict_from_python(run):
+    predictor = Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=0.0)
+    picture = np.random.default_rng(0).integers(0, 255, (50, 80, 3), np.uint8)
+    found = predictor(picture)
+    assert isinstance(found, sv.Detections)
+    assert len(found) > 0
+    assert found.mask.shape[1:] == (50, 80)
+    assert set(found.class_id) <= set(range(10))
+    assert list(found.data["class_name"]) == [predictor.names[i] for i in found.class_id]
+    assert len(Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=1.0)(picture)) == 0
+    with pytest.raises(ValueError, match=r"a picture must be \(3, H, W\)"):
+        predictor(picture[..., 0])
+    with pytest.raises(ValueError, match="threshold=2 must lie in 0 … 1"):
+        Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=2)
+
+
+def test_predict_on_nothing_but_bad_pictures_is_refused_and_writes_nothing(run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of 1 pictures could be read"):
+        predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path / "a.png"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["gone", "text", "cut", "foreign", "pickle"])
+def test_what_is_no_checkpoint_is_named(run, tmp_path, what):
+    path = tmp_path / "a.ckpt"
+    message = "is not a whole checkpoint of tensors"
+    if what == "gone":
+        path, message = Path("gone.ckpt"), r"no checkpoint at gone\.ckpt; give a file such as"
+    elif what == "text":
+        path.write_text("hello")
+    elif what == "cut":
+        path.write_bytes((run.out / "checkpoints" / "last.ckpt").read_bytes()[:10_000])
+    elif what == "foreign":
+        torch.save({"state_dict": {}}, path)
+        message = "is not a BoTVision Mask R-CNN checkpoint"
+    elif what == "pickle":
+        torch.save({"state_dict": {}, "code": Predictor}, path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_detector(path)
+
+
+def test_a_checkpoint_whose_tensors_do_not_fit_is_named(run, tmp_path):
+    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt")
+    content["botvision"]["categories"].pop()
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="does not fit the model that it describes: size mismatch"):
+        load_detector(tmp_path / "a.ckpt")
+
+
+def test_train_refuses_another_val_list_and_too_few_pictures(scenes, coco, tmp_path):
+    document, save = coco
+    document["categories"][0]["name"] = "nought"
+    path, images = save()
+    data = replace(data_of(scenes), val_annotations=path, val_images=images)
+    with pytest.raises(ValueError, match="list different categories; use one list"):
+        train(data, tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
+    with pytest.raises(ValueError, match="has 16 pictures, fewer than batch_size=32"):
+        train(replace(data_of(scenes), batch_size=32), tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_train_on_two_processes(scenes, tmp_path):
+    """Distributed training and scoring: 6 val pictures over two samplers, each counted once."""
+    import subprocess
+    import sys
+
+    data = data_of(scenes)
+    command = [sys.executable, "-m", "botvision.cli", "maskrcnn", "train", "--out", str(tmp_path / "two")]
+    command += [f"--data.{k}={v}" for k, v in vars(data).items() if k not in {"jitter", "flip"}]
+    command += ["--data.flip=false", "--model.backbone=botnet14", "--model.preset=tiny", "--model.canvas=64"]
+    command += ["--optim.epochs=1", "--optim.lr=0.001", "--engine.devices=2", "--engine.accelerator=cpu"]
+    command += ["--engine.progress=false"]
+    subprocess.run(command, check=True, timeout=600)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["epochs"] == 1
+
+
+def test_predictions_are_drawn_larger_where_pictures_are_small(run, scenes, tmp_path):
+    predict(run.out / "checkpoints" / "last.ckpt", str(scenes / "val" / "000001.jpg"), out=tmp_path)
+    with Image.open(tmp_path / "000001.jpg") as drawn:
+        assert drawn.size == (640, 640)

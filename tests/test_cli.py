@@ -1,0 +1,141 @@
+"""The command line: help of every verb, every recipe, one line and exit code 2 for a user's mistake."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from botvision.cli import HOUSES, Command, first_cause, main, recipe_names, recipe_path
+from botvision.maskrcnn.canvas import canvas_rule
+
+RECIPES = "botvision.maskrcnn.recipes"
+VERBS = [
+    [house, verb] if verb else [house]
+    for house, verbs in HOUSES.items()
+    for verb in ([None] if isinstance(verbs, Command) else verbs)
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.mark.parametrize("verb", [[], *VERBS], ids=" ".join)
+def test_help_of_every_verb(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, "--help"])
+    assert stop.value.code == 0
+    assert "usage: botvision" in capsys.readouterr().out
+
+
+def test_help_text_lives_at_the_field(capsys):
+    with pytest.raises(SystemExit):
+        main(["maskrcnn", "train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "averaged weights, which are then scored and saved" in text
+    assert "a recipe: botnet101-36ep" in text
+
+
+@pytest.mark.parametrize("name", recipe_names(RECIPES))
+def test_every_recipe_parses_and_builds(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["maskrcnn", "train", "--recipe", name, "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+
+    import torch
+
+    from botvision.maskrcnn.checkpoint import ModelConfig
+
+    with torch.device("meta"):
+        model = ModelConfig(**config["model"]).build(80)
+    assert model.canvas.rule == canvas_rule(config["model"]["canvas"])
+    shipped = yaml.safe_load(recipe_path(name, RECIPES).read_text())
+    for part in ("data", "model", "optim", "engine"):
+        for key, value in shipped.get(part, {}).items():
+            assert config[part][key] == value
+
+
+def test_the_papers_recipes_are_all_there_and_batch_64():
+    names = set(recipe_names(RECIPES))
+    assert {"demo", "r50-36ep", "botnet50-12ep", "botnet50-24ep", "botnet50-36ep", "botnet50-72ep-jitter",
+            "botnet101-36ep", "botnet152-36ep", "botnet200-1280-72ep"} <= names  # fmt: skip
+    for name in names - {"demo"}:
+        recipe = yaml.safe_load(recipe_path(name, RECIPES).read_text())
+        assert recipe["data"]["batch_size"] * recipe["engine"]["devices"] == 64
+        assert recipe["optim"]["epochs"] == int(name.split("ep")[0].rsplit("-", 1)[1])
+
+
+@pytest.mark.parametrize("epochs", ["24ep", "36ep", "72ep-jitter"])
+def test_a_botnet_recipe_differs_from_its_twin_in_the_backbone_alone(epochs):
+    ours, twin = (yaml.safe_load(recipe_path(f"{n}-{epochs}", RECIPES).read_text()) for n in ("botnet50", "r50"))
+    assert ours["model"].pop("backbone") == "botnet50"
+    assert twin["model"].pop("backbone") == "resnet50"
+    assert ours.pop("out") != twin.pop("out")
+    assert ours == twin
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["maskrcnn", "predict", "gone.ckpt", "a.jpg"], "no checkpoint at gone.ckpt"),
+        (["maskrcnn", "train", "--recipe", "dmo"], "no recipe or YAML file 'dmo'; did you mean demo?"),
+        (["maskrcnn", "train", "--recipe", "demo", "--model.backbone", "botnet25"], "did you mean botnet26"),
+        (["scenes", "x", "--size", "1"], "size=1 must be at least 32 pixels"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("botvision: ")
+    assert message in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["maskrcnn", "fly"], ["maskrcnn", "predict"], ["scenes", "x", "--train", "many"]]
+)
+def test_a_wrong_flag_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_an_error_in_a_data_process_is_one_line_too():
+    error = ValueError(
+        "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback…\nValueError: cannot read a.jpg"
+    )
+    assert first_cause(error) == "cannot read a.jpg"
+
+
+def test_a_truncated_picture_met_in_training_is_one_line(scenes, tmp_path, capsys):
+    import shutil
+
+    images = tmp_path / "train"
+    shutil.copytree(scenes / "train", images)
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:400])
+    arguments = ["maskrcnn", "train", "--recipe", "demo", "--out", str(tmp_path / "run"), "--data.train_images"]
+    arguments += [str(images), "--data.train_annotations", str(scenes / "annotations" / "train.json")]
+    arguments += ["--data.val_annotations", str(scenes / "annotations" / "val.json"), "--data.val_images"]
+    arguments += [str(scenes / "val"), "--data.workers", "1", "--data.on_bad", "skip", "--model.backbone", "botnet14"]
+    arguments += ["--engine.progress", "false"]
+    assert main(arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("botvision: cannot read picture")
+    assert last.endswith("replace the file or leave it out")
+
+
+def test_light_commands_do_not_load_torch():
+    code = "import sys; from botvision.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+
+
+def test_import_botvision_is_light():
+    code = "import sys, botvision; print([m for m in ('torch', 'timm', 'lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

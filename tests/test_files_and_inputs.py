@@ -1,0 +1,69 @@
+"""Whole files or none; pictures upright, whatever their mode."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from botvision.files import read_json, whole_file, write_json
+from botvision.inputs import find_pictures, read_picture, stream
+
+
+def test_a_half_written_file_never_replaces_a_whole_one(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"whole": 1})
+
+    def die(unfinished):
+        unfinished.write_text("{half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError), whole_file(path) as unfinished:
+        die(unfinished)
+    assert read_json(path, what="file") == {"whole": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no COCO annotations at"):
+        read_json(tmp_path / "gone.json", what="COCO annotations")
+    (tmp_path / "cut.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"cut\.json is not JSON: .* is the file whole\?"):
+        read_json(tmp_path / "cut.json", what="COCO annotations")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+def test_every_mode_reads_as_rgb(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    if mode == "I;16":
+        Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / f"a.{suffix}")
+    else:
+        Image.new("RGB", (6, 4), (200, 10, 10)).convert(mode).save(tmp_path / f"a.{suffix}")
+    picture = read_picture(tmp_path / f"a.{suffix}")
+    assert tuple(picture.shape) == (3, 4, 6)
+    assert str(picture.dtype) == "torch.uint8"
+
+
+def test_exif_turns_the_picture_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter right
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert tuple(read_picture(tmp_path / "a.jpg").shape) == (3, 6, 4)
+
+
+def test_files_folders_and_globs(tmp_path):
+    for name in ("b.png", "a.jpg", "notes.txt"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
+    assert [p.name for p in find_pictures(tmp_path)] == ["a.jpg", "b.png"]
+    assert [p.name for p in find_pictures(tmp_path / "b.png")] == ["b.png"]
+    assert [p.name for p in find_pictures(f"{tmp_path}/*.png")] == ["b.png"]
+    with pytest.raises(FileNotFoundError, match=r"no picture at .*\*\.gif; give a picture, a folder or a quoted glob"):
+        find_pictures(f"{tmp_path}/*.gif")
+
+
+def test_a_truncated_picture_is_named_and_the_stream_goes_on(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"cannot read picture .*b\.jpg: .*; replace the file or leave it out"):
+        read_picture(tmp_path / "b.jpg")
+    read = list(stream(find_pictures(tmp_path)))
+    assert [picture is None for _, picture, _ in read] == [False, True]
+    assert "truncated" in read[1][2]

@@ -1,0 +1,105 @@
+"""What is published runs: README and docs commands, Python snippets, examples."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from botvision.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "maskrcnn.md", ROOT / "docs" / "backbone.md"]
+SMALL = {  # the same commands, made small enough for a test
+    "scenes": ["--train", "16", "--val", "4", "--digits", "[3, 4]"],
+    "train": [
+        "--optim.epochs",
+        "1",
+        "--model.backbone",
+        "botnet14",
+        "--data.on_bad",
+        "skip",
+        "--engine.progress",
+        "false",
+    ],
+    "bench": ["--sides", "[4]", "--rounds", "1"],
+    "score": ["--workers", "0"],
+    "predict": [],
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands(page):
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [line.split(" #")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), "grey").save(tmp_path / "your-picture.jpg")
+    own = [c for c in commands(PAGES[0]) if c.startswith("botvision")]
+    assert len(own) >= 4
+    for command in own:
+        arguments = shlex.split(command)[1:]
+        verb = next(word for word in arguments if word in SMALL)
+        assert main([*arguments, *SMALL[verb]]) == 0, capsys.readouterr().err
+    assert (tmp_path / "runs/maskrcnn/demo/summary.json").is_file()
+    assert (tmp_path / "predictions/your-picture.jpg").is_file()
+
+
+def test_other_readme_commands_are_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    others = [c for c in commands(PAGES[0]) if not c.startswith("botvision")]
+    assert {c.split()[1] for c in others if c.startswith("make ")} <= targets
+    assert all(c.startswith(("make ", "git clone ", "cd ", "pip install ")) for c in others)
+
+
+def test_docs_commands_parse(capsys):
+    for page in PAGES[1:]:
+        for command in commands(page):
+            with pytest.raises(SystemExit) as stop:
+                main([*shlex.split(command)[1:], "--print_config"])
+            assert stop.value.code == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_python_snippets_run(page):
+    snippets = blocks(page, "python")
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(example, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_every_file_of_the_package_is_on_the_readmes_map_with_its_first_sentence():
+    readme = (ROOT / "README.md").read_text()
+    package = ROOT / "src" / "botvision"
+    for path in sorted(package.rglob("*.py")):
+        sentence = path.read_text().split('"""')[1].strip()
+        assert "\n" not in sentence, path
+        assert len(sentence) <= 95, path
+        name = str(path.relative_to(package)).replace("__init__.py", "")
+        assert f"`{name}`" in readme or name == "", path
+
+
+def test_parameter_table_of_the_docs_is_true():
+    from botvision import create_model
+
+    rows = re.findall(r"\| `(botnet\w+)` \| [\d, ]+ \| \d \| ([\d,]+) \|", (ROOT / "docs/backbone.md").read_text())
+    assert len(rows) == 11
+    for name, count in rows:
+        with torch.device("meta"):
+            assert sum(p.numel() for p in create_model(name).parameters()) == int(count.replace(",", "")), name
