@@ -34,12 +34,19 @@ def test_json_that_is_none_is_named(tmp_path):
 def test_every_mode_reads_as_rgb(tmp_path, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     if mode == "I;16":
-        Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / f"a.{suffix}")
+        Image.fromarray(np.full((4, 6), 200 * 257, np.uint16)).save(tmp_path / f"a.{suffix}")
     else:
         Image.new("RGB", (6, 4), (200, 10, 10)).convert(mode).save(tmp_path / f"a.{suffix}")
     picture = read_picture(tmp_path / f"a.{suffix}")
     assert tuple(picture.shape) == (3, 4, 6)
     assert str(picture.dtype) == "torch.uint8"
+    assert abs(int(picture[0, 0, 0]) - (67 if mode == "L" else 200)) < 5
+
+
+def test_a_picture_without_a_range_is_refused_by_name(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: mode F has no known range of brightness; replace"):
+        read_picture(tmp_path / "a.tif")
 
 
 def test_exif_turns_the_picture_upright(tmp_path):

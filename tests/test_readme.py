@@ -92,7 +92,7 @@ def test_every_file_of_the_package_is_on_the_readmes_map_with_its_first_sentence
         assert "\n" not in sentence, path
         assert len(sentence) <= 95, path
         name = str(path.relative_to(package)).replace("__init__.py", "")
-        assert f"`{name}`" in readme or name == "", path
+        assert f"| `{name}` | {sentence} |" in readme or name == "", path
 
 
 def test_parameter_table_of_the_docs_is_true():

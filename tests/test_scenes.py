@@ -37,7 +37,9 @@ def test_splits_share_no_digit_and_no_part_of_a_photograph():
     digits = {d.tobytes() for d in train.images}
     assert len(train.labels) + len(val.labels) == 1797
     assert sum(d.tobytes() in digits for d in val.images) == 0
-    assert [p.shape for p in train.photos] == [p.shape for p in val.photos] == [(427, 320, 3)] * 2
+    assert [p.shape for p in train.photos] == [p.shape for p in val.photos] == [(427, 160, 3)] * 4
+    lines = [{p[:, x].tobytes() for p in part.photos for x in range(160)} for part in (train, val)]
+    assert not lines[0] & lines[1]  # no column of pixels is in both
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(tmp_path):

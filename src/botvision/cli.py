@@ -49,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 2."""
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get(DEBUG):
+    except Exception as error:
+        users = isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException"
+        if os.environ.get(DEBUG) or not users:
             raise
         print(f"botvision: {first_cause(error)}", file=sys.stderr)
         return USERS_MISTAKE
@@ -80,7 +81,9 @@ def run(arguments: list[str]) -> int:
     if not isinstance(found, Command):
         found, options = found[options.verb], options[options.verb]
     quiet_libraries()
-    print(load(found.function)(**{name: value for name, value in options.items() if name != "config"}))
+    result = load(found.function)(**{name: value for name, value in options.items() if name != "config"})
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
+        print(result)
     return 0
 
 

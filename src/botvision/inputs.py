@@ -43,10 +43,23 @@ def read_picture(path: Path) -> Tensor:
         raise FileNotFoundError(f"no picture at {path}; check the folder and the file name")
     try:
         with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            upright = to_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read picture {path}: {error}; replace the file or leave it out") from error
     return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode as RGB; 16-bit grey keeps its upper eight bits.
+
+    Raises:
+        OSError: 32-bit integers or floats, whose range a picture does not tell.
+    """
+    if picture.mode in {"I", "F"}:
+        raise OSError(f"mode {picture.mode} has no known range of brightness")
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
 
 
 def stream(paths: list[Path]) -> Iterator[tuple[Path, Tensor | None, str]]:

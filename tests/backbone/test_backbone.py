@@ -28,7 +28,7 @@ PARAMETERS = {  # PAPER.md section 3
 
 
 @pytest.mark.parametrize(("name", "img_size"), PARAMETERS)
-def test_parameter_counts_are_the_papers(name, img_size):
+def test_parameter_counts_are_pinned(name, img_size):
     with torch.device("meta"):
         model = botvision.create_model(name, img_size=img_size)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, img_size]
@@ -93,6 +93,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
         load_resnet(botvision.create_model("botnet50"), timm.create_model("resnet26").state_dict())
     with pytest.raises(FileNotFoundError, match=r"no weights at gone\.pth"):
         load_resnet(botvision.create_model("botnet14"), "gone.pth")
+    (tmp_path / "notes.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"notes\.pth is not a file of weights"):
+        load_resnet(botvision.create_model("botnet14"), tmp_path / "notes.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth holds no state dict"):
+        load_resnet(botvision.create_model("botnet14"), tmp_path / "list.pth")
     with pytest.raises(ValueError, match="unknown model 'resnet5O'; did you mean resnet50"):
         load_resnet(botvision.create_model("botnet14"), "resnet5O")
 

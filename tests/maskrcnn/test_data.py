@@ -33,37 +33,39 @@ def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):
 @pytest.mark.parametrize("canvas", [96, (48, 96)])
 @pytest.mark.parametrize("zoom", [(0.1, 0.5), (0.8, 1.25), (1.5, 2.0)])
 def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, canvas, zoom):
-    """A white object on black: wherever jitter takes it, box and mask must cover exactly the bright pixels."""
+    """A white L on black: wherever jitter takes it, box and mask must cover exactly the bright pixels."""
     pixels = np.zeros((60, 90, 3), np.uint8)
-    pixels[12:40, 20:50] = 255
+    pixels[8:44, 20:32] = pixels[32:44, 20:64] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    square = [20, 12, 50, 12, 50, 40, 20, 40]
+    outline = [20, 8, 32, 8, 32, 32, 64, 32, 64, 44, 20, 44]
     dense = rle.encode(np.asfortranarray((pixels[..., 0] > 0).astype(np.uint8)))
-    forms = [[square], {"size": dense["size"], "counts": dense["counts"].decode()}]
+    forms = [[outline], {"size": dense["size"], "counts": dense["counts"].decode()}]
     document = {
         "images": [{"id": 7, "file_name": "a.png", "height": 60, "width": 90}],
         "categories": [{"id": 5, "name": "thing"}],
         "annotations": [
-            {"id": i, "image_id": 7, "category_id": 5, "bbox": [20, 12, 30, 28], "segmentation": form, "iscrowd": 0}
+            {"id": i, "image_id": 7, "category_id": 5, "bbox": [20, 8, 44, 36], "segmentation": form, "iscrowd": 0}
             for i, form in enumerate(forms)
         ],
     }
     (tmp_path / "a.json").write_text(json.dumps(document))
     data = CocoInstances(tmp_path / "a.json", tmp_path, jitter=Jitter(canvas_rule(canvas), zoom=zoom, flip=True))
-    flips = set()
-    for _ in range(12):
+    seen = set()
+    for _ in range(16):
         picture, target = data[0]
         side = (96, 96) if isinstance(canvas, int) else (48, 72)
         assert tuple(picture.shape[1:]) == side
         bright = (picture.min(0).values > 128).numpy()  # padding is mid-grey at most
-        if not bright.any() or bright.sum() < 30:
+        if bright.sum() < 60:  # cropped away, or too small to compare
             continue
         assert len(target["boxes"]) == 2
         for box, crop in zip(target["boxes"], target["masks"], strict=True):
             mask = masks.paste(crop.float(), box, height=side[0], width=side[1]).astype(bool)
-            assert (mask & bright).sum() / (mask | bright).sum() > 0.85
-        flips.add(float(target["boxes"][0, 0]) > side[1] / 3)
-    assert flips
+            assert (mask & bright).sum() / (mask | bright).sum() > 0.75
+        left, right = np.array_split(target["masks"][0].numpy(), 2, axis=1)
+        seen.add(bool(left.sum() > right.sum()))
+    if zoom == (0.8, 1.25):  # the whole L in view: it must have stood both ways
+        assert seen == {True, False}
 
 
 def test_frame_forward_and_back_are_inverse():
@@ -118,6 +120,14 @@ def spoil(document, what):
         annotation["bbox"][2] = 0
     elif what == "outside":
         annotation["bbox"][0] = 64
+    elif what == "empty polygon":
+        annotation["segmentation"] = [[1, 2, 3, 4]]
+    elif what == "no RLE":
+        annotation["segmentation"] = "abc"
+    elif what == "RLE size":
+        annotation["segmentation"]["size"] = [9, 9]
+    elif what == "image twice":
+        document["images"][1]["id"] = 1
     elif what == "no annotation":
         document["annotations"].clear()
     elif what == "nameless":
@@ -143,6 +153,10 @@ def spoil(document, what):
         ("zero area", r"annotation 3 has a box without area, .*--data.on_bad skip"),
         ("outside", r"annotation 3 has a box outside its picture of 64×64, .*--data.on_bad skip"),
         ("no annotation", r"has no annotation; nothing can be learnt"),
+        ("empty polygon", r"annotation 3 has a polygon that is no list of at least three x, y"),
+        ("no RLE", r"annotation 3 has a segmentation that is neither polygons nor RLE"),
+        ("RLE size", r"annotation 3 has an RLE of size \[9, 9\] on a picture of height 64, width 64"),
+        ("image twice", r"image id 1 occurs twice"),
         ("nameless", r"needs a whole-number id and a name"),
         ("no category", r"lists no category"),
         ("twice", r"category id 1 occurs twice"),
@@ -162,13 +176,21 @@ def test_what_is_wrong_with_a_file_is_said(coco, what, message):
         read_coco(*save(), on_bad="refuse")
 
 
-@pytest.mark.parametrize("what", ["zero area", "outside", "empty category"])
+@pytest.mark.parametrize("what", ["zero area", "outside", "empty polygon", "empty category"])
 def test_skip_leaves_bad_ones_out(coco, what):
     document, save = coco
     before = len(document["annotations"])
     spoil(document, what)
     kept = len(read_coco(*save(), on_bad="skip")["annotations"])
     assert kept == before - (what != "empty category")
+
+
+def test_nothing_left_after_skipping_is_refused(coco):
+    document, save = coco
+    document["annotations"] = document["annotations"][:1]
+    document["annotations"][0]["bbox"][2] = 0
+    with pytest.raises(ValueError, match="has no annotation"):
+        read_coco(*save(), on_bad="skip")
 
 
 def test_missing_pictures_and_folders_are_named(coco, tmp_path):

@@ -82,6 +82,32 @@ def test_a_wide_first_picture_does_not_spoil_the_strides():
     assert torch.equal(told(maps, box, [(512, 512)]), right)
 
 
+def test_a_built_detector_finds_the_same_after_a_wide_first_picture():
+    first, second = torch.rand(3, 30, 128), torch.rand(3, 128, 128)
+    answers = []
+    for pictures in ([first, second], [second]):
+        torch.manual_seed(1)
+        model = build_mask_rcnn("botnet14", 2, preset="torchvision_v2", canvas=128).eval()
+        model.roi_heads.score_thresh = 0.0
+        with torch.no_grad():
+            answers.append([model([p]).detections[0] for p in pictures][-1])
+    assert all(torch.equal(answers[0][k], answers[1][k]) for k in answers[0])
+
+
+def test_a_backbone_with_channels_last_maps_works():
+    options = {"img_size": 64, "window_size": 2}
+    model = build_mask_rcnn("swin_tiny_patch4_window7_224", 2, preset="tiny", canvas=64, backbone_options=options)
+    assert set(model([torch.rand(3, 64, 64)], [target([5, 5, 40, 40])]).losses) == LOSSES
+
+
+def test_every_anchor_stride_is_exact_on_free_sizes():
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=(64, 200))
+    batch = model.canvas([torch.rand(3, 80, 134)])
+    maps = model.pyramid(batch.tensors)
+    strides = [(batch.tensors.shape[2] / m.shape[2], batch.tensors.shape[3] / m.shape[3]) for m in maps.values()]
+    assert strides == [(s, s) for s in (4, 8, 16, 32, 64)]
+
+
 def test_losses_in_eval_leave_batchnorm_alone_and_come_with_detections():
     model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64).eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -141,6 +167,7 @@ def test_square_canvas_and_free_sizes():
     assert free.image_sizes == [(50, 100), (100, 50)]
     assert tuple(free.tensors.shape) == (2, 3, 128, 128)
     assert tuple(Canvas(canvas_rule((64, 200)))([wide]).tensors.shape) == (1, 3, 64, 128)
+    assert tuple(Canvas(canvas_rule((70, 200)))([wide]).tensors.shape) == (1, 3, 128, 192)
     pixels = (wide * 255).to(torch.uint8)
     canvas = Canvas(canvas_rule(100))
     assert torch.allclose(canvas([pixels]).tensors, canvas([pixels / 255]).tensors, atol=1e-4)
@@ -156,6 +183,7 @@ def test_square_canvas_and_free_sizes():
         (("botnet50", 2), {"canvas": 16}, "canvas=16 must be one side of at least 32"),
         (("botnet50", 2), {"canvas": (1333, 800)}, r"canvas=\(1333, 800\) must be"),
         (("botnet50", 2), {"backbone_options": {"num_heads": 3}}, "num_heads=3 does not divide dim=512"),
+        (("resnet50", 2), {"backbone_options": {"position": "none"}}, "resnet50 does not take these options"),
     ],
 )
 def test_bad_options_are_refused(arguments, options, message):

@@ -58,6 +58,21 @@ def test_the_truth_itself_scores_one_and_nothing_scores_zero(truth, backend):
     assert "AP50" in str(scores)
 
 
+@pytest.mark.parametrize("spoil", ["id", "area", "iscrowd"])
+def test_both_packages_agree_on_files_that_lack_what_coco_has(truth, tmp_path, spoil):
+    path, document = truth
+    results = noisy(document)
+    expected = evaluate(path, results)
+    for number, annotation in enumerate(document["annotations"]):
+        if spoil == "id":
+            annotation["id"] = number  # from 0: pycocotools would not match the first one
+        else:
+            del annotation[spoil]
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert evaluate(tmp_path / "a.json", results, backend="hotcoco") == expected
+    assert evaluate(tmp_path / "a.json", results, backend="pycocotools") == expected
+
+
 def test_an_unknown_backend_is_refused(truth):
     with pytest.raises(ValueError, match="backend='coco' is unknown; use auto, hotcoco or pycocotools"):
         evaluate(truth[0], [], backend="coco")

@@ -1,5 +1,6 @@
 """A whole run, small: folder, resuming, scoring, predicting; and what stops it."""
 
+import copy
 import csv
 import json
 import shutil
@@ -13,11 +14,12 @@ import torch
 import yaml
 from PIL import Image
 
+from botvision.cli import main
 from botvision.maskrcnn.checkpoint import ModelConfig, load_detector, read_checkpoint
 from botvision.maskrcnn.data import DataConfig
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
-from botvision.maskrcnn.train import EngineConfig, OptimConfig, train
+from botvision.maskrcnn.train import EngineConfig, OptimConfig, Task, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -66,16 +68,19 @@ def test_train_writes_checkpoints_of_tensors_only(run):
     assert all(isinstance(v, torch.Tensor) for v in content["state_dict"].values())
 
 
-def test_train_from_its_own_config_gives_the_same_run(run, scenes, tmp_path):
-    config = yaml.safe_load((run.out / "config.yaml").read_text())
-    assert config["optim"]["epochs"] == 2
+def test_train_from_its_own_config_gives_the_same_run(run, scenes, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["maskrcnn", "train", "--config", str(run.out / "config.yaml"), "--out", "x", "--print_config"])
+    assert stop.value.code == 0
+    config, printed = yaml.safe_load((run.out / "config.yaml").read_text()), yaml.safe_load(capsys.readouterr().out)
+    assert {key: printed[key] for key in config} == config
     assert config["data"]["train_images"] == str(scenes / "train")
     again = train(data_of(scenes), tmp_path / "again", model=MODEL, optim=OPTIM, engine=ENGINE)
     ours, theirs = (read_checkpoint(r.out / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, again))
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_a_train_run_that_died_resumes_to_the_same_steps(run, scenes, tmp_path):
+def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, monkeypatch):
     out = tmp_path / "broken"
     half = replace(ENGINE, stop_after=1)
     train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=half)
@@ -83,8 +88,22 @@ def test_a_train_run_that_died_resumes_to_the_same_steps(run, scenes, tmp_path):
         train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
     with pytest.raises(ValueError, match="was begun with other settings of optim; resume it with --config"):
         train(data_of(scenes), out, model=MODEL, optim=replace(OPTIM, lr=1.0), engine=ENGINE, on_existing="resume")
+    before = read_checkpoint(out / "checkpoints" / "last.ckpt")
+    moments = []
+
+    class Look(Task):
+        def on_train_start(self):
+            weights = {k: v.clone() for k, v in self.state_dict().items()}
+            moments.append((weights, copy.deepcopy(self.trainer.optimizers[0].state_dict()["state"])))
+
+    monkeypatch.setattr("botvision.maskrcnn.train.Task", Look)
     done = train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
     assert done.epochs == 2
+    weights, state = moments[0]
+    assert all(torch.equal(weights[k], v) for k, v in before["state_dict"].items())
+    assert all(
+        torch.equal(state[i]["exp_avg"], s["exp_avg"]) for i, s in before["optimizer_states"][0]["state"].items()
+    )
     rows = [list(csv.DictReader((o / "metrics.csv").open())) for o in (out, run.out)]
     whole, resumed = ([(r["step"], r["lr"]) for r in table if r["train/loss"]] for table in rows)
     assert whole == resumed
@@ -111,7 +130,7 @@ def test_train_in_bf16(scenes, tmp_path):
 
 
 def test_train_stops_on_a_loss_that_is_not_finite(scenes, tmp_path):
-    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+ .*lower --optim.lr"):
+    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+ .*begin anew with a lower --optim.lr"):
         train(
             data_of(scenes),
             tmp_path,
@@ -219,6 +238,37 @@ def test_train_refuses_another_val_list_and_too_few_pictures(scenes, coco, tmp_p
     assert not (tmp_path / "x").exists()
 
 
+def test_the_last_weights_are_scored_whatever_score_every_says(scenes, tmp_path):
+    done = train(data_of(scenes), tmp_path, model=MODEL, optim=OPTIM, engine=replace(ENGINE, score_every=3))
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert rows[-1]["step"] == "8"
+    assert float(rows[-1]["val/box_ap"]) == done.box_ap
+
+
+def test_replace_keeps_the_old_run_until_the_new_one_can_begin(run, scenes, tmp_path):
+    shutil.copytree(run.out, tmp_path / "old")
+    kept = sorted(p for p in (tmp_path / "old").rglob("*"))
+    wrong = replace(data_of(scenes), train_annotations=tmp_path / "typo.json")
+    with pytest.raises(FileNotFoundError, match="no COCO annotations"):
+        train(wrong, tmp_path / "old", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="replace")
+    assert sorted(p for p in (tmp_path / "old").rglob("*")) == kept
+
+
+@pytest.mark.parametrize("name", ["epochs", "score_every"])
+def test_train_refuses_counts_below_one(scenes, tmp_path, name):
+    optim, engine = (replace(OPTIM, epochs=0), ENGINE) if name == "epochs" else (OPTIM, replace(ENGINE, score_every=0))
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        train(data_of(scenes), tmp_path, model=MODEL, optim=optim, engine=engine)
+
+
+def test_predict_never_replaces_the_pictures_it_was_given(run, scenes, tmp_path):
+    shutil.copy(scenes / "val" / "000001.jpg", tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(ValueError, match="would replace the picture itself; give another --out"):
+        predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path), out=tmp_path)
+    assert (tmp_path / "a.jpg").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_train_on_two_processes(scenes, tmp_path):
     """Distributed training and scoring: 6 val pictures over two samplers, each counted once."""
@@ -232,7 +282,10 @@ def test_train_on_two_processes(scenes, tmp_path):
     command += ["--optim.epochs=1", "--optim.lr=0.001", "--engine.devices=2", "--engine.accelerator=cpu"]
     command += ["--engine.progress=false"]
     subprocess.run(command, check=True, timeout=600)
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["epochs"] == 1
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["epochs"] == 1
+    alone = score(tmp_path / "two/checkpoints/last.ckpt", data.val_annotations, data.val_images, workers=0)
+    assert summary["box_ap"] == pytest.approx(alone.box["AP"], abs=1e-6)
 
 
 def test_predictions_are_drawn_larger_where_pictures_are_small(run, scenes, tmp_path):

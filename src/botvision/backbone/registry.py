@@ -22,10 +22,13 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
         **options: as for `timm.create_model`, and those of `BoTNet`.
 
     Raises:
-        ValueError: a name that timm does not know; the message suggests the nearest.
+        ValueError: a name that timm does not know, with the nearest suggested; an option that the model lacks.
     """
     check_name(name)
-    return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
+    try:
+        return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
+    except TypeError as error:  # an option that this model's constructor lacks
+        raise ValueError(f"{name} does not take these options: {error}; leave it out or mend its name") from error
 
 
 def check_name(name: str) -> None:

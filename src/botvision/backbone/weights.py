@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from botvision.backbone.registry import check_name
@@ -69,13 +70,16 @@ def load_resnet(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> 
 def read_weights(source: str | Path) -> Mapping[str, Tensor]:
     """A state dict from a file or from timm's hub."""
     path = Path(source)
-    if path.suffix == ".safetensors" and path.is_file():
-        from safetensors.torch import load_file
-
-        return load_file(path)
     if path.is_file():
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return content.get("state_dict", content.get("model", content))
+        try:
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        except Exception as error:  # torch and safetensors raise eight kinds between them
+            raise ValueError(f"{source} is not a file of weights; give a .pth or .safetensors state dict") from error
+        for key in ("state_dict", "model"):
+            content = content.get(key, content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+            raise ValueError(f"{source} holds no state dict; give a file with tensors by name")
+        return content
     if path.suffix in {".pt", ".pth", ".safetensors", ".bin"} or path.is_absolute():
         raise FileNotFoundError(f"no weights at {source}; give a file that exists, or a timm model name")
     check_name(str(source))

@@ -84,7 +84,8 @@ def attention(
         torch.set_num_threads(threads)
     rows: list[Row] = []
     for side in tqdm(sides, desc="bench attention", unit="map", disable=None):
-        rows += race(contenders(side, batch=8 if side <= 14 else 1), side=side, rounds=rounds)
+        batch = 8 if side <= 14 else 1
+        rows += race(contenders(side, batch=batch), side=side, batch=batch, rounds=rounds)
     report = Report(rows, machine())
     if out is not None:
         write_text(out, f"# Attention, {report}\n")
@@ -110,7 +111,7 @@ def contenders(side: int, *, batch: int) -> dict[str, Callable[[], Any]]:
 
 
 @torch.inference_mode()
-def race(runs: dict[str, Callable[[], Any]], *, side: int, rounds: int) -> list[Row]:
+def race(runs: dict[str, Callable[[], Any]], *, side: int, batch: int, rounds: int) -> list[Row]:
     """Each contender in turn, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
@@ -120,7 +121,6 @@ def race(runs: dict[str, Callable[[], Any]], *, side: int, rounds: int) -> list[
             if number:
                 seconds[name].append(time.perf_counter() - start)
     yardstick = next(iter(seconds.values()))
-    batch = 8 if side <= 14 else 1
     return [
         Row(name, side, batch, own, statistics.median(a / b for a, b in zip(own, yardstick, strict=True)))
         for name, own in seconds.items()

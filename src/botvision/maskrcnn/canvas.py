@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as F
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as timm's ResNets expect
-DIVISOR = 32  # free sizes are padded to it, so every feature map's stride is exact
+DIVISOR = 64  # batches are padded to it, so every map's stride is exact, the pyramid's last one's too
 
 
 class CanvasRule(NamedTuple):
@@ -34,6 +34,11 @@ class CanvasRule(NamedTuple):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def padded(side: int) -> int:
+    """The next multiple of `DIVISOR`."""
+    return -(-side // DIVISOR) * DIVISOR
+
+
 def canvas_rule(canvas: int | tuple[int, int]) -> CanvasRule:
     """1024 → a square canvas of that side; (800, 1333) → free sizes by shortest and longest side.
 
@@ -41,8 +46,8 @@ def canvas_rule(canvas: int | tuple[int, int]) -> CanvasRule:
         ValueError: a side below 32, or shortest above longest.
     """
     sides = (canvas, canvas) if isinstance(canvas, int) else canvas
-    if len(sides) != 2 or min(sides) < DIVISOR or sides[0] > sides[1]:
-        raise ValueError(f"canvas={canvas} must be one side of at least {DIVISOR}, or (shortest, longest); e.g. 1024")
+    if len(sides) != 2 or min(sides) < 32 or sides[0] > sides[1]:
+        raise ValueError(f"canvas={canvas} must be one side of at least 32, or (shortest, longest); e.g. 1024")
     if isinstance(canvas, int):
         return CanvasRule(longest=canvas)
     return CanvasRule(longest=canvas[1], shortest=canvas[0], square=False)
@@ -69,8 +74,7 @@ class Canvas(nn.Module):
         resized = [self.prepare(picture) for picture in pictures]
         sizes = [(p.shape[-2], p.shape[-1]) for p in resized]
         height, width = (self.rule.longest,) * 2 if self.rule.square else map(max, zip(*sizes, strict=True))
-        height, width = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
-        batch = resized[0].new_zeros(len(resized), 3, height, width)
+        batch = resized[0].new_zeros(len(resized), 3, padded(height), padded(width))
         for place, picture in zip(batch, resized, strict=True):
             place[:, : picture.shape[-2], : picture.shape[-1]] = picture
         return ImageList(batch, sizes)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from botvision.files import read_json
-from botvision.maskrcnn.masks import Box
+from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
 
@@ -34,20 +34,21 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
         not isinstance(document.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise ValueError(f"{path} is no COCO file: it needs the lists images, annotations and categories")
-    if not document["annotations"]:
-        raise ValueError(f"{path} has no annotation; nothing can be learnt or scored from it")
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     check_references(path, document, sizes)
-    bad = {a["id"]: why for a in document["annotations"] if (why := bad_box(a, *sizes[a["image_id"]]))}
+    reasons = [bad_box(a, *sizes[a["image_id"]]) or bad_mask(a, *sizes[a["image_id"]]) for a in document["annotations"]]
+    bad = [(a.get("id"), why) for a, why in zip(document["annotations"], reasons, strict=True) if why]
     if bad and on_bad == "refuse":
-        number, why = next(iter(bad.items()))
+        number, why = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
         raise ValueError(f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip")
     if bad:
-        log.warning("%s: left out %d annotations without area or outside their picture", path, len(bad))
-    document["annotations"] = [a for a in document["annotations"] if a["id"] not in bad]
+        log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
+    document["annotations"] = [a for a, why in zip(document["annotations"], reasons, strict=True) if not why]
+    if not document["annotations"]:
+        raise ValueError(f"{path} has no annotation; nothing can be learnt or scored from it")
     seen = Counter(a["category_id"] for a in document["annotations"])
     empty = [c["name"] for c in document["categories"] if not seen[c["id"]]]
     if empty and on_bad == "refuse":
@@ -74,9 +75,13 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
     """Each entry complete, each picture in the folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no picture folder at {folder}; give the folder that the names in {path} belong to")
+    twice = [i for i, count in Counter(entry.get("id") for entry in entries).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: image id {twice[0]} occurs twice; give each image its own")
     there = {entry.name for entry in folder.iterdir()}
     for entry in entries:
-        if not all(key in entry for key in ("id", "file_name", "height", "width")):
+        whole = all(isinstance(entry.get(key), int) for key in ("id", "height", "width"))
+        if not whole or not isinstance(entry.get("file_name"), str):
             raise ValueError(f"{path}: image {entry} needs id, file_name, height and width; add what is missing")
         name = entry["file_name"]
         if name not in there and not (folder / name).is_file():
@@ -113,6 +118,32 @@ def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
     if x2 <= x1 or y2 <= y1:
         return f"has a box outside its picture of {width}×{height}, {bbox}"
     return ""
+
+
+def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
+    """What is wrong with an annotation's polygons or RLE, or nothing."""
+    form = annotation["segmentation"]
+    if isinstance(form, list):
+        fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in form)
+        return "" if fine else "has a polygon that is no list of at least three x, y"
+    if not isinstance(form, dict) or not {"size", "counts"} <= set(form):
+        return "has a segmentation that is neither polygons nor RLE with size and counts"
+    if list(form["size"]) != [height, width]:
+        return f"has an RLE of size {form['size']} on a picture of height {height}, width {width}"
+    return ""
+
+
+def for_counting(document: dict[str, Any]) -> dict[str, Any]:
+    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area always there."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
+    annotations = []
+    for number, given in enumerate(document["annotations"], 1):
+        annotation = {"iscrowd": 0, **given, "id": number}
+        if "area" not in given:
+            height, width = sizes[given["image_id"]]
+            annotation["area"] = float(decode(given["segmentation"], height=height, width=width).sum())
+        annotations.append(annotation)
+    return {**document, "annotations": annotations}
 
 
 def corners(bbox: list[float]) -> Box:

@@ -44,6 +44,10 @@ class History(Callback):
         """The row with the latest AP."""
         return next(row for row in reversed(self.rows) if "val/box_ap" in row)
 
+    def is_scored(self) -> bool:
+        """Whether the latest weights have their AP."""
+        return any("val/box_ap" in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
         if trainer.global_step % self.log_every == 0:
@@ -53,6 +57,8 @@ class History(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A row of scores."""
         self.add(trainer, numbers(trainer, "val/"))
+        if trainer.is_global_zero:
+            self.write()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the files up to date."""

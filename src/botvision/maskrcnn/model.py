@@ -15,7 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from botvision.backbone import VARIANTS, create_model
-from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes
+from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes, padded
 from botvision.maskrcnn.heads import MaskRoIHeads, ProposalNetwork, StridedRoIAlign, Targets
 
 LEVELS = ["0", "1", "2", "3"]  # the pyramid's maps that RoIAlign reads; "pool" is for proposals alone
@@ -56,7 +56,7 @@ PRESETS: dict[str, Preset] = {
     "torchvision_v2": Preset(rpn_convs=2, box_convs=4, heads_norm=True, proposals=(2000, 1000)),
     "tiny": Preset(
         width=64, box_width=256, mask_convs=2, mask_width=64, heads_norm=True, anchor_scale=4,
-        proposals=(200, 100), samples=(64, 32), sampling=1, aligned=True,
+        proposals=(200, 100), samples=(64, 64), sampling=1, aligned=True,
     ),
 }  # fmt: skip
 
@@ -115,14 +115,16 @@ class Pyramid(nn.Module):
         info: Any = body.feature_info
         self.strides: list[int] = info.reduction()
         self.body = body
+        self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
         self.fpn = FeaturePyramidNetwork(
             info.channels(), width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, S, S) → maps "0" … "3" at the backbone's strides, and "pool" at half the last."""
-        maps: dict[str, Tensor] = self.fpn(dict(zip(LEVELS, self.body(x), strict=True)))
-        return maps
+        maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(x)]
+        pyramid: dict[str, Tensor] = self.fpn(dict(zip(LEVELS, maps, strict=True)))
+        return pyramid
 
 
 def build_mask_rcnn(
@@ -154,7 +156,7 @@ def build_mask_rcnn(
     rule = canvas_rule(canvas)
     options = dict(backbone_options or {})
     if backbone in VARIANTS:  # position tables with a row for every offset on this canvas
-        options.setdefault("img_size", rule.longest)
+        options.setdefault("img_size", padded(rule.longest))
     sizes = PRESETS[preset]
     body = create_body(backbone, pretrained=pretrained, options=options)
     pyramid = Pyramid(body, width=sizes.width)

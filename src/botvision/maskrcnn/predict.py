@@ -75,7 +75,7 @@ class Predictor:
 
     def __call__(self, picture: Tensor | np.ndarray) -> sv.Detections:
         """An RGB picture, (3, H, W) tensor or (H, W, 3) array of uint8 → detections with masks, class_id from 0."""
-        pixels = torch.from_numpy(picture).movedim(-1, 0) if isinstance(picture, np.ndarray) else picture
+        pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0) if isinstance(picture, np.ndarray) else picture
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise ValueError(f"a picture must be (3, H, W) or an (H, W, 3) array, RGB; got {tuple(picture.shape)}")
         return to_detections(self.find(pixels), size=tuple(pixels.shape[-2:]), names=self.names)
@@ -114,7 +114,7 @@ def predict(
     """
     predictor = Predictor.load(checkpoint, threshold=threshold, device=device)
     paths = find_pictures(source)
-    alone = len({path.stem for path in paths}) == len(paths)  # a.jpg and a.png must not overwrite each other
+    targets = drawn_names(paths, out)
     results: list[Result] = []
     skipped: list[str] = []
     for number, (path, picture, reason) in enumerate(
@@ -130,8 +130,23 @@ def predict(
         results += [{**result, "file_name": path.name} for result in own]
         detections = to_detections(found, size=size, names=predictor.names)
         drawn = draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names)
-        save_picture(drawn, out / (f"{path.stem}.jpg" if alone else f"{path.stem}-{number}.jpg"))
+        save_picture(drawn, targets[number - 1])
     if len(skipped) == len(paths):
         raise ValueError(f"none of {len(paths)} pictures could be read; the first: {skipped[0]}")
     write_json(out / "predictions.json", results)
     return Prediction(len(paths) - len(skipped), skipped, len(results), out)
+
+
+def drawn_names(paths: list[Path], out: Path) -> list[Path]:
+    """Where each picture's drawing goes; a.jpg and a.png get names of their own.
+
+    Raises:
+        ValueError: a drawing would take the place of a picture that was given.
+    """
+    alone = len({path.stem for path in paths}) == len(paths)
+    names = [out / (f"{p.stem}.jpg" if alone else f"{p.stem}-{n}.jpg") for n, p in enumerate(paths, 1)]
+    own = {path.resolve() for path in paths}
+    lost = [name for name in names if name.resolve() in own]
+    if lost:
+        raise ValueError(f"the drawing of {lost[0]} would replace the picture itself; give another --out")
+    return names

@@ -7,14 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from botvision.files import write_json
+from botvision.files import read_json, write_json
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.checkpoint import load_detector, pick_device
-from botvision.maskrcnn.coco import Category
+from botvision.maskrcnn.coco import Category, for_counting
 from botvision.maskrcnn.data import CocoInstances, collate
 
 Result = dict[str, Any]
@@ -131,11 +132,12 @@ def evaluate(truth: Path, results: list[Result], *, backend: Backend = "auto") -
         ValueError: an unknown backend.
     """
     coco, coco_eval = counting_tools(backend)
+    document = for_counting(read_json(truth, what="COCO annotations"))
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables of their own
-        gt = coco(str(truth))
-        if not results:
-            return Scores(dict.fromkeys(FIGURES, 0.0), dict.fromkeys(FIGURES, 0.0))
-        dt = gt.loadRes(results)
+        gt = coco()
+        gt.dataset = document
+        gt.createIndex()
+        dt = gt.loadRes(results or [nothing(document)])
         figures = []
         for kind in ("bbox", "segm"):
             counter = coco_eval(gt, dt, kind)
@@ -144,6 +146,14 @@ def evaluate(truth: Path, results: list[Result], *, backend: Backend = "auto") -
             counter.summarize()
             figures.append(dict(zip(FIGURES, map(float, counter.stats), strict=True)))
     return Scores(*figures)
+
+
+def nothing(document: dict[str, Any]) -> Result:
+    """A result that finds nothing, for packages that cannot count an empty list."""
+    image = document["images"][0]
+    mask = masks.encode(np.zeros((image["height"], image["width"]), np.uint8))
+    category_id = document["categories"][0]["id"]
+    return {"image_id": image["id"], "category_id": category_id, "bbox": [0.0] * 4, "score": 0.0, "segmentation": mask}
 
 
 def counting_tools(backend: Backend) -> tuple[Any, Any]:

@@ -14,12 +14,13 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from timm.layers import convert_sync_batchnorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_picture
 from botvision.files import write_json, write_text
-from botvision.maskrcnn.checkpoint import KEY, ModelConfig, describe
+from botvision.maskrcnn.checkpoint import KEY, ModelConfig, describe, read_checkpoint
 from botvision.maskrcnn.data import Batch, CocoInstances, DataConfig, train_loader, val_loader
 from botvision.maskrcnn.history import History
 from botvision.maskrcnn.model import MaskRCNN
@@ -70,7 +71,7 @@ class EngineConfig:
         accelerator: auto, cpu, gpu, …: as lightning names them.
         devices: how many a node, or auto.
         num_nodes: nodes under torchrun or SLURM.
-        precision: 32-true, bf16-mixed, …: as lightning names them.
+        precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
         channels_last: memory order that convolutions are fastest in.
         compile: torch.compile for the backbone and pyramid; wants a square canvas.
         score_every: epochs between scores; the last epoch is always scored.
@@ -150,9 +151,11 @@ def train(
     """
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
+    check_numbers(optim, engine)
     config = plain_config(data, model, optim, engine, backbone_weights)
-    if rank_zero_only.rank == 0:  # the other processes start when this one has begun to write
-        make_way(out, on_existing, config)
+    if rank_zero_only.rank == 0:
+        check_place(out, on_existing, config)
+    resumed = read_checkpoint(last) if on_existing == "resume" and last.is_file() else None
     L.seed_everything(engine.seed, workers=True, verbose=False)
     with torch.device("meta"):  # the model's options are checked before much data is read
         rule = model.build(1).canvas.rule
@@ -160,12 +163,19 @@ def train(
     train_set, val_set = (cast("CocoInstances", loader.dataset) for loader in loaders)
     if val_set.categories != train_set.categories:
         raise ValueError(f"{data.train_annotations} and {data.val_annotations} list different categories; use one list")
-    task = Task(build(model, engine, train_set, backbone_weights), model=model, optim=optim, val_set=val_set)
     history = History(out, log_every=engine.log_every, started=started)
     trainer = build_trainer(out, optim, engine, history)
-    if trainer.is_global_zero:
+    detector = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
+    task = Task(detector, model=model, optim=optim, val_set=val_set)
+    if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
+        if on_existing == "replace":
+            clear(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    trainer.fit(task, *loaders, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if resumed is not None:  # not the first epoch's order and jitter once more
+        L.seed_everything(engine.seed + resumed["global_step"], workers=True, verbose=False)
+    trainer.fit(task, *loaders, ckpt_path=None if resumed is None else str(last), weights_only=True)
+    if not history.is_scored():
+        trainer.validate(task, loaders[1], verbose=False)
     scored = history.last_score()
     if trainer.is_global_zero:
         draw_examples(Predictor.load(last, device=str(task.device)), val_set, out / "predictions")
@@ -185,11 +195,29 @@ def train(
     return summary
 
 
-def build(model: ModelConfig, engine: EngineConfig, data: CocoInstances, backbone_weights: str | None) -> MaskRCNN:
+def check_numbers(optim: OptimConfig, engine: EngineConfig) -> None:
+    """Refuse counts below 1."""
+    counts = {"optim.epochs": optim.epochs, "engine.score_every": engine.score_every}
+    counts |= {"engine.log_every": engine.log_every, "engine.stop_after": engine.stop_after or 1}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
+
+
+def is_multi_gpu(trainer: L.Trainer) -> bool:
+    """Whether BatchNorm has other GPUs to be synchronised with (paper section 4.1)."""
+    return trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda"
+
+
+def build(
+    model: ModelConfig, engine: EngineConfig, data: CocoInstances, backbone_weights: str | None, *, synchronise: bool
+) -> MaskRCNN:
     """The detector for this data, with its backbone's weights, in the wanted memory order."""
     detector = model.build(len(data.categories))
     if backbone_weights is not None:
         print(f"backbone: {load_resnet(detector.pyramid.body, backbone_weights)}")
+    if synchronise:  # timm's own: torch's would take the activation out of timm's joint norms
+        detector = convert_sync_batchnorm(detector)
     if engine.channels_last:
         detector = detector.to(memory_format=torch.channels_last)
     if engine.compile:
@@ -197,22 +225,31 @@ def build(model: ModelConfig, engine: EngineConfig, data: CocoInstances, backbon
     return detector
 
 
-def make_way(out: Path, on_existing: str, config: dict[str, Any]) -> None:
-    """Refuse, keep or remove what `out` holds; nothing is lost unless asked for."""
-    known = [out / name for name in ("config.yaml", "metrics.csv", "curves.png", "summary.json")]
-    known += [*(out / "checkpoints").glob("*.ckpt"), *(out / "predictions").glob("*.jpg")]
-    if not any(path.is_file() for path in known):
+def run_files(out: Path) -> list[Path]:
+    """What an earlier run has left."""
+    files = [out / name for name in ("config.yaml", "metrics.csv", "curves.png", "summary.json")]
+    files += [*(out / "checkpoints").glob("*.ckpt"), *(out / "predictions").glob("*.jpg")]
+    return [path for path in files if path.is_file()]
+
+
+def clear(out: Path) -> None:
+    """Remove an earlier run, and nothing else."""
+    for path in run_files(out):
+        path.unlink()
+
+
+def check_place(out: Path, on_existing: str, config: dict[str, Any]) -> None:
+    """Refuse an `out` that holds a run, or one to resume that was begun with other settings."""
+    if not run_files(out):
         return
-    if on_existing == "replace":
-        for path in known:
-            path.unlink(missing_ok=True)
-    elif on_existing == "refuse":
+    if on_existing == "refuse":
         raise ValueError(
             f"{out} holds a run already; add --on_existing resume to go on with it, --on_existing replace to start "
             "anew, or give another --out"
         )
-    elif (out / "config.yaml").is_file():
+    if on_existing == "resume" and (out / "config.yaml").is_file():
         old = yaml.safe_load((out / "config.yaml").read_text())
+        old["data"]["workers"] = config["data"]["workers"]  # as many as the machine has
         changed = [key for key in ("data", "model", "optim") if old.get(key) != config[key]]
         if changed:
             raise ValueError(
@@ -254,8 +291,7 @@ def build_trainer(out: Path, optim: OptimConfig, engine: EngineConfig, history: 
         accelerator=engine.accelerator,
         devices=engine.devices,
         num_nodes=engine.num_nodes,
-        precision=engine.precision,
-        sync_batchnorm=torch.cuda.is_available(),
+        precision=pick_precision() if engine.precision == "auto" else engine.precision,
         max_epochs=optim.epochs if engine.stop_after is None else min(optim.epochs, engine.stop_after),
         check_val_every_n_epoch=engine.score_every,
         gradient_clip_val=optim.clip,
@@ -266,6 +302,14 @@ def build_trainer(out: Path, optim: OptimConfig, engine: EngineConfig, history: 
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def pick_precision() -> Any:
+    """bf16-mixed where the GPU or the CPU has instructions for it; elsewhere it would be slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch that we take
+    return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
 
 class Task(L.LightningModule):
@@ -288,8 +332,8 @@ class Task(L.LightningModule):
         if not torch.isfinite(loss):
             terms = ", ".join(f"{k} {v.item():.3g}" for k, v in losses.items())
             raise ValueError(
-                f"the loss is not finite at step {self.global_step} ({terms}); lower --optim.lr, lengthen "
-                "--optim.warmup_steps or set --optim.clip 10, then --on_existing resume"
+                f"the loss is not finite at step {self.global_step} ({terms}); begin anew with a lower "
+                "--optim.lr, more --optim.warmup_steps or --optim.clip 10, and --on_existing replace"
             )
         self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch[0]))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch[0]))
