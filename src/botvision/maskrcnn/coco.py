@@ -134,13 +134,15 @@ def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
 
 
 def for_counting(document: dict[str, Any]) -> dict[str, Any]:
-    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area always there."""
+    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area there, masks that are masks."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     annotations = []
-    for number, given in enumerate(document["annotations"], 1):
-        annotation = {"iscrowd": 0, **given, "id": number}
+    for given in document["annotations"]:
+        height, width = sizes[given["image_id"]]
+        if bad_mask(given, height, width):
+            continue
+        annotation = {"iscrowd": 0, **given, "id": len(annotations) + 1}
         if "area" not in given:
-            height, width = sizes[given["image_id"]]
             annotation["area"] = float(decode(given["segmentation"], height=height, width=width).sum())
         annotations.append(annotation)
     return {**document, "annotations": annotations}
