@@ -48,8 +48,8 @@ def make_scenes(
     val: int = 200,
     size: int = 128,
     digits: tuple[int, int] = (2, 7),
-    scale: tuple[float, float] = (0.18, 0.5),
-    overlap: float = 0.15,
+    scale: tuple[float, float] = (0.2, 0.5),
+    overlap: float = 0.1,
     seed: int = 0,
 ) -> str:
     """Write a COCO instance-segmentation dataset: real digits on real photographs.
@@ -104,11 +104,11 @@ def check_world(world: World, *, train: int, val: int) -> None:
     if world.size < 32:
         raise ValueError(f"size={world.size} must be at least 32 pixels; e.g. 128")
     if not 0 < world.scale[0] <= world.scale[1] <= 0.9:
-        raise ValueError(f"scale={world.scale} must be 0 < smallest ≤ largest ≤ 0.9; e.g. [0.18, 0.5]")
+        raise ValueError(f"scale={world.scale} must be 0 < smallest ≤ largest ≤ 0.9; e.g. [0.2, 0.5]")
     if not 1 <= world.digits[0] <= world.digits[1]:
         raise ValueError(f"digits={world.digits} must be 1 ≤ fewest ≤ most; e.g. [2, 7]")
     if not 0 <= world.overlap < 1:
-        raise ValueError(f"overlap={world.overlap} must be 0 ≤ overlap < 1; e.g. 0.15")
+        raise ValueError(f"overlap={world.overlap} must be 0 ≤ overlap < 1; e.g. 0.1")
 
 
 def write_split(
