@@ -9,7 +9,7 @@ import torch
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.score import FIGURES, evaluate, picture_results
-from botvision.maskrcnn.train import once_each
+from botvision.maskrcnn.task import once_each
 
 
 @pytest.fixture

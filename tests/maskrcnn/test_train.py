@@ -17,9 +17,11 @@ from PIL import Image
 from botvision.cli import main
 from botvision.maskrcnn.checkpoint import ModelConfig, load_detector, read_checkpoint
 from botvision.maskrcnn.data import DataConfig
+from botvision.maskrcnn.engine import EngineConfig, OptimConfig
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
-from botvision.maskrcnn.train import EngineConfig, OptimConfig, Task, train
+from botvision.maskrcnn.task import Task
+from botvision.maskrcnn.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 

@@ -35,7 +35,7 @@ def check_name(name: str) -> None:
     """Refuse an unknown model name and suggest the nearest known one."""
     if timm.is_model(name.removeprefix("timm/").split(".")[0]) or name.startswith(("hf_hub:", "hf-hub:", "local-dir:")):
         return
-    near = difflib.get_close_matches(name, list({*VARIANTS, *timm.list_models()}), n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, sorted({*VARIANTS, *timm.list_models()}), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "see botvision.list_models()"
     raise ValueError(f"unknown model {name!r}; {hint}")
 

@@ -136,7 +136,7 @@ def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
 def for_counting(document: dict[str, Any]) -> dict[str, Any]:
     """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area there, masks that are masks."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for given in document["annotations"]:
         height, width = sizes[given["image_id"]]
         if bad_mask(given, height, width):
