@@ -44,7 +44,7 @@ class Material(NamedTuple):
 def make_scenes(
     out: Path,
     *,
-    train: int = 1300,
+    train: int = 1100,
     val: int = 200,
     size: int = 128,
     digits: tuple[int, int] = (2, 7),
@@ -100,7 +100,7 @@ def make_scenes(
 def check_world(world: World, *, train: int, val: int) -> None:
     """Refuse numbers out of their range."""
     if min(train, val) < 1:
-        raise ValueError(f"train={train} and val={val} must be at least 1; e.g. 1300 and 200")
+        raise ValueError(f"train={train} and val={val} must be at least 1; e.g. 1100 and 200")
     if world.size < 32:
         raise ValueError(f"size={world.size} must be at least 32 pixels; e.g. 128")
     if not 0 < world.scale[0] <= world.scale[1] <= 0.9:
