@@ -1,9 +1,11 @@
 """The detector: any backbone, and the five mends over torchvision's parts."""
 
 import pytest
+import timm
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
+from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.canvas import Canvas, canvas_rule
 from botvision.maskrcnn.heads import StridedRoIAlign, crop_masks
@@ -32,6 +34,15 @@ def test_any_backbone_takes_a_training_step(backbone):
     assert all(p.grad is not None for p in model.parameters())
     optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnest50d", "tf_efficientnet_b4"])
+def test_a_twins_own_weights_load_whole(backbone):
+    source = timm.create_model(backbone)
+    model = build_mask_rcnn(backbone, 3, preset="tiny", canvas=64)
+    report = load_resnet(model.pyramid.body, source.state_dict())
+    assert report.fresh == []
+    assert len(report.loaded) > 100
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -106,6 +106,8 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
     assert all(
         torch.equal(state[i]["exp_avg"], s["exp_avg"]) for i, s in before["optimizer_states"][0]["state"].items()
     )
+    again = train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert (again.box_ap, again.mask_ap, again.epochs) == (done.box_ap, done.mask_ap, 2)  # nothing left to do
     rows = [list(csv.DictReader((o / "metrics.csv").open())) for o in (out, run.out)]
     whole, resumed = ([(r["step"], r["lr"]) for r in table if r["train/loss"]] for table in rows)
     assert whole == resumed

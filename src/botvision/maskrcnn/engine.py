@@ -116,9 +116,8 @@ def pick_precision() -> Any:
     """bf16-mixed where the GPU or the CPU has instructions for it; elsewhere it would be slower than float32."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # younger than the oldest torch that we take
+    known = getattr(torch.cpu, "get_capabilities", None)  # younger than the oldest torch that we take
+    capabilities: dict[str, Any] = known() if known else {}
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
 

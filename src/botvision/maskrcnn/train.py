@@ -1,7 +1,6 @@
 """One run from data to pictures: fit, score, draw, and a folder that says how it went."""
 
 import random
-import resource
 import shlex
 import sys
 import time
@@ -176,7 +175,7 @@ def check_place(out: Path, on_existing: str, config: dict[str, Any]) -> None:
         if changed:
             raise ValueError(
                 f"{out} was begun with other settings of {', '.join(changed)}; resume it with "
-                f"--config {out / 'config.yaml'}, or give another --out"
+                f"--config {out / 'config.yaml'} --out {out} --on_existing resume, or give another --out"
             )
 
 
@@ -210,6 +209,10 @@ def draw_examples(predictor: Predictor, data: CocoInstances, folder: Path) -> No
 
 
 def peak_memory_mb() -> float:
-    """Largest memory that this process has held, in MiB."""
+    """Largest memory that this process has held, in MiB; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
