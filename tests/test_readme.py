@@ -103,3 +103,10 @@ def test_parameter_table_of_the_docs_is_true():
     for name, count in rows:
         with torch.device("meta"):
             assert sum(p.numel() for p in create_model(name).parameters()) == int(count.replace(",", "")), name
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "index.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
