@@ -79,7 +79,7 @@ def test_a_botnet_recipe_differs_from_its_twin_in_the_backbone_alone(epochs):
     [
         (["maskrcnn", "predict", "gone.ckpt", "a.jpg"], "no checkpoint at gone.ckpt"),
         (["maskrcnn", "train", "--recipe", "dmo"], "no recipe or YAML file 'dmo'; did you mean demo?"),
-        (["maskrcnn", "train", "--recipe", "demo", "--model.backbone", "botnet25"], "did you mean botnet26"),
+        (["maskrcnn", "train", "--recipe", "demo", "--model.backbone", "botnet27"], "did you mean botnet26"),
         (["scenes", "x", "--size", "1"], "size=1 must be at least 32 pixels"),
     ],
 )

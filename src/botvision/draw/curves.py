@@ -31,7 +31,7 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
         for column in columns:
             points = [(r[along], r[column]) for r in rows if column in r]
             style = "-" if len(points) > 30 else ".-"
-            axis.plot(*zip(*points, strict=True), style, label=column.rpartition("/")[2], linewidth=1.2)
+            axis.plot(*zip(*points, strict=True), style, label=column, linewidth=1.2)
         axis.set_title(title)
         axis.set_xlabel(along)
         axis.grid(alpha=0.3)
