@@ -162,10 +162,11 @@ class CocoInstances(Dataset[Sample]):
                 boxes.append(box)
                 labels.append(self.label_of[annotation["category_id"]])
                 crops.append(mask[:, ::-1].copy() if frame.zoom_x < 0 else mask)
+        empty = torch.zeros(0, masks.CROP_SIDE, masks.CROP_SIDE, dtype=torch.uint8)
         target = {
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.from_numpy(np.stack(crops)) if crops else torch.zeros(0, 112, 112, dtype=torch.uint8),
+            "masks": torch.from_numpy(np.stack(crops)) if crops else empty,
             "image_id": torch.tensor(image["id"]),
         }
         return picture, target

@@ -72,12 +72,13 @@ def score(
             f"has {len(dataset.categories)} ({', '.join(c.name for c in dataset.categories[:5])}); "
             "give annotations with the categories that it was trained on"
         )
-    model = detector.model.to(pick_device(device))
+    place = pick_device(device)
+    model = detector.model.to(place)
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
         for pictures, targets in tqdm(loader, desc="score", unit="batch", disable=None):
-            found = model([p.to(pick_device(device)) for p in pictures]).detections
+            found = model([p.to(place) for p in pictures]).detections
             results += to_results(found, pictures, targets, dataset.categories)
     scores = evaluate(annotations, results, backend=backend)
     if out is not None:
