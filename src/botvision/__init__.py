@@ -6,20 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from botvision.attention import MHSA2d, attend
-    from botvision.backbone import create_model, list_models, load_resnet
+    from botvision.backbone import (
+        create_model,
+        from_pretrained,
+        list_models,
+        load_resnet,
+        load_weights,
+        push_to_hub,
+        save_pretrained,
+    )
     from botvision.maskrcnn import build_mask_rcnn
 
-__all__ = ["MHSA2d", "__version__", "attend", "build_mask_rcnn", "create_model", "list_models", "load_resnet"]
 __version__ = version("botvision")
 
 _ROOMS = {
     "MHSA2d": "attention",
     "attend": "attention",
+    "build_mask_rcnn": "maskrcnn",
     "create_model": "backbone",
+    "from_pretrained": "backbone",
     "list_models": "backbone",
     "load_resnet": "backbone",
-    "build_mask_rcnn": "maskrcnn",
+    "load_weights": "backbone",
+    "push_to_hub": "backbone",
+    "save_pretrained": "backbone",
 }
+__all__ = [
+    "MHSA2d",
+    "__version__",
+    "attend",
+    "build_mask_rcnn",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "load_resnet",
+    "load_weights",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 
 def __getattr__(name: str) -> Any:

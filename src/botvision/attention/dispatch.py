@@ -79,7 +79,8 @@ def choose(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
         reason = BACKENDS[name].why_not(q, rel_h, rel_w)
         if reason is None:
             return name
-        log.debug("skipped %s: %s", name, reason)
+        if not torch.compiler.is_compiling():  # a compiled graph cannot log
+            log.debug("skipped %s: %s", name, reason)
     raise AssertionError("onehot and plain together take every input")
 
 

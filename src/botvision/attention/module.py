@@ -2,11 +2,18 @@
 
 # B batch, M heads, C channels, H×W map, N = H·W tokens, D = C/M head dim, L longest exact side
 
+import logging
+from typing import Any, Final
+
 import torch
 from torch import Tensor, nn
 
 from botvision.attention.dispatch import attend
+from botvision.attention.onehot import attend_onehot
+from botvision.attention.plain import attend_plain
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
+
+log = logging.getLogger("botvision.attention")
 
 POSITIONS = ("relative", "absolute", "relative_only", "none")
 EXTENSIONS = ("stretch", "clamp")
@@ -16,7 +23,8 @@ class MHSA2d(nn.Module):
     """Multi-head self-attention over all pixels, with 2-D positions (BoTNet, arXiv 2101.11605, Fig. 4).
 
     Query, key and value are 1×1 convolutions without bias; there is no output projection. The query is scaled once by
-    D^-0.5, before the content term and the position term. Position tables are shared by the heads.
+    D^-0.5, before the content term and the position term. Position tables are shared by the heads. A state dict with
+    tables of another size loads: they are read at this layer's size, as `extend` says.
 
     Positions, in the paper's ablation: "relative" (`q·k + q·r`, offsets key − query), "absolute" (`q·k + q·emb`),
     "relative_only" (`q·r`) and "none" (`q·k`). "relative_only" has no key projection.
@@ -31,6 +39,7 @@ class MHSA2d(nn.Module):
         position: one of `POSITIONS`.
         max_size: (H, W) of the largest map whose every offset has a row of its own; 14×14 is ImageNet at stride 16.
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
+        qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:
@@ -41,6 +50,9 @@ class MHSA2d(nn.Module):
     rel_w: Tensor
     abs_h: Tensor
     abs_w: Tensor
+    content: Final[bool]  # the logits have q·k
+    relative: Final[bool]  # … and q·r
+    absolute: Final[bool]  # … and q·emb
 
     def __init__(
         self,
@@ -50,6 +62,7 @@ class MHSA2d(nn.Module):
         position: str = "relative",
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
+        qkv_bias: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -61,36 +74,72 @@ class MHSA2d(nn.Module):
         self.head_dim = dim // num_heads
         self.scale = self.head_dim**-0.5
         self.position = position
+        self.content = position != "relative_only"
+        self.relative = position in {"relative", "relative_only"}
+        self.absolute = position == "absolute"
         self.extend = extend
         self.backend = backend
-        self.parts = 2 if position == "relative_only" else 3  # q, (k,) v
-        self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=False, device=device, dtype=dtype)
+        self.parts = 3 if self.content else 2  # q, (k,) v
+        self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=qkv_bias, device=device, dtype=dtype)
         for name, side in zip(self.table_names(), max_size, strict=False):
-            rows = side if position == "absolute" else 2 * side - 1
-            table = torch.empty(1, rows, self.head_dim, device=device, dtype=dtype)
+            table = torch.empty(1, self.table_rows(side), self.head_dim, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(table))
         self.reset_parameters()
 
     def table_names(self) -> tuple[str, ...]:
         """Names of the position tables, height first."""
-        if self.position == "none":
-            return ()
-        return ("abs_h", "abs_w") if self.position == "absolute" else ("rel_h", "rel_w")
+        return ("rel_h", "rel_w") if self.relative else ("abs_h", "abs_w") if self.absolute else ()
+
+    def table_rows(self, side: int) -> int:
+        """Rows of a table that covers a side exactly: its coordinates, or every offset between two of them."""
+        return side if self.absolute else 2 * side - 1
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """The position tables: decay would pull every offset towards no opinion."""
         return set(self.table_names())
 
+    @torch.jit.ignore
     def reset_parameters(self) -> None:
         """Projections N(0, 0.01²), tables N(0, 1/D), as in the authors' published code."""
         nn.init.normal_(self.qkv.weight, std=0.01)
+        if self.qkv.bias is not None:
+            nn.init.zeros_(self.qkv.bias)
         for name in self.table_names():
             nn.init.normal_(getattr(self, name), std=self.scale)
 
+    @torch.jit.ignore
+    def set_max_size(self, max_size: tuple[int, int]) -> None:
+        """Give the tables a row for each offset on a map of (H, W): what they computed there, they compute still.
+
+        The parameters are new ones: make the optimiser afterwards.
+        """
+        check_options(self.dim, self.num_heads, position=self.position, max_size=max_size, extend=self.extend)
+        for name, side in zip(self.table_names(), max_size, strict=False):
+            table = getattr(self, name)
+            setattr(self, name, nn.Parameter(self.read_table(table.detach(), side), table.requires_grad))
+
+    @torch.jit.ignore
+    def read_table(self, table: Tensor, side: int) -> Tensor:
+        """A table of any length as the one that covers `side`: (1, rows, D) → (1, `table_rows(side)`, D)."""
+        read = coordinate_table if self.absolute else offset_table
+        return read(table, side, extend=self.extend)[None].clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Torch's loading, after tables of another size are read at this layer's."""
+        for name in self.table_names():
+            own, came = getattr(self, name), state_dict.get(prefix + name)
+            if came is None or came.ndim != 3 or came.shape[::2] != own.shape[::2] or came.shape == own.shape:
+                continue
+            side = own.shape[1] if self.absolute else (own.shape[1] + 1) // 2
+            log.info("%s%s: %d rows read as %d (%s)", prefix, name, came.shape[1], own.shape[1], self.extend)
+            state_dict[prefix + name] = self.read_table(came, side)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), any H and W."""
-        check_input(x, self.dim)
+        if not torch.jit.is_scripting():
+            check_input(x, self.dim, like=self.qkv.weight)
         size = (x.shape[2], x.shape[3])
         tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
         heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
@@ -101,22 +150,25 @@ class MHSA2d(nn.Module):
 
     def attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
         """Add the position term that the layer was built with; q comes scaled."""
-        if self.position == "none":
-            return attend(q, k, v, scale=1.0, backend=self.backend)
-        if self.position == "absolute":
+        if self.relative:
+            rel_h, rel_w = relative_logits(
+                q,
+                offset_table(self.rel_h, size[0], extend=self.extend).to(q.dtype),
+                offset_table(self.rel_w, size[1], extend=self.extend).to(q.dtype),
+                size=size,
+            )
+            if not self.content:
+                q = k = q[..., :0]  # content vectors of width 0: the position logits alone
+            if torch.jit.is_scripting():
+                return attend_onehot(q, k, v, rel_h, rel_w, scale=1.0)
+            return attend(q, k, v, rel_h, rel_w, scale=1.0, backend=self.backend)
+        if self.absolute:
             rows = coordinate_table(self.abs_h, size[0], extend=self.extend).to(k.dtype)
             columns = coordinate_table(self.abs_w, size[1], extend=self.extend).to(k.dtype)
             k = k + (rows[:, None] + columns).flatten(0, 1)  # q·k + q·emb = q·(k + emb)
-            return attend(q, k, v, scale=1.0, backend=self.backend)
-        rel_h, rel_w = relative_logits(
-            q,
-            offset_table(self.rel_h, size[0], extend=self.extend).to(q.dtype),
-            offset_table(self.rel_w, size[1], extend=self.extend).to(q.dtype),
-            size=size,
-        )
-        if self.position == "relative_only":
-            q = k = q[..., :0]  # content vectors of width 0: the position logits alone
-        return attend(q, k, v, rel_h, rel_w, scale=1.0, backend=self.backend)
+        if torch.jit.is_scripting():
+            return attend_plain(q, k, v, None, None, scale=1.0)
+        return attend(q, k, v, scale=1.0, backend=self.backend)
 
     def extra_repr(self) -> str:
         """Options in the printed model."""
@@ -138,9 +190,20 @@ def check_options(dim: int, num_heads: int, *, position: str, max_size: tuple[in
         raise ValueError(f"max_size={max_size} must be two sides of at least 1, (height, width), e.g. (14, 14)")
 
 
-def check_input(x: Tensor, dim: int) -> None:
-    """Refuse an input that is no (B, dim, H, W) map of floats."""
+def check_input(x: Tensor, dim: int, *, like: Tensor) -> None:
+    """Refuse an input that is no (B, dim, H, W) map of floats where the layer's weights are."""
     if x.ndim != 4 or x.shape[1] != dim:
         raise ValueError(f"MHSA2d needs (B, {dim}, H, W); got {tuple(x.shape)}; build it with dim = the map's channels")
     if not x.is_floating_point():
         raise ValueError(f"MHSA2d needs floats; got {x.dtype}; call .float() on the input")
+    if x.device != like.device:
+        raise ValueError(f"MHSA2d is on {like.device}, its input on {x.device}; move one with .to({str(x.device)!r})")
+    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+        raise ValueError(f"MHSA2d needs a map of at least 1×1; got {tuple(x.shape)}; give a larger image")
+
+
+torch.fx.wrap("check_input")
+torch.fx.wrap("attend")
+torch.fx.wrap("relative_logits")
+torch.fx.wrap("offset_table")
+torch.fx.wrap("coordinate_table")

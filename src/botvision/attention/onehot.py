@@ -18,7 +18,7 @@ def attend_onehot(
     assert rel_h is not None
     assert rel_w is not None
     rows, columns = row_and_column(rel_h, rel_w, dtype=k.dtype)  # N H, N W
-    lead = (*k.shape[:2], -1, -1)
+    lead = (k.shape[0], k.shape[1], -1, -1)
     query = torch.cat([q * scale, rel_h, rel_w], -1)  # B M N D+H+W
     key = torch.cat([k, rows.expand(lead), columns.expand(lead)], -1)
     spare = -query.shape[-1] % 8

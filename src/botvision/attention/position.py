@@ -25,10 +25,11 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
 
 
 def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
-    """(…, N, 2·side−1) products with every offset → (…, N, side) with every key, given each query's coordinate."""
+    """(B, M, N, 2·side−1) products with every offset → (B, M, N, side) with every key, by each query's coordinate."""
     key = torch.arange(side, device=products.device)
     offset = key - query[:, None] + (side - 1)  # N side
-    return products.gather(-1, offset.expand(*products.shape[:-1], side))
+    lead = products.shape
+    return products.gather(-1, offset.expand(lead[0], lead[1], lead[2], side))
 
 
 def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
@@ -42,7 +43,7 @@ def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
     if extend == "clamp":
         return table[0, offsets.clamp(-reach, reach) + reach]
     longest = offsets[-1].clamp(min=max(reach, 1))
-    return interpolate(table[0], offsets * reach / longest + reach)
+    return interpolate(table[0], (offsets + longest) * reach, longest)
 
 
 def coordinate_table(table: Tensor, side: int, *, extend: str) -> Tensor:
@@ -51,12 +52,11 @@ def coordinate_table(table: Tensor, side: int, *, extend: str) -> Tensor:
     places = torch.arange(side, device=table.device)
     if extend == "clamp":
         return table[0, places.clamp(max=last)]
-    return interpolate(table[0], places * last / places[-1].clamp(min=max(last, 1)))
+    return interpolate(table[0], places * last, places[-1].clamp(min=max(last, 1)))
 
 
-def interpolate(rows: Tensor, where: Tensor) -> Tensor:
-    """Read `rows` at fractional places, linearly; a whole place returns its row bit for bit."""
-    low = where.floor()
-    weight = (where - low).to(rows.dtype)[:, None]
-    index = low.long()
-    return torch.lerp(rows[index], rows[(index + 1).clamp(max=rows.shape[0] - 1)], weight)
+def interpolate(rows: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Read `rows` at the places numerator / denominator, linearly; a whole place returns its row bit for bit."""
+    low = torch.div(numerator, denominator, rounding_mode="floor")
+    weight = ((numerator - low * denominator).to(rows.dtype) / denominator)[:, None]
+    return torch.lerp(rows[low], rows[(low + 1).clamp(max=rows.shape[0] - 1)], weight)

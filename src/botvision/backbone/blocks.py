@@ -73,6 +73,7 @@ class BoTBlock(nn.Module):
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, kernel_size=1, bias=False, **here)
         self.bn3 = norm_layer(planes * self.expansion, **here)
 
+        self.shortcut_act = shortcut_act and downsample is not None
         if downsample is not None and shortcut_act:
             downsample = nn.Sequential(*downsample.children(), act_layer(inplace=True))
         self.downsample = downsample

@@ -1,14 +1,23 @@
-"""`BoTNet`: timm's ResNet with attention in the last stage."""
+"""`BoTNet`: timm's ResNet with attention in its last stages."""
 
 import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
+from timm.layers import DropPath, NonLocalAttn, get_act_layer, get_norm_layer
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from botvision.attention import MHSA2d
 from botvision.backbone.blocks import BoTBlock
+
+STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
+INSERT_BLOCKS = ("bot", "non_local")
+EXTRA = "extra"  # name of an inserted block; the ResNet's own keep their numbers, and so their weights
 
 
 class BoTNet(ResNet):
@@ -17,38 +26,95 @@ class BoTNet(ResNet):
     Everything that timm's ResNet does (features_only, forward_intermediates, gradient checkpointing, stems,
     `output_stride=16` for the S1 models) works unchanged, and its options are taken.
 
+    Attributes:
+        model_args: the options below, as they rebuild this model.
+
     Args:
         layers: bottlenecks in c2 … c5.
         img_size: side, or (height, width), of the image whose position tables have a row for every offset. Other
             sizes need no rebuild: smaller ones read the centre rows, larger ones follow `extend`.
         num_heads, position, extend: see `MHSA2d`.
         shortcut_act: see `BoTBlock`.
+        insert: stages of "c2" … "c5" that get one more block before their last. No block is replaced then: the rest
+            is the plain ResNet (the paper's comparison with non-local networks).
+        insert_block: "bot", or "non_local" for the block of arXiv 1711.07971.
         **resnet: options of timm's ResNet, as timm's own models take them.
+
+    Raises:
+        ValueError: an option out of its list, or a stage to insert into that has a single block.
     """
 
     def __init__(
         self,
         layers: tuple[int, int, int, int],
         *,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
         num_heads: int = 4,
         position: str = "relative",
         extend: str = "stretch",
         shortcut_act: bool = False,
+        insert: Sequence[str] = (),
+        insert_block: str = "bot",
         output_stride: int = 32,
         **resnet: Any,
     ) -> None:
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        last_stage = _Stage(
-            map_size=(math.ceil(height / 16), math.ceil(width / 16)),
-            options={"num_heads": num_heads, "position": position, "extend": extend, "shortcut_act": shortcut_act},
-        )
+        check_insert(insert, insert_block, layers=layers)
+        attention = {"num_heads": num_heads, "position": position, "extend": extend}
+        last_stage = Bottleneck if insert else _BoTBlocks(BoTBlock, **attention, shortcut_act=shortcut_act)
         super().__init__(
             block=(Bottleneck, Bottleneck, Bottleneck, last_stage),
             layers=layers,
             output_stride=output_stride,
             **resnet,
         )
+        layer_options = {
+            "act_layer": get_act_layer(resnet.get("act_layer", nn.ReLU)),
+            "norm_layer": get_norm_layer(resnet.get("norm_layer", nn.BatchNorm2d)),
+        }
+        for stage in insert:
+            self._insert(STAGES[stage], insert_block, **attention, **layer_options)
+        self.model_args = {**attention, "shortcut_act": shortcut_act, "insert": [*insert], "insert_block": insert_block}
+        self.set_input_size(img_size)
+        for layer, _ in self.attention_maps(img_size):
+            layer.reset_parameters()
+
+    def _insert(self, stage: str, kind: str, **options: Any) -> None:
+        """Put one more block before a stage's last; at first it changes nothing, its last gamma being zero."""
+        blocks = self.get_submodule(stage)
+        *before, (number, last) = blocks.named_children()
+        channels = last.conv3.out_channels
+        here = {"device": last.conv3.weight.device, "dtype": last.conv3.weight.dtype}
+        if kind == "non_local":
+            extra = NonLocalAttn(channels, use_scale=False, rd_ratio=0.5, **here)
+        else:
+            drop_path = DropPath(last.drop_path.drop_prob) if isinstance(last.drop_path, DropPath) else None
+            extra = BoTBlock(channels, channels // 4, drop_path=drop_path, **options, **here)
+            for module in extra.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            extra.zero_init_last()
+        setattr(self, stage, nn.Sequential(OrderedDict([*before, (EXTRA, extra), (number, last)])))
+
+    def attention_maps(self, img_size: int | Sequence[int]) -> Iterator[tuple[MHSA2d, tuple[int, int]]]:
+        """Each attention layer, with the (H, W) of the map that it sees when the image has `img_size`."""
+        height, width = both_sides(img_size)
+        for above, info in pairwise(self.feature_info):
+            for number, block in enumerate(self.get_submodule(info["module"]).children()):
+                stride = (info if number else above)["reduction"]  # a stage's first block sees the map above
+                if isinstance(block, BoTBlock):
+                    yield block.mhsa, (math.ceil(height / stride), math.ceil(width / stride))
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Give every position table a row for each offset of an image of `img_size`, side or (height, width).
+
+        No size needs this: it gives a fine-tuning run at a new size rows of its own to learn, beginning with what
+        the tables said there before. The tables become new parameters: make the optimiser afterwards.
+        """
+        for layer, size in self.attention_maps(img_size):
+            layer.set_max_size(size)
+        self.model_args["img_size"] = both_sides(img_size)
+        self._traits = {**getattr(self, "_traits", {}), "img_size": both_sides(img_size)}  # where timm's exports look
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
@@ -64,19 +130,37 @@ class BoTNet(ResNet):
         layers = ((path, module) for path, module in self.named_modules() if isinstance(module, MHSA2d))
         return {f"{path}.{table}" for path, layer in layers for table in layer.no_weight_decay()}
 
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Timm's groups for layer-wise rates; an inserted block stands between its neighbours."""
+        matcher = super().group_matcher(coarse)
+        if not coarse:
+            stages = [(name, len(self.get_submodule(name))) for name in STAGES.values()]
+            extras = [(rf"^layer({name[-1]})\.{EXTRA}", (length - 2.5,)) for name, length in stages]
+            matcher["blocks"] = [*extras, (matcher["blocks"], None)]
+        return matcher
 
-class _Stage:
-    """Stands where timm expects a block class, and gives each block the size of the map it will see."""
+
+class _BoTBlocks(partial[BoTBlock]):
+    """Stands where timm expects a block class, with this model's options bound."""
 
     expansion = BoTBlock.expansion
 
-    def __init__(self, *, map_size: tuple[int, int], options: dict[str, Any]) -> None:
-        self.map_size = map_size
-        self.options = options
 
-    def __call__(
-        self, inplanes: int, planes: int, stride: int, downsample: nn.Module | None, **timm_options: Any
-    ) -> BoTBlock:
-        block = BoTBlock(inplanes, planes, stride, downsample, max_size=self.map_size, **timm_options, **self.options)
-        self.map_size = (math.ceil(self.map_size[0] / stride), math.ceil(self.map_size[1] / stride))
-        return block
+def both_sides(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an image size given either way."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < 1:
+        raise ValueError(f"img_size={img_size} must be a side, or (height, width), of at least 1 pixel, e.g. 224")
+    return height, width
+
+
+def check_insert(insert: Sequence[str], insert_block: str, *, layers: Sequence[int]) -> None:
+    """Refuse insertions that have no place."""
+    if insert_block not in INSERT_BLOCKS:
+        raise ValueError(f"insert_block={insert_block!r} is unknown; use one of {', '.join(INSERT_BLOCKS)}")
+    if isinstance(insert, str) or not set(insert) <= set(STAGES) or len(set(insert)) < len(insert):
+        raise ValueError(f"insert={insert!r} must name stages of {', '.join(STAGES)}, each once, e.g. ('c4', 'c5')")
+    short = [stage for stage, blocks in zip(STAGES, layers, strict=True) if stage in insert and blocks < 2]
+    if short:
+        raise ValueError(f"insert={insert!r} needs a block before the last, but {short[0]} has a single one; use c4")
