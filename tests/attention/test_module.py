@@ -135,10 +135,62 @@ def test_bad_options_are_refused(options, message):
 
 def test_bad_inputs_are_refused():
     layer = MHSA2d(16)
+    with pytest.raises(ValueError, match=r"needs a map of at least 1×1; got \(1, 16, 0, 4\); give a larger image"):
+        layer(torch.randn(1, 16, 0, 4))
+    with pytest.raises(ValueError, match=r"MHSA2d is on cpu, its input on meta; move one with \.to\('meta'\)"):
+        layer(torch.randn(1, 16, 4, 4, device="meta"))
     with pytest.raises(ValueError, match=r"needs \(B, 16, H, W\); got \(1, 8, 4, 4\)"):
         layer(torch.randn(1, 8, 4, 4))
     with pytest.raises(ValueError, match=r"needs floats; got torch.int64"):
         layer(torch.ones(1, 16, 4, 4, dtype=torch.long))
+
+
+def test_a_table_trained_at_14_is_read_at_every_size():
+    """Rows that say their own offset: within the table they are read as they are, beyond it as `extend` says."""
+    for extend in ("stretch", "clamp"):
+        layer = MHSA2d(8, 2, max_size=(14, 14), extend=extend).double()
+        offsets = torch.arange(-13.0, 14).double()
+        for side in (7, 9, 13, 14, 15, 20, 28, 32, 64):
+            rows = layer.read_table(offsets[None, :, None].expand(1, 27, 4), side)[0, :, 0]
+            own = torch.arange(1.0 - side, side).double()
+            far = own.clamp(-13, 13) if extend == "clamp" else own * 13 / (side - 1)
+            assert torch.allclose(rows, own if side <= 14 else far, atol=1e-12), (extend, side)
+
+
+@pytest.mark.parametrize("position", ["relative", "absolute", "relative_only"])
+@pytest.mark.parametrize("extend", ["stretch", "clamp"])
+@pytest.mark.parametrize("size", [(7, 9), (14, 14), (15, 3), (40, 64)])
+def test_set_max_size_and_loading_keep_the_function_at_that_size(position, extend, size):
+    layer = strong(MHSA2d(8, 2, position=position, extend=extend).double())
+    x = torch.randn(1, 8, *size, dtype=torch.float64)
+    expected = layer(x)
+    loaded = MHSA2d(8, 2, position=position, extend=extend, max_size=size).double()
+    loaded.load_state_dict(layer.state_dict())
+    layer.set_max_size(size)
+    assert layer(x).allclose(expected, atol=1e-12)
+    assert loaded(x).allclose(expected, atol=1e-12)
+    for name in layer.table_names():
+        assert isinstance(getattr(layer, name), torch.nn.Parameter)
+        assert torch.equal(getattr(layer, name), getattr(loaded, name))
+
+
+def test_bias_of_the_projections_is_an_option_and_starts_at_zero():
+    x = torch.randn(1, 8, 3, 4)
+    plain, biased = MHSA2d(8, 2), MHSA2d(8, 2, qkv_bias=True)
+    biased.load_state_dict(plain.state_dict() | {"qkv.bias": torch.zeros(24)})
+    assert torch.equal(biased(x), plain(x))
+    assert not MHSA2d(8, 2, qkv_bias=True).qkv.bias.any()
+
+
+def test_import_takes_less_than_300_ms_beyond_torch():
+    code = (
+        "import time, torch; start = time.perf_counter(); import botvision, botvision.attention; "
+        "print(time.perf_counter() - start)"
+    )
+    times = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3)]
+    assert min(times) < 0.3
+    code = "import sys, botvision; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 def test_attention_imports_torch_alone():

@@ -1,5 +1,6 @@
 """200 image sizes, odd and oblong, through a small BoTNet: each equal to the equation in float64."""
 
+import copy
 import math
 import random
 
@@ -20,7 +21,7 @@ def small_botnet(**options):
             for p in module.parameters():
                 torch.nn.init.normal_(p, std=0.5)
     torch.nn.init.ones_(model.layer4[0].bn3.weight)
-    return model.double().eval()
+    return model.eval()
 
 
 def resampled(table, side, extend):
@@ -70,8 +71,11 @@ def test_every_size_equals_the_equation(models, number, size):
     seen = {}
     hook = layer.register_forward_hook(lambda _, args, out: seen.update(x=args[0], out=out))
     with torch.inference_mode():
-        features = model(torch.randn(1, 3, *size, dtype=torch.float64))
+        features = model(torch.randn(1, 3, *size))
         hook.remove()
         assert seen["x"].shape[2:] == tuple(math.ceil(side / 16) for side in size)
         assert features.isfinite().all()
-        assert (seen["out"] - equation(layer, seen["x"])).abs().max() <= 1e-10
+        layer, x = copy.deepcopy(layer).double(), seen["x"].double()
+        expected = equation(layer, x)
+        assert (layer(x) - expected).abs().max() <= 1e-10
+        assert (seen["out"] - expected).abs().max() <= 1e-4 * expected.abs().max()

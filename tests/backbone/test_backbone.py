@@ -1,9 +1,11 @@
-"""The family: counts of the paper, odd sizes, a ResNet's weights, timm's doors."""
+"""The family: the paper's counts, its ablations, odd sizes."""
 
 import pytest
 import timm
 import torch
+from timm.layers import NonLocalAttn
 from timm.models.resnet import Bottleneck
+from torch.utils.flop_counter import FlopCounterMode
 
 import botvision
 from botvision.attention import MHSA2d
@@ -32,6 +34,113 @@ def test_parameter_counts_are_pinned(name, img_size):
     with torch.device("meta"):
         model = botvision.create_model(name, img_size=img_size)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, img_size]
+
+
+MADDS = {  # PAPER.md section 3; at 1024 px without the classifier
+    ("resnet50", 224, 1000): 4.0892e9,
+    ("resnet50", 1024, 0): 85.413e9,
+    ("resnet101", 1024, 0): 162.991e9,
+    ("resnet152", 1024, 0): 240.569e9,
+    ("botnet50", 224, 1000): 4.0246e9,
+    ("botnet50", 1024, 0): 102.989e9,
+    ("botnet101", 1024, 0): 180.567e9,
+    ("botnet152", 1024, 0): 258.145e9,
+    ("botnet200", 1024, 0): 331.159e9,
+    ("botnet_s1_50", 224, 1000): 5.4180e9,
+    ("botnet_s1_59", 224, 1000): 7.249e9,
+    ("botnet_s1_110", 224, 1000): 10.963e9,
+    ("botnet_s1_128", 256, 1000): 19.299e9,
+    ("botnet_s1_77", 320, 1000): 23.321e9,
+    ("botnet_s1_128", 384, 1000): 45.794e9,
+    ("seresnet50", 224, 1000): 4.092e9,
+    ("seresnet101", 224, 1000): 7.806e9,
+    ("seresnet152", 288, 1000): 19.04e9,
+}
+
+
+@pytest.mark.parametrize(("name", "side", "classes"), MADDS)
+def test_multiply_adds_are_pinned(name, side, classes):
+    with torch.device("meta"):
+        size = {"img_size": side} if name.startswith("botnet") else {}
+        model, image = botvision.create_model(name, num_classes=classes, **size).eval(), torch.empty(1, 3, side, side)
+    for layer in model.modules():
+        if isinstance(layer, MHSA2d):
+            layer.backend = "explicit"  # the paper's way to compute it, and to count it
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    assert counter.get_total_flops() / 2 == pytest.approx(MADDS[name, side, classes], rel=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"insert": ("c4",)}, {"layer3": BoTBlock}),
+        ({"insert": ("c4", "c5")}, {"layer3": BoTBlock, "layer4": BoTBlock}),
+        ({"insert": ("c4",), "insert_block": "non_local"}, {"layer3": NonLocalAttn}),
+    ],
+    ids=str,
+)
+def test_inserted_blocks_stand_before_the_last_and_change_nothing_at_first(options, extra):
+    resnet = timm.create_model("resnet50").eval()
+    model = botvision.create_model("botnet50", **options).eval()
+    for stage, kind in extra.items():
+        assert [n for n, _ in model.get_submodule(stage).named_children()][-2:] == [
+            "extra",
+            {"layer3": "5", "layer4": "2"}[stage],
+        ]
+        assert isinstance(model.get_submodule(stage)[-2], kind)
+    assert sum(isinstance(m, BoTBlock | NonLocalAttn) for m in model.modules()) == len(extra)
+    report = load_resnet(model, resnet.state_dict())
+    assert all(".extra." in name for name in report.fresh)
+    assert report.unused == []
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(model(x), resnet(x), atol=1e-6)
+    model.train()
+    for module in (m for n, m in model.named_modules() if n.endswith((".extra.bn3", ".extra.norm"))):
+        torch.nn.init.ones_(module.weight)
+    model(torch.randn(2, 3, 64, 96)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_inserted_layers_know_their_maps():
+    model = botvision.create_model("botnet50", insert=("c4", "c5"), img_size=(256, 320))
+    assert [size for _, size in model.attention_maps((256, 320))] == [(16, 20), (8, 10)]
+    assert tuple(model.layer3.extra.mhsa.rel_h.shape) == (1, 31, 64)
+    assert tuple(model.layer4.extra.mhsa.rel_w.shape) == (1, 19, 128)
+
+
+def test_the_non_local_block_is_the_papers():
+    """Embedded Gaussian, half the channels, with a residual whose BatchNorm starts at zero (arXiv 1711.07971)."""
+    block = botvision.create_model("botnet26", insert=("c4",), insert_block="non_local").layer3.extra.double().eval()
+    torch.nn.init.normal_(block.norm.weight)
+    x = torch.randn(2, 1024, 3, 4, dtype=torch.float64)
+    theta, phi, g = (conv(x).flatten(2) for conv in (block.t, block.p, block.g))
+    assert theta.shape[1] == 512
+    y = g @ (theta.mT @ phi).softmax(-1).mT
+    expected = x + block.norm(block.z(y.unflatten(-1, (3, 4))))
+    assert torch.allclose(block(x), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"insert": "c4"}, r"insert='c4' must name stages of c2, c3, c4, c5, each once, e.g. \('c4', 'c5'\)"),
+        ({"insert": ("c4", "c4")}, "must name stages of c2, c3, c4, c5, each once"),
+        ({"insert": ("c6",)}, "must name stages of c2, c3, c4, c5"),
+        ({"insert": ("c4",), "insert_block": "swin"}, "insert_block='swin' is unknown; use one of bot, non_local"),
+        ({"img_size": 0}, r"img_size=0 must be a side, or \(height, width\), of at least 1 pixel"),
+        ({"position": "rotary"}, "position='rotary' is unknown; use one of relative"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        botvision.create_model("botnet26", **options)
+
+
+def test_a_stage_of_one_block_takes_no_insertion():
+    with pytest.raises(ValueError, match="needs a block before the last, but c4 has a single one"):
+        botvision.create_model("botnet14", insert=("c4",))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (333, 517), (33, 95)])
@@ -64,43 +173,6 @@ def test_tables_want_no_weight_decay():
     model = botvision.create_model("botnet50")
     assert model.no_weight_decay() == {f"layer4.{i}.mhsa.rel_{a}" for i in range(3) for a in "hw"}
     assert botvision.create_model("botnet14", position="none").no_weight_decay() == set()
-
-
-def test_a_resnet50_loads_with_attention_alone_fresh(tmp_path):
-    source = timm.create_model("resnet50")
-    model = botvision.create_model("botnet50")
-    report = load_resnet(model, source.state_dict())
-    assert report.fresh == [f"layer4.{i}.mhsa.{t}" for i in range(3) for t in ("rel_h", "rel_w", "qkv.weight")]
-    assert report.unused == [f"layer4.{i}.conv2.weight" for i in range(3)]
-    assert torch.equal(model.layer3[5].conv2.weight, source.layer3[5].conv2.weight)
-    assert torch.equal(model.fc.weight, source.fc.weight)
-    assert "fresh: layer4.0.mhsa.rel_h" in str(report)
-
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "r50.pth")
-    assert load_resnet(botvision.create_model("botnet50", num_classes=7), tmp_path / "r50.pth").fresh[-1] == "fc.bias"
-
-
-def test_with_zero_gamma_the_new_blocks_change_nothing_at_the_start():
-    source, model = timm.create_model("resnet50").eval(), botvision.create_model("botnet50").eval()
-    load_resnet(model, source.state_dict())
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():  # both last stages are their shortcuts alone
-        assert torch.equal(model.forward_features(x), source.forward_features(x))
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"not of this model's ResNet twin: missing layer1\.2.*resnet50 for botnet50"):
-        load_resnet(botvision.create_model("botnet50"), timm.create_model("resnet26").state_dict())
-    with pytest.raises(FileNotFoundError, match=r"no weights at gone\.pth"):
-        load_resnet(botvision.create_model("botnet14"), "gone.pth")
-    (tmp_path / "notes.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"notes\.pth is not a file of weights"):
-        load_resnet(botvision.create_model("botnet14"), tmp_path / "notes.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match=r"list\.pth holds no state dict"):
-        load_resnet(botvision.create_model("botnet14"), tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="unknown model 'resnet5O'; did you mean resnet50"):
-        load_resnet(botvision.create_model("botnet14"), "resnet5O")
 
 
 def test_a_table_of_another_size_changes_no_shape_of_other_layers():

@@ -1,0 +1,123 @@
+"""Weights in: a ResNet's, a BoTNet's own, tables of another size, and what is refused."""
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import botvision
+from botvision.backbone import load_resnet, load_weights
+
+
+def test_a_resnet50_loads_with_attention_alone_fresh(tmp_path):
+    source = timm.create_model("resnet50")
+    model = botvision.create_model("botnet50")
+    report = load_resnet(model, source.state_dict())
+    assert report.fresh == [f"layer4.{i}.mhsa.{t}" for i in range(3) for t in ("rel_h", "rel_w", "qkv.weight")]
+    assert report.unused == [f"layer4.{i}.conv2.weight" for i in range(3)]
+    assert torch.equal(model.layer3[5].conv2.weight, source.layer3[5].conv2.weight)
+    assert torch.equal(model.fc.weight, source.fc.weight)
+    assert "fresh: layer4.0.mhsa.rel_h" in str(report)
+
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "r50.pth")
+    assert load_resnet(botvision.create_model("botnet50", num_classes=7), tmp_path / "r50.pth").fresh[-1] == "fc.bias"
+
+
+def test_with_zero_gamma_the_new_blocks_change_nothing_at_the_start():
+    source, model = timm.create_model("resnet50").eval(), botvision.create_model("botnet50").eval()
+    load_resnet(model, source.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():  # both last stages are their shortcuts alone
+        assert torch.equal(model.forward_features(x), source.forward_features(x))
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"not of this model's ResNet twin: missing layer1\.2.*resnet50 for botnet50"):
+        load_resnet(botvision.create_model("botnet50"), timm.create_model("resnet26").state_dict())
+    with pytest.raises(FileNotFoundError, match=r"no weights at gone\.pth"):
+        load_resnet(botvision.create_model("botnet14"), "gone.pth")
+    (tmp_path / "notes.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"notes\.pth is not a file of weights"):
+        load_resnet(botvision.create_model("botnet14"), tmp_path / "notes.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth holds no state dict"):
+        load_resnet(botvision.create_model("botnet14"), tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="unknown model 'resnet5O'; did you mean resnet50"):
+        load_resnet(botvision.create_model("botnet14"), "resnet5O")
+
+
+def test_torchvisions_resnet_loads_as_timms_does():
+    source = torchvision.models.resnet50()
+    model = botvision.create_model("botnet50")
+    report = load_resnet(model, source.state_dict())
+    assert all(".mhsa." in name for name in report.fresh)
+    assert torch.equal(model.layer2[3].bn3.weight, source.layer2[3].bn3.weight)
+
+
+def test_an_se_resnet_fills_the_scaled_family_but_for_its_longer_c5():
+    source = timm.create_model("seresnet50")
+    model = botvision.create_model("botnet_s1_59")
+    report = load_resnet(model, source.state_dict())
+    assert torch.equal(model.layer3[5].se.fc1.weight, source.layer3[5].se.fc1.weight)
+    assert torch.equal(model.layer4[2].conv3.weight, source.layer4[2].conv3.weight)
+    assert all(".mhsa." in n or n.startswith(("layer4.3.", "layer4.4.", "layer4.5.")) for n in report.fresh)
+    assert all(n.startswith("layer4.") for n in report.unused)  # the 3×3 convolutions and SE that BoT blocks lack
+
+
+def test_weights_with_parts_that_the_model_lacks_are_refused():
+    with pytest.raises(ValueError, match=r"no place for layer1\.0\.se\.fc1\.weight, .* and \d+ more"):
+        load_resnet(botvision.create_model("botnet50"), timm.create_model("seresnet50").state_dict())
+    with pytest.raises(ValueError, match=r"missing layer1\.0\.se\.fc1\.weight"):
+        load_resnet(botvision.create_model("botnet_s1_59"), timm.create_model("resnet50").state_dict())
+
+
+def test_load_weights_finds_out_whose_they_are(tmp_path):
+    resnet, model = timm.create_model("resnet26"), botvision.create_model("botnet26")
+    assert load_weights(model, resnet.state_dict()).unused == [f"layer4.{i}.conv2.weight" for i in range(2)]
+    again = botvision.create_model("botnet26", num_classes=5)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "own.pth")
+    assert load_weights(again, tmp_path / "own.pth").fresh == ["fc.weight", "fc.bias"]
+    assert torch.equal(again.layer4[1].mhsa.qkv.weight, model.layer4[1].mhsa.qkv.weight)
+
+
+def test_foreign_weights_name_their_converter():
+    state = {"net.0.net.3.to_qkv.weight": torch.zeros(3, 1, 1, 1), "net.0.net.0.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"these are lucidrains's weights, not a ResNet's: .*; use load_weights"):
+        load_resnet(botvision.create_model("botnet14"), state)
+
+
+def test_missing_and_foreign_names_are_listed_five_at_a_time():
+    model = botvision.create_model("botnet14")
+    state = {k: v for k, v in model.state_dict().items() if "layer2" not in k} | {"neck.weight": torch.zeros(1)}
+    with pytest.raises(
+        ValueError, match=r"missing layer2\.0\.conv1\.weight(, layer2\S+){4} and \d+ more; .*no place for neck"
+    ):
+        load_weights(model, state)
+
+
+@pytest.mark.parametrize("position", ["relative", "absolute"])
+@pytest.mark.parametrize("extend", ["stretch", "clamp"])
+def test_a_checkpoint_with_tables_of_another_size_computes_the_same_at_the_models_size(position, extend):
+    options = {"position": position, "extend": extend, "num_classes": 3}
+    small = botvision.create_model("botnet14", img_size=64, **options).double().eval()
+    torch.nn.init.ones_(small.layer4[0].bn3.weight)
+    for table in small.no_weight_decay():
+        torch.nn.init.normal_(small.get_parameter(table))
+    large = botvision.create_model("botnet14", img_size=(192, 128), **options).double().eval()
+    large.load_state_dict(small.state_dict())
+    image = torch.randn(1, 3, 192, 128, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(large(image), small(image), rtol=1e-10)
+    back = botvision.create_model("botnet14", img_size=64, **options).double().eval()
+    load_weights(back, large.state_dict())
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(back(image), large(image), rtol=1e-10)
+
+
+def test_a_table_of_another_width_is_still_refused():
+    state = botvision.MHSA2d(16, 4).state_dict() | {"rel_h": torch.zeros(1, 27, 5)}
+    with pytest.raises(RuntimeError, match="size mismatch for rel_h"):
+        botvision.MHSA2d(16, 4).load_state_dict(state)
+    with pytest.raises(ValueError, match="other shape rel_h"):
+        load_weights(botvision.MHSA2d(16, 4), state)
