@@ -25,6 +25,7 @@ SMALL = {  # the same commands, made small enough for a test
         "--engine.progress",
         "false",
     ],
+    "paper": [],
     "bench": ["--sides", "[4]", "--rounds", "1"],
     "score": ["--workers", "0"],
     "predict": [],
@@ -79,7 +80,8 @@ def test_python_snippets_run(page):
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
-def test_examples_run(example, capsys):
+def test_examples_run(example, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out
 
@@ -105,7 +107,20 @@ def test_parameter_table_of_the_docs_is_true():
             assert sum(p.numel() for p in create_model(name).parameters()) == int(count.replace(",", "")), name
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "index.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_every_claim_of_the_correctness_page_names_a_test_that_exists():
+    rows = re.findall(r"^\| (?!claim|port|weights|---).*\|$", (ROOT / "docs/correctness.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 20
+    for row in rows:
+        named = re.search(r"\| `(tests/\S+\.py)::(test_\w+)` \|$", row)
+        assert named, row
+        assert f"def {named[2]}(" in (ROOT / named[1]).read_text(), row
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(ROOT / "docs" / f"{name}.md" for name in ("index", "correctness", "paper")), ROOT / "CONTRIBUTING.md"],
+    ids=lambda p: p.stem,
+)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
     for link in links:

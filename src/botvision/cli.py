@@ -41,6 +41,7 @@ HOUSES: dict[str, dict[str, Command] | Command] = {
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
     },
+    "paper": Command("botvision.bench.paper:paper", "the paper's tables beside our counts and runs"),
     "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
 }
 

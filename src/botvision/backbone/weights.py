@@ -1,4 +1,4 @@
-"""Weights in: a ResNet's, a BoTNet's or another port's, with a word on each tensor that stays fresh."""
+"""Weights in: a ResNet's, a BoTNet's or another port's, with a word on each that stays fresh."""
 
 import logging
 from collections.abc import Mapping
@@ -111,7 +111,11 @@ def load_resnet(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> 
         for key in own
         if key not in state and block_of(key) not in absent and not is_expendable(key) and ".mhsa." not in key
     ]
-    homeless = [key for key in state if key not in own and block_of(key) not in attention and not is_expendable(key)]
+    homeless = [
+        key
+        for key in state
+        if key not in own and block_of(key) not in {"", *attention} and not key.endswith("num_batches_tracked")
+    ]
     if clash or strangers or homeless or not any(key in own for key in state):
         raise ValueError(
             f"these weights are not of this model's ResNet twin: missing {first(strangers)}; "
