@@ -1,4 +1,4 @@
-"""The paper's published figures (arXiv 2101.11605), row by row, with the model that each speaks of."""
+"""The paper's published figures (arXiv 2101.11605), row by row, with the model of each."""
 
 from typing import Any, NamedTuple
 
