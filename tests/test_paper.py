@@ -9,6 +9,7 @@ from botvision.bench.paper import measure, paper
 from botvision.bench.published import COCO, COUNTS, IMAGENET, INCONSISTENT
 from botvision.cli import recipe_names
 
+SUMMARY = {"box_ap": 0.4312, "mask_ap": 0.381, "seed": 3, "model": "botnet50", "epochs": 24}
 PAGE = Path(__file__).parent.parent / "docs" / "paper.md"
 
 
@@ -22,17 +23,22 @@ def test_the_page_in_the_docs_is_fresh(page):
 
 
 def test_without_runs_no_score_is_ours(page):
-    scored = [line.split("|") for line in page.splitlines() if "not run" in line and line.startswith("|")]
+    scored = [line.split("|") for line in page.splitlines() if "| not run" in line]
     assert len(scored) == len(IMAGENET) + sum(map(len, COCO.values()))
 
 
 def test_a_finished_run_fills_its_row(tmp_path):
     run = tmp_path / "runs" / "botnet50-24ep"
     run.mkdir(parents=True)
-    (run / "summary.json").write_text(json.dumps({"box_ap": 0.4312, "mask_ap": 0.381, "seed": 3}))
+    (run / "summary.json").write_text(json.dumps(SUMMARY))
     text = str(paper(runs=tmp_path / "runs", out=tmp_path / "page.md"))
-    assert "| 24 epochs | `botnet50` | 1024 | 42.8 / 38.0 | 43.1 / 38.1 (seed 3) |" in text
+    assert "| 24 epochs | `botnet50` | 1024 | 42.8 / 38.0 | 43.1 / 38.1 (one run, seed 3) |" in text
     assert (tmp_path / "page.md").read_text() == f"{text}\n"
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"epochs": 1}))
+    with pytest.raises(
+        ValueError, match="of botnet50 after 1 epochs; recipe botnet50-24ep trains botnet50 for 24; move"
+    ):
+        paper(runs=tmp_path / "runs")
     with pytest.raises(FileNotFoundError, match="no folder of runs at"):
         paper(runs=tmp_path / "gone")
 

@@ -46,6 +46,16 @@ def test_content_width_zero_is_positions_alone(backend):
     assert (out - weights @ v).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("dim", "value_dim"), [(0, 128), (8, 128), (128, 8), (0, 5)])
+def test_values_wider_than_query_and_positions_together(backend, dim, value_dim):
+    q, k, v, rel_h, rel_w = thin_tensors(21, 20, dim=dim, value_dim=value_dim, batch=1, heads=1)  # auto: onehot
+    expected = attend(q, k, v, rel_h, rel_w, scale=0.3, backend="explicit")
+    got = attend(q, k, v, rel_h, rel_w, scale=0.3, backend=backend)
+    assert got.shape == v.shape
+    assert (got - expected).abs().max() <= 1e-12
+
+
 @pytest.mark.parametrize("backend", ["plain", "explicit", "reference", "auto"])
 def test_without_positions(backend):
     q, k, v, _, _ = thin_tensors(3, 4)

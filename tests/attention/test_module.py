@@ -125,7 +125,10 @@ def test_export_holds_at_a_second_size():
         ({"num_heads": 3}, "num_heads=3 does not divide dim=16; use 1, 2, 4, 8, 16"),
         ({"position": "rotary"}, "position='rotary' is unknown; use one of relative, absolute, relative_only, none"),
         ({"extend": "wrap"}, "extend='wrap' is unknown; use one of stretch, clamp"),
-        ({"max_size": (0, 4)}, r"max_size=\(0, 4\) must be two sides of at least 1"),
+        ({"max_size": (0, 4)}, r"max_size=\(0, 4\) must be two whole sides of at least 1"),
+        ({"max_size": 14}, r"max_size=14 must be two whole sides of at least 1, \(height, width\), e\.g\. \(14, 14\)"),
+        ({"max_size": (14.0, 14)}, "must be two whole sides"),
+        ({"backend": "flash"}, "backend='flash' is unknown; use auto, reference, plain, explicit, onehot"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -172,6 +175,56 @@ def test_set_max_size_and_loading_keep_the_function_at_that_size(position, exten
     for name in layer.table_names():
         assert isinstance(getattr(layer, name), torch.nn.Parameter)
         assert torch.equal(getattr(layer, name), getattr(loaded, name))
+
+
+def test_set_max_size_keeps_the_parameters_that_have_the_size_already():
+    layer = MHSA2d(8, 2, max_size=(7, 9))
+    before = layer.rel_h
+    layer.set_max_size((7, 12))
+    assert layer.rel_h is before  # an optimiser that holds it goes on
+    assert layer.max_size() == (7, 12)
+
+
+def test_after_growing_a_stretched_table_smaller_maps_change_and_a_clamped_ones_do_not():
+    x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
+    for extend, same in (("stretch", False), ("clamp", True)):
+        layer = strong(MHSA2d(8, 2, extend=extend).double())
+        expected = layer(x)
+        layer.set_max_size((64, 64))
+        assert layer(x).allclose(expected, atol=1e-10) == same
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.zeros(1, 26, 4), torch.zeros(1, 0, 4), torch.zeros(1, 27, 4, dtype=torch.long), torch.zeros(27, 4)]
+)
+def test_what_is_no_table_is_left_to_torchs_refusal(rows):
+    layer = MHSA2d(8, 2, max_size=(7, 7))
+    with pytest.raises(RuntimeError, match="size mismatch for rel_h"):
+        layer.load_state_dict(layer.state_dict() | {"rel_h": rows})
+
+
+def test_the_printed_layer_tells_its_options():
+    text = repr(MHSA2d(16, 2, max_size=(7, 5), qkv_bias=True))
+    assert "16, num_heads=2, position='relative', extend='stretch', max_size=(7, 5), qkv_bias=True" in text
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("position", POSITIONS)
+def test_graphs_of_every_position_run_at_a_second_size(position):
+    layer, second = MHSA2d(512, 4, position=position).eval(), torch.randn(1, 512, 24, 9)
+    first = torch.randn(1, 512, 14, 14)
+    torch._dynamo.reset()
+    graphs = [
+        torch.jit.script(layer),
+        torch.jit.trace(layer, first),
+        torch.fx.symbolic_trace(layer),
+        torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager"),
+    ]
+    with torch.no_grad():
+        for graph in graphs:
+            for x in (first, second):
+                assert torch.allclose(graph(x), layer(x), atol=1e-6)
 
 
 def test_bias_of_the_projections_is_an_option_and_starts_at_zero():

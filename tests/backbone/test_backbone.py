@@ -5,11 +5,12 @@ import timm
 import torch
 from timm.layers import NonLocalAttn
 from timm.models.resnet import Bottleneck
-from torch.utils.flop_counter import FlopCounterMode
 
 import botvision
 from botvision.attention import MHSA2d
 from botvision.backbone import VARIANTS, BoTBlock, load_resnet
+from botvision.backbone.blocks import HalvingPool
+from botvision.backbone.counts import count
 
 PARAMETERS = {  # PAPER.md section 3
     ("botnet50", 224): 20_852_008,
@@ -60,15 +61,24 @@ MADDS = {  # PAPER.md section 3; at 1024 px without the classifier
 
 @pytest.mark.parametrize(("name", "side", "classes"), MADDS)
 def test_multiply_adds_are_pinned(name, side, classes):
+    size = {"img_size": side} if name.startswith("botnet") else {}
     with torch.device("meta"):
-        size = {"img_size": side} if name.startswith("botnet") else {}
-        model, image = botvision.create_model(name, num_classes=classes, **size).eval(), torch.empty(1, 3, side, side)
-    for layer in model.modules():
-        if isinstance(layer, MHSA2d):
-            layer.backend = "explicit"  # the paper's way to compute it, and to count it
-    with FlopCounterMode(display=False) as counter:
-        model(image)
-    assert counter.get_total_flops() / 2 == pytest.approx(MADDS[name, side, classes], rel=5e-4)
+        model = botvision.create_model(name, num_classes=classes, **size)
+    assert count(model, (side, side)).madds == pytest.approx(MADDS[name, side, classes], rel=5e-4)
+
+
+def test_the_count_is_the_arithmetic_of_one_layer():
+    """c5 of BoT50 at 1024 px, its first block's attention: projections, offsets, q·k and weights·v."""
+    layer = MHSA2d(512, 4, max_size=(64, 64))
+    n = 64 * 64
+    expected = n * 512 * 3 * 512 + 2 * n * 512 * (2 * 64 - 1) + 2 * n * n * 512
+    assert count(Alone(layer), (64, 64)).madds == expected
+
+
+class Alone(torch.nn.Sequential):
+    """A layer as a whole model."""
+
+    in_chans = 512
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,8 @@ def test_the_non_local_block_is_the_papers():
         ({"insert": ("c4", "c4")}, "must name stages of c2, c3, c4, c5, each once"),
         ({"insert": ("c6",)}, "must name stages of c2, c3, c4, c5"),
         ({"insert": ("c4",), "insert_block": "swin"}, "insert_block='swin' is unknown; use one of bot, non_local"),
-        ({"img_size": 0}, r"img_size=0 must be a side, or \(height, width\), of at least 1 pixel"),
+        ({"img_size": 0}, r"img_size=0 must be a side, or \(height, width\), in whole pixels, e\.g\. 224"),
+        ({"img_size": (3, 224, 224)}, r"img_size=\(3, 224, 224\) must be a side, or"),
         ({"position": "rotary"}, "position='rotary' is unknown; use one of relative"),
     ],
 )
@@ -139,8 +150,73 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_a_stage_of_one_block_takes_no_insertion():
-    with pytest.raises(ValueError, match="needs a block before the last, but c4 has a single one"):
+    with pytest.raises(ValueError, match="needs a block before the last, but c4 has one; use a deeper model"):
         botvision.create_model("botnet14", insert=("c4",))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"BoTNet needs floats; got torch\.uint8; scale to 0 … 1"),
+        (torch.zeros(1, 3, 0, 64), r"needs images \(B, 3, H, W\) of at least 1×1; got \(1, 3, 0, 64\)"),
+        (torch.zeros(1, 1, 64, 64), r"needs images \(B, 3, H, W\)"),
+        (torch.zeros(3, 64, 64), r"needs images \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 64, 64, device="meta"), r"BoTNet is on cpu, its images on meta; move one with"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        botvision.create_model("botnet14")(images)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "options", [{"in_chans": 1}, {"in_chans": 4}, {"stem_type": "deep", "avg_down": True}], ids=str
+)
+def test_stems_of_every_name(name, options):
+    with torch.device("meta"):
+        model = botvision.create_model(name, num_classes=5, **options)
+        assert model(torch.empty(2, options.get("in_chans", 3), 64, 96)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_drop_path_of_every_name(name):
+    with torch.device("meta"):
+        model = botvision.create_model(name, drop_path_rate=0.2)
+    assert model.layer4[-1].drop_path.drop_prob == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+def test_tables_fit_the_map_at_every_output_stride(stride):
+    model = botvision.create_model("botnet26", output_stride=stride, img_size=(96, 160))
+    seen = []
+    for layer in model.modules():
+        if isinstance(layer, MHSA2d):
+            layer.register_forward_hook(
+                lambda layer, args, _: seen.append((layer.max_size(), tuple(args[0].shape[2:])))
+            )
+    model.eval()(torch.randn(1, 3, 96, 160))
+    assert len(seen) == 2
+    assert all(table == size for table, size in seen)
+
+
+def test_a_whole_model_exports_for_free_sizes():
+    """With ceil_mode in the pool torch refused this: its rule for the last window binds the sizes."""
+    model = botvision.create_model("botnet14", num_classes=3).eval()
+    torch.nn.init.ones_(model.layer4[0].bn3.weight)
+    sizes = {2: torch.export.Dim("h", min=64, max=1024), 3: torch.export.Dim("w", min=64, max=1024)}
+    program = torch.export.export(model, (torch.randn(1, 3, 96, 128),), dynamic_shapes=(sizes,)).module()
+    for size in [(96, 128), (64, 97), (321, 129)]:
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert torch.allclose(program(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (9, 9)])
+def test_the_halving_pool_is_the_ceil_mode_pool(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+    assert torch.allclose(HalvingPool()(x), expected, atol=1e-15)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (333, 517), (33, 95)])

@@ -24,7 +24,7 @@ def shaken(**options):
     [
         {},
         {"position": "absolute", "num_heads": 8, "img_size": (64, 96), "shortcut_act": True, "extend": "clamp"},
-        {"stem_type": "deep", "in_chans": 1},
+        {"stem_type": "deep", "in_chans": 1, "output_stride": 16, "act_layer": "silu"},
     ],
     ids=str,
 )
@@ -62,17 +62,31 @@ def test_the_card_says_what_one_must_know(tmp_path):
     model = shaken(position="absolute", img_size=(64, 96))
     folder = botvision.save_pretrained(model, tmp_path / "m", how_trained="On nothing.", licence="cc-by-4.0")
     card = (folder / "README.md").read_text()
-    count = sum(p.numel() for p in model.parameters())
-    for fact in (
-        "license: cc-by-4.0",
-        "`botnet14`",
-        f"{count:,}",
-        "3 × 64 × 96",
-        "On nothing.",
-        '"position": "absolute"',
-    ):
+    counts = count(model, (64, 96))
+    facts = ["license: cc-by-4.0", "`botnet14`", "3 × 64 × 96", "On nothing.", '"position": "absolute"']
+    for fact in [*facts, f"{counts.parameters:,}", f"{counts.madds / 1e9:.3f}G"]:
         assert fact in card
-    assert json.loads((folder / "config.json").read_text())["architecture"] == "botnet14"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "botnet14"
+    assert config["pretrained_cfg"]["license"] == "cc-by-4.0"
+    assert config["pretrained_cfg"]["input_size"] == [3, 64, 96]
+    assert model.pretrained_cfg["license"] == "apache-2.0"  # the model itself is left alone
+
+
+def test_the_options_do_not_need_timms_own_memory(tmp_path, monkeypatch):
+    """timm before 1.0.31 does not record what a model was built with."""
+    model = shaken(output_stride=16, act_layer="silu", stem_type="deep", position="absolute")
+    del model._model_args, model._traits
+    again = botvision.from_pretrained(botvision.save_pretrained(model, tmp_path / "m", how_trained="Shaken.")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(again(x), model(x), atol=1e-6)
+
+
+def test_a_compiled_model_is_saved_as_itself(tmp_path):
+    model = shaken()
+    folder = botvision.save_pretrained(torch.compile(model), tmp_path / "m", how_trained="Shaken.")
+    assert torch.equal(botvision.from_pretrained(folder).fc.weight, model.fc.weight)
 
 
 def test_pushing_uploads_the_same_folder(tmp_path, monkeypatch):
@@ -87,11 +101,13 @@ def test_pushing_uploads_the_same_folder(tmp_path, monkeypatch):
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             Path(folder_path).rename(tmp_path / "uploaded")
-            return SimpleNamespace(__str__=lambda self: "address")
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
 
     monkeypatch.setattr(hub, "HfApi", Hub)
     model = shaken()
-    botvision.push_to_hub(model, "someone/botnet14", how_trained="Shaken.", private=True, token="secret")
+    address = botvision.push_to_hub(model, "someone/botnet14", how_trained="Shaken.", private=True, token="secret")
+    assert address == "https://hub/someone/botnet14/commit/1"
+    assert 'from_pretrained("someone/botnet14")' in (tmp_path / "uploaded" / "README.md").read_text()
     assert asked == ["secret", ("someone/botnet14", True, True)]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -99,11 +115,23 @@ def test_pushing_uploads_the_same_folder(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_saved_or_opened_says_so(tmp_path):
-    with pytest.raises(ValueError, match="only models from create_model can be saved so; got Linear"):
+    with pytest.raises(ValueError, match="only whole models from create_model can be saved so; got Linear"):
         botvision.save_pretrained(torch.nn.Linear(2, 2), tmp_path / "m", how_trained="x")
     with pytest.raises(ValueError, match="how_trained is empty"):
         botvision.save_pretrained(shaken(), tmp_path / "m", how_trained=" ")
+    with pytest.raises(ValueError, match="only whole models from create_model"):
+        botvision.save_pretrained(
+            botvision.create_model("botnet14", features_only=True), tmp_path / "m", how_trained="x"
+        )
     with pytest.raises(FileNotFoundError, match=r"no config\.json in"):
         botvision.from_pretrained(tmp_path)
+    folder = botvision.save_pretrained(shaken(), tmp_path / "m", how_trained="Shaken.")
+    with pytest.raises(ValueError, match=r"does not fit a model with \{'position': 'absolute'\}.*leave the opt"):
+        botvision.from_pretrained(folder, position="absolute")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors in"):
+        botvision.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match="no folder runs/gone"):
+        botvision.from_pretrained(Path("runs/gone"))
     with pytest.raises(FileNotFoundError, match=r"no folder \./gone; give one that .* wrote, or owner/name"):
         botvision.from_pretrained("./gone")

@@ -121,3 +121,62 @@ def test_a_table_of_another_width_is_still_refused():
         botvision.MHSA2d(16, 4).load_state_dict(state)
     with pytest.raises(ValueError, match="other shape rel_h"):
         load_weights(botvision.MHSA2d(16, 4), state)
+
+
+def test_by_a_timm_name_the_hubs_weights_are_loaded(monkeypatch):
+    source = timm.create_model("resnet26")
+    asked = []
+
+    def download(name, **options):  # the one call that needs a network
+        asked.append((name, options))
+        return source
+
+    model = botvision.create_model("botnet26")
+    monkeypatch.setattr(timm, "create_model", download)
+    assert all(".mhsa." in name for name in load_resnet(model, "resnet26.bt_in1k").fresh)
+    assert asked == [("resnet26.bt_in1k", {"pretrained": True})]
+    assert torch.equal(model.layer3[1].conv2.weight, source.layer3[1].conv2.weight)
+
+
+@pytest.mark.parametrize("source", ["botnet50.pth.tar", "runs/last.ckpt", "weights/botnet50", "gone.bin"])
+def test_a_file_that_is_not_there_is_called_so(source):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*; give a file that exists, or a timm model name"):
+        load_weights(botvision.create_model("botnet14"), source)
+
+
+def test_names_without_weights_and_things_that_are_none():
+    with pytest.raises(ValueError, match=r"timm has no weights under 'botnet14': .*; give another name, or a file"):
+        load_resnet(botvision.create_model("botnet14"), "botnet14")
+    with pytest.raises(ValueError, match="weights come as a state dict, a file or a timm name; got NoneType"):
+        load_weights(botvision.create_model("botnet14"), None)
+    with pytest.raises(ValueError, match=r"no name begins with prefix='backbone\.'; the names are conv1\.weight, "):
+        load_weights(
+            botvision.create_model("botnet14"), timm.create_model("resnet14t").state_dict(), prefix="backbone."
+        )
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_names_of_wrapped_models_are_unwrapped(wrapper):
+    source = botvision.create_model("botnet14")
+    model = torch.nn.DataParallel(botvision.create_model("botnet14"))
+    report = load_weights(model, {f"{wrapper}{k}": v for k, v in source.state_dict().items()})
+    assert report.fresh == report.unused == []
+    assert torch.equal(model.module.fc.weight, source.fc.weight)
+
+
+def test_what_fits_is_loaded_where_exactness_is_not_asked_for():
+    source = botvision.create_model("botnet14", img_size=64, num_classes=4)
+    model = botvision.create_model("botnet26", img_size=96)
+    with pytest.raises(ValueError, match=r"another model's: missing layer1\.1\."):
+        load_weights(model, source.state_dict())
+    report = load_weights(model, source.state_dict(), exact=False)
+    assert "layer4.0.mhsa.rel_h" in report.loaded  # a table of another size
+    assert {"layer1.1.conv1.weight", "fc.weight"} <= set(report.fresh)
+    assert report.unused == ["fc.weight", "fc.bias"]
+
+
+def test_a_pyramid_that_ends_early_takes_the_resnets_first_stages():
+    model = timm.create_model("botnet26", features_only=True, out_indices=(1, 2))
+    source = timm.create_model("resnet26")
+    assert load_resnet(model, source.state_dict()).fresh == []
+    assert torch.equal(model.layer2[1].conv2.weight, source.layer2[1].conv2.weight)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from botvision.attention.dispatch import attend
+from botvision.attention.dispatch import BACKENDS, attend
 from botvision.attention.onehot import attend_onehot
 from botvision.attention.plain import attend_plain
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
@@ -68,7 +68,8 @@ class MHSA2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_options(dim, num_heads, position=position, max_size=max_size, extend=extend)
+        check_options(dim, num_heads, position=position, extend=extend, backend=backend)
+        check_max_size(max_size)
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
@@ -89,6 +90,12 @@ class MHSA2d(nn.Module):
     def table_names(self) -> tuple[str, ...]:
         """Names of the position tables, height first."""
         return ("rel_h", "rel_w") if self.relative else ("abs_h", "abs_w") if self.absolute else ()
+
+    @torch.jit.ignore
+    def max_size(self) -> tuple[int, ...]:
+        """(H, W) of the largest map whose every offset has a row; empty without tables."""
+        rows = [getattr(self, name).shape[1] for name in self.table_names()]
+        return tuple(n if self.absolute else (n + 1) // 2 for n in rows)
 
     def table_rows(self, side: int) -> int:
         """Rows of a table that covers a side exactly: its coordinates, or every offset between two of them."""
@@ -112,12 +119,13 @@ class MHSA2d(nn.Module):
     def set_max_size(self, max_size: tuple[int, int]) -> None:
         """Give the tables a row for each offset on a map of (H, W): what they computed there, they compute still.
 
-        The parameters are new ones: make the optimiser afterwards.
+        A table whose size changes is a new parameter: make the optimiser afterwards.
         """
-        check_options(self.dim, self.num_heads, position=self.position, max_size=max_size, extend=self.extend)
+        check_max_size(max_size)
         for name, side in zip(self.table_names(), max_size, strict=False):
             table = getattr(self, name)
-            setattr(self, name, nn.Parameter(self.read_table(table.detach(), side), table.requires_grad))
+            if table.shape[1] != self.table_rows(side):
+                setattr(self, name, nn.Parameter(self.read_table(table.detach(), side), table.requires_grad))
 
     @torch.jit.ignore
     def read_table(self, table: Tensor, side: int) -> Tensor:
@@ -125,15 +133,21 @@ class MHSA2d(nn.Module):
         read = coordinate_table if self.absolute else offset_table
         return read(table, side, extend=self.extend)[None].clone()
 
+    @torch.jit.ignore
+    def is_table(self, tensor: Tensor) -> bool:
+        """Whether a tensor can be read as a table of this layer's, of whatever size."""
+        rows = tensor.shape[1] if tensor.ndim == 3 else 0
+        whole = rows > 0 and (self.absolute or rows % 2 == 1)  # offsets go as far to one side as to the other
+        return whole and tensor.is_floating_point() and (tensor.shape[0], tensor.shape[2]) == (1, self.head_dim)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Torch's loading, after tables of another size are read at this layer's."""
         for name in self.table_names():
             own, came = getattr(self, name), state_dict.get(prefix + name)
-            if came is None or came.ndim != 3 or came.shape[::2] != own.shape[::2] or came.shape == own.shape:
-                continue
-            side = own.shape[1] if self.absolute else (own.shape[1] + 1) // 2
-            log.info("%s%s: %d rows read as %d (%s)", prefix, name, came.shape[1], own.shape[1], self.extend)
-            state_dict[prefix + name] = self.read_table(came, side)
+            if came is not None and own.shape != came.shape and self.is_table(came):
+                side = own.shape[1] if self.absolute else (own.shape[1] + 1) // 2
+                log.info("%s%s: %d rows read as %d (%s)", prefix, name, came.shape[1], own.shape[1], self.extend)
+                state_dict[prefix + name] = self.read_table(came, side)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,10 +186,12 @@ class MHSA2d(nn.Module):
 
     def extra_repr(self) -> str:
         """Options in the printed model."""
-        return f"{self.dim}, num_heads={self.num_heads}, position={self.position!r}, extend={self.extend!r}"
+        options = {"num_heads": self.num_heads, "position": self.position, "extend": self.extend}
+        options |= {"max_size": self.max_size(), "qkv_bias": self.qkv.bias is not None, "backend": self.backend}
+        return ", ".join([str(self.dim), *(f"{name}={value!r}" for name, value in options.items())])
 
 
-def check_options(dim: int, num_heads: int, *, position: str, max_size: tuple[int, int], extend: str) -> None:
+def check_options(dim: int, num_heads: int, *, position: str, extend: str, backend: str) -> None:
     """Refuse options by rule, value and cure."""
     if num_heads < 1 or dim % num_heads:
         fitting = [n for n in (1, 2, 4, 8, 16, 32) if dim % n == 0]
@@ -186,8 +202,15 @@ def check_options(dim: int, num_heads: int, *, position: str, max_size: tuple[in
         raise ValueError(f"position={position!r} is unknown; use one of {', '.join(POSITIONS)}")
     if extend not in EXTENSIONS:
         raise ValueError(f"extend={extend!r} is unknown; use one of {', '.join(EXTENSIONS)}")
-    if len(max_size) != 2 or min(max_size) < 1:
-        raise ValueError(f"max_size={max_size} must be two sides of at least 1, (height, width), e.g. (14, 14)")
+    if backend not in {"auto", *BACKENDS}:
+        raise ValueError(f"backend={backend!r} is unknown; use auto, {', '.join(BACKENDS)}")
+
+
+def check_max_size(max_size: tuple[int, int]) -> None:
+    """Refuse what is no (height, width) in pixels of the map."""
+    sides = tuple(max_size) if isinstance(max_size, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"max_size={max_size} must be two whole sides of at least 1, (height, width), e.g. (14, 14)")
 
 
 def check_input(x: Tensor, dim: int, *, like: Tensor) -> None:

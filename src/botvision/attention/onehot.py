@@ -13,7 +13,7 @@ def attend_onehot(
     """Softmax of `scale·q·k + rel_h + rel_w` as one dot product, with no N×N tensor.
 
     The bias is a row term plus a column term, so `[scale·q, rel_h, rel_w] · [k, onehot(y), onehot(x)]` is the exact
-    logit. Widths are padded with zeros to a multiple of 8 and v to the width of q, as fused kernels want.
+    logit. q, k and v are padded with zeros to one width, a multiple of 8, as fused kernels want.
     """
     assert rel_h is not None
     assert rel_w is not None
@@ -21,7 +21,8 @@ def attend_onehot(
     lead = (k.shape[0], k.shape[1], -1, -1)
     query = torch.cat([q * scale, rel_h, rel_w], -1)  # B M N D+H+W
     key = torch.cat([k, rows.expand(lead), columns.expand(lead)], -1)
-    spare = -query.shape[-1] % 8
+    lack = max(v.shape[-1] - q.shape[-1], 0)  # at 0 content channels the positions alone may be narrower than v
+    spare = lack + -(query.shape[-1] + lack) % 8
     query, key = pad(query, (0, spare)), pad(key, (0, spare))
     value = pad(v, (0, query.shape[-1] - v.shape[-1]))
     return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D

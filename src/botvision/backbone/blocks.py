@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, pad
 
 from botvision.attention import MHSA2d
 
@@ -64,8 +65,7 @@ class BoTBlock(nn.Module):
         self.mhsa = MHSA2d(
             planes, num_heads, position=position, max_size=max_size, extend=extend, device=device, dtype=dtype
         )
-        # ceil_mode keeps odd maps the size that a strided convolution on the shortcut gives them
-        self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        self.pool = HalvingPool() if stride == 2 else nn.Identity()
         self.bn2 = norm_layer(planes, **here)
         self.drop_block = drop_block() if drop_block is not None else nn.Identity()
         self.act2 = act_layer(inplace=True)
@@ -92,3 +92,15 @@ class BoTBlock(nn.Module):
         x = self.act2(self.drop_block(self.bn2(x)))
         x = self.drop_path(self.bn3(self.conv3(x)))  # B 4P H/stride W/stride
         return self.act3(x + shortcut)
+
+
+class HalvingPool(nn.Module):
+    """2×2 average pool that rounds odd sides up, as the strided convolution on the shortcut does.
+
+    An odd last row counts twice rather than being averaged alone (`ceil_mode`): the same values, in a form that torch
+    can export for free sizes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉)."""
+        return avg_pool2d(pad(x, (0, 1, 0, 1), mode="replicate"), 2)

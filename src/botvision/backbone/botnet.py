@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from timm.layers import DropPath, NonLocalAttn, get_act_layer, get_norm_layer
 from timm.models.resnet import Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from botvision.attention import MHSA2d
 from botvision.backbone.blocks import BoTBlock
 
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 INSERT_BLOCKS = ("bot", "non_local")
+HEAD = {"num_classes", "global_pool"}  # options that reset_classifier changes, so the model itself tells them
 EXTRA = "extra"  # name of an inserted block; the ResNet's own keep their numbers, and so their weights
 
 
@@ -27,7 +28,7 @@ class BoTNet(ResNet):
     `output_stride=16` for the S1 models) works unchanged, and its options are taken.
 
     Attributes:
-        model_args: the options below, as they rebuild this model.
+        model_args: the options that rebuild this model from its name, as far as a text file can hold them.
 
     Args:
         layers: bottlenecks in c2 … c5.
@@ -72,14 +73,18 @@ class BoTNet(ResNet):
             "norm_layer": get_norm_layer(resnet.get("norm_layer", nn.BatchNorm2d)),
         }
         for stage in insert:
-            self._insert(STAGES[stage], insert_block, **attention, **layer_options)
-        self.model_args = {**attention, "shortcut_act": shortcut_act, "insert": [*insert], "insert_block": insert_block}
+            extra = self._insert(STAGES[stage], insert_block, **attention, **layer_options)
+            if isinstance(extra, BoTBlock) and resnet.get("zero_init_last", True):
+                extra.zero_init_last()
+        own = {"shortcut_act": shortcut_act, "insert": [*insert], "insert_block": insert_block}
+        timms = {k: v for k, v in resnet.items() if isinstance(v, int | str | list | tuple | dict) and k not in HEAD}
+        self.model_args = {**timms, **attention, **own, "output_stride": output_stride, "in_chans": self.in_chans}
         self.set_input_size(img_size)
         for layer, _ in self.attention_maps(img_size):
             layer.reset_parameters()
 
-    def _insert(self, stage: str, kind: str, **options: Any) -> None:
-        """Put one more block before a stage's last; at first it changes nothing, its last gamma being zero."""
+    def _insert(self, stage: str, kind: str, **options: Any) -> nn.Module:
+        """Put one more block before a stage's last."""
         blocks = self.get_submodule(stage)
         *before, (number, last) = blocks.named_children()
         channels = last.conv3.out_channels
@@ -92,8 +97,8 @@ class BoTNet(ResNet):
             for module in extra.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            extra.zero_init_last()
         setattr(self, stage, nn.Sequential(OrderedDict([*before, (EXTRA, extra), (number, last)])))
+        return extra
 
     def attention_maps(self, img_size: int | Sequence[int]) -> Iterator[tuple[MHSA2d, tuple[int, int]]]:
         """Each attention layer, with the (H, W) of the map that it sees when the image has `img_size`."""
@@ -103,6 +108,12 @@ class BoTNet(ResNet):
                 stride = (info if number else above)["reduction"]  # a stage's first block sees the map above
                 if isinstance(block, BoTBlock):
                     yield block.mhsa, (math.ceil(height / stride), math.ceil(width / stride))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Refuse what no image is, then run; here and not in `forward`, which must stay scriptable."""
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            check_image(x, channels=self.in_chans, like=next(self.parameters()))
+        return super().__call__(x)
 
     @torch.jit.ignore
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
@@ -149,10 +160,20 @@ class _BoTBlocks(partial[BoTBlock]):
 
 def both_sides(img_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of an image size given either way."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if min(height, width) < 1:
-        raise ValueError(f"img_size={img_size} must be a side, or (height, width), of at least 1 pixel, e.g. 224")
-    return height, width
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"img_size={img_size} must be a side, or (height, width), in whole pixels, e.g. 224")
+    return sides
+
+
+def check_image(x: Tensor, *, channels: int, like: Tensor) -> None:
+    """Refuse a batch that is no (B, channels, H, W) of floats where the model's weights are."""
+    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
+        raise ValueError(f"BoTNet needs images (B, {channels}, H, W) of at least 1×1; got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"BoTNet needs floats; got {x.dtype}; scale to 0 … 1 and normalise, e.g. x.float() / 255")
+    if x.device != like.device:
+        raise ValueError(f"BoTNet is on {like.device}, its images on {x.device}; move one with .to({str(x.device)!r})")
 
 
 def check_insert(insert: Sequence[str], insert_block: str, *, layers: Sequence[int]) -> None:
@@ -163,4 +184,4 @@ def check_insert(insert: Sequence[str], insert_block: str, *, layers: Sequence[i
         raise ValueError(f"insert={insert!r} must name stages of {', '.join(STAGES)}, each once, e.g. ('c4', 'c5')")
     short = [stage for stage, blocks in zip(STAGES, layers, strict=True) if stage in insert and blocks < 2]
     if short:
-        raise ValueError(f"insert={insert!r} needs a block before the last, but {short[0]} has a single one; use c4")
+        raise ValueError(f"insert={insert!r} needs a block before the last, but {short[0]} has one; use a deeper model")

@@ -37,16 +37,46 @@ class Converted(NamedTuple):
     left_out: dict[str, str]
 
 
-class Port(NamedTuple):
-    """Another implementation: a name that only its state dicts hold, and how it becomes ours."""
+class Hints(NamedTuple):
+    """What a port's tensors do not tell of themselves; see `convert`."""
 
-    mark: str
-    convert: Callable[..., Converted]
+    num_heads: int | None = None
+    scaled_positions: bool = False
+
+
+class Port(NamedTuple):
+    """Another implementation: the names that each of its attention layers has, and how they become ours."""
+
+    marks: tuple[str, ...]  # the first one's tensor is a 1×1 kernel
+    convert: Callable[[Mapping[str, Tensor], Hints], Converted]
 
 
 def find_port(state: Mapping[str, Tensor]) -> str | None:
     """The port that a state dict comes from, by its names; None for ours, for a ResNet's and for strangers."""
-    return next((name for name, port in PORTS.items() if any(re.search(port.mark, key) for key in state)), None)
+    return next((name for name, port in PORTS.items() if layers_of(state, port.marks)), None)
+
+
+def layers_of(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> list[str]:
+    """Prefixes under which all marks of a port's layer stand."""
+    leads = [key.removesuffix(marks[0]) for key, value in state.items() if is_last(key, marks[0]) and value.ndim == 4]
+    return [lead for lead in leads if all(lead + mark in state for mark in marks)]
+
+
+def is_last(key: str, name: str) -> bool:
+    """Whether a dotted key ends with a dotted name."""
+    return f".{key}".endswith(f".{name}")
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it.
+
+    Raises:
+        ValueError: no name begins with it.
+    """
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise ValueError(f"no name begins with prefix={prefix!r}; the names are {first(list(state))}")
+    return found
 
 
 def convert(
@@ -66,30 +96,28 @@ def convert(
     Raises:
         ValueError: no port's names, or a layer that ours cannot express (query and value of different widths).
     """
-    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = without_prefix(state, prefix)
     port = find_port(state)
     if port is None:
         raise ValueError(
             f"no port known here has these names: {first(list(state))}; known are {', '.join(PORTS)}; "
             "give `prefix` where the layer is a part of a larger model"
         )
-    if port == "timm":
-        return from_timm(state, scaled_positions=scaled_positions)
-    if port == "snippet":
-        return from_snippet(state, num_heads=num_heads)
-    return PORTS[port].convert(state)
+    return PORTS[port].convert(state, Hints(num_heads, scaled_positions))
 
 
-def from_gist(state: Mapping[str, Tensor]) -> Converted:
+def from_gist(state: Mapping[str, Tensor], hints: Hints) -> Converted:
     """distribuuuu, CandiceD17 and lucidrains: the authors' code in PyTorch, its blocks' parts numbered."""
     whole = any(key.startswith("7.net.") for key in state)
     tensors = {our_name(key, whole=whole): value for key, value in state.items()}
-    for key in [k for k in tensors if k.endswith("to_qk.weight")]:
+    for key in [k for k in tensors if is_last(k, "to_qk.weight")]:
         lead = key.removesuffix("to_qk.weight")
         tensors[f"{lead}qkv.weight"] = torch.cat([tensors.pop(key), tensors.pop(f"{lead}to_v.weight")])
     tables = [key for key in tensors if re.search(r"(^|\.)(rel|abs)_[hw]$", key)]
+    if not tables:
+        raise ValueError(f"no position tables beside {first(list(state))}; these are not a BoTNet layer's weights")
     tensors |= {key: tensors[key][None] for key in tables}  # rows D → 1 rows D
-    position = "relative" if any(key.endswith("rel_h") for key in tables) else "absolute"
+    position = "relative" if is_last(tables[0], "rel_h") or is_last(tables[0], "rel_w") else "absolute"
     options = {"position": position, "qkv_bias": False} | heads_of(tensors, tables)
     if any("downsample.0." in key for key in tensors):
         options["shortcut_act"] = True
@@ -107,38 +135,33 @@ def our_name(key: str, *, whole: bool) -> str:
     return re.sub(r"pos_emb\.(rel_)?(height|width)$", lambda m: f"{'rel' if m[1] else 'abs'}_{m[2][0]}", key)
 
 
-def from_timm(state: Mapping[str, Tensor], *, scaled_positions: bool) -> Converted:
-    """Timm's `BottleneckAttn`: by default it scales q·k alone, so its tables grow by √D here."""
+def from_timm(state: Mapping[str, Tensor], hints: Hints) -> Converted:
+    """`BottleneckAttn` of timm: by default it scales q·k alone, so its tables grow by √D here."""
     tensors, tables = {}, []
     for key, value in state.items():
         if table := re.search(r"pos_embed\.(height|width)_rel$", key):
             ours = key[: table.start()] + f"rel_{table[1][0]}"
             tables.append(ours)
-            tensors[ours] = (value if scaled_positions else value * value.shape[-1] ** 0.5)[None]  # 1 2L−1 D
+            tensors[ours] = (value if hints.scaled_positions else value * value.shape[-1] ** 0.5)[None]  # 1 2L−1 D
         else:
             tensors[key] = value
-    bias = any(key.endswith("qkv.bias") for key in tensors)
+    bias = any(is_last(key, "qkv.bias") for key in tensors)
     return Converted(tensors, {"position": "relative", "qkv_bias": bias} | heads_of(tensors, tables), {})
 
 
-def from_snippet(state: Mapping[str, Tensor], *, num_heads: int | None) -> Converted:
+def from_snippet(state: Mapping[str, Tensor], hints: Hints) -> Converted:
     """The YOLO forks' `MHSA`: unscaled q·k with biases, which is exact; its position term is left out, by name."""
-    tensors: dict[str, Tensor] = {}
     left_out = {key: TRANSPOSED for key in state if re.search(r"(^|\.)rel_[hw](_weight)?$", key)}
-    heads = next((state[key].shape[1] for key in left_out), num_heads)
-    for key in [k for k in state if k.endswith("query.weight")]:
-        lead = key.removesuffix("query.weight")
-        dim = state[key].shape[0]
+    heads = next((state[key].shape[1] for key in left_out), hints.num_heads)
+    tensors = {key: value for key, value in state.items() if key not in left_out}
+    for lead in layers_of(state, SNIPPET_MARKS):
+        dim = state[f"{lead}query.weight"].shape[0]
         if heads is None or dim % heads:
             raise ValueError(f"the snippet's num_heads is not in these weights; give num_heads, a divisor of {dim}")
-        root = (dim // heads) ** 0.5  # undoes our scale, which the snippet lacks
         for kind in ("weight", "bias"):
-            parts = [state[f"{lead}{part}.{kind}"] for part in ("query", "key", "value")]
-            tensors[f"{lead}qkv.{kind}"] = torch.cat([parts[0] * root, *parts[1:]])
-    known = {f"{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias")}
-    rest = {k: v for k, v in state.items() if k not in left_out and not any(k.endswith(name) for name in known)}
-    options = {"position": "none", "qkv_bias": True, "num_heads": heads}
-    return Converted(tensors | rest, options, left_out)
+            query, *rest = (tensors.pop(f"{lead}{part}.{kind}") for part in ("query", "key", "value"))
+            tensors[f"{lead}qkv.{kind}"] = torch.cat([query * (dim // heads) ** 0.5, *rest])  # √D undoes our scale
+    return Converted(tensors, {"position": "none", "qkv_bias": True, "num_heads": heads}, left_out)
 
 
 def heads_of(tensors: Mapping[str, Tensor], tables: list[str]) -> dict[str, int]:
@@ -165,9 +188,10 @@ def first(keys: list[str]) -> str:
     return (", ".join(keys[:5]) or "none") + more
 
 
+SNIPPET_MARKS = tuple(f"{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias"))
 PORTS: dict[str, Port] = {
-    "distribuuuu": Port(r"(^|\.)to_qk\.weight$", from_gist),
-    "lucidrains": Port(r"(^|\.)to_qkv\.weight$", from_gist),
-    "timm": Port(r"(^|\.)pos_embed\.height_rel$", from_timm),
-    "snippet": Port(r"(^|\.)query\.weight$", from_snippet),
+    "distribuuuu": Port(("to_qk.weight", "to_v.weight"), from_gist),
+    "lucidrains": Port(("to_qkv.weight",), from_gist),
+    "timm": Port(("qkv.weight", "pos_embed.height_rel", "pos_embed.width_rel"), from_timm),
+    "snippet": Port(SNIPPET_MARKS, from_snippet),
 }

@@ -12,40 +12,48 @@ from timm.models import save_for_hf
 from torch import nn
 
 from botvision.backbone.botnet import BoTNet
+from botvision.backbone.counts import count
 from botvision.backbone.registry import create_model
+from botvision.backbone.weights import unwrapped
 
 PAPER = "arXiv 2101.11605"
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, *, how_trained: str, licence: str = "apache-2.0") -> Path:
+def save_pretrained(
+    model: nn.Module, folder: str | Path, *, how_trained: str, licence: str = "apache-2.0", name: str | None = None
+) -> Path:
     """Write a model as a folder that `from_pretrained` and `timm.create_model("local-dir:…")` open.
 
     Writes `model.safetensors`, `config.json` (with the options that rebuild the model) and the model card `README.md`,
     each of them whole or not at all.
 
     Args:
-        model: from `create_model`.
+        model: a classifier from `create_model`, its head included.
         folder: made where it is not there.
         how_trained: data, recipe and score, in plain words; for the model card.
         licence: of the weights, by its identifier on the hub.
+        name: what the card tells its readers to open; none for the folder.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: a model that timm did not build, or nothing said about its training.
+        FileExistsError: a file where the folder should be.
     """
-    if not hasattr(model, "pretrained_cfg"):
-        raise ValueError(f"only models from create_model can be saved so; got {type(model).__name__}; build it by name")
+    model, folder = unwrapped(model), Path(folder)
+    if not hasattr(model, "pretrained_cfg") or not hasattr(model, "num_classes"):
+        raise ValueError(f"only whole models from create_model can be saved so; got {type(model).__name__}")
     if not how_trained.strip():
         raise ValueError("how_trained is empty; say on what data and how, or that the weights are initial ones")
-    folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants
+    plain: Any = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants
+    plain.pretrained_cfg = dict(plain.pretrained_cfg, license=licence, input_size=input_size(model))
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
         options = model.model_args if isinstance(model, BoTNet) else None
         save_for_hf(plain, unfinished, model_args=options, safe_serialization=True)
-        (Path(unfinished) / "README.md").write_text(model_card(model, how_trained=how_trained, licence=licence))
+        card = model_card(model, how_trained=how_trained, licence=licence, name=name or str(folder))
+        (Path(unfinished) / "README.md").write_text(card, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for file in Path(unfinished).iterdir():
             file.replace(folder / file.name)
@@ -61,16 +69,24 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: options that the model lacks.
+        ValueError: options that the model lacks, or with which these weights do not fit it.
     """
     path = Path(source)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"no config.json in {source}; give a folder that save_pretrained wrote")
-        return create_model(f"local-dir:{path}", pretrained=True, **options)
-    if path.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
+        missing = [name for name in ("config.json", "model.safetensors") if not (path / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"no {missing[0]} in {source}; give a folder that save_pretrained wrote")
+        address = f"local-dir:{path}"
+    elif isinstance(source, Path) or path.is_absolute() or source.startswith(".") or source.count("/") != 1:
         raise FileNotFoundError(f"no folder {source}; give one that save_pretrained wrote, or owner/name on the hub")
-    return create_model(f"hf-hub:{source}", pretrained=True, **options)
+    else:
+        address = f"hf-hub:{source}"
+    try:
+        return create_model(address, pretrained=True, **options)
+    except RuntimeError as error:  # torch's list of names and shapes
+        raise ValueError(f"{source} does not fit a model with {options}: {error}; leave the options out") from error
+    except OSError as error:  # of huggingface_hub: no such repository, no network
+        raise FileNotFoundError(f"neither a folder nor on the hub: {source}; {error}") from error
 
 
 def push_to_hub(
@@ -90,33 +106,38 @@ def push_to_hub(
         private: whether a new repository is.
         token: a write token; none takes the one of `hf auth login`.
     """
-    with TemporaryDirectory() as folder:
-        save_pretrained(model, Path(folder) / "model", how_trained=how_trained, licence=licence)
+    with TemporaryDirectory() as parent:
+        folder = save_pretrained(model, Path(parent) / "model", how_trained=how_trained, licence=licence, name=repo_id)
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model", commit_message="Add model")
-    return str(commit)
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add model").commit_url
 
 
-def model_card(model: nn.Module, *, how_trained: str, licence: str) -> str:
-    """What anyone needs to know before they use the weights."""
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) of the image that a model's tables, or timm's configuration, were made for."""
     config: dict[str, Any] = vars(model)["pretrained_cfg"]
-    name, (channels, *size) = config["architecture"], config["input_size"]
-    options: dict[str, Any] = model.model_args if isinstance(model, BoTNet) else {}
-    height, width = options.get("img_size", size)
-    data = ModelCardData(
-        license=licence, library_name="timm", pipeline_tag="image-classification", tags=["botnet", "botvision"]
-    )
-    count = sum(p.numel() for p in model.parameters())
+    channels, *sides = config["input_size"]
+    height, width = model.model_args["img_size"] if isinstance(model, BoTNet) else sides
+    return getattr(model, "in_chans", channels), height, width
+
+
+def model_card(model: nn.Module, *, how_trained: str, licence: str, name: str) -> str:
+    """What anyone needs to know before they use the weights."""
+    architecture = vars(model)["pretrained_cfg"]["architecture"]
+    channels, height, width = input_size(model)
+    counts = count(model, (height, width))
+    free = "; any other size without a rebuild" if isinstance(model, BoTNet) else ""
     rows = {
-        "architecture": f"`{name}`, Bottleneck Transformer ({PAPER})" if options else f"`{name}`",
-        "parameters": f"{count:,}",
+        "architecture": f"`{architecture}`" + (f", Bottleneck Transformer ({PAPER})" if free else ""),
+        "parameters": f"{counts.parameters:,}",
+        "multiply-adds": f"{counts.madds / 1e9:.3f}G at the input below",
         "classes": str(model.num_classes),
-        "input": f"{channels} × {height} × {width}; other sizes need no rebuild" if options else f"{height} × {width}",
-        "options": f"`{json.dumps(options)}`" if options else "timm's defaults",
+        "input": f"{channels} × {height} × {width}{free}",
+        "options": f"`{json.dumps(model.model_args)}`" if isinstance(model, BoTNet) else "timm's",
         "licence": licence,
     }
+    data = ModelCardData(license=licence, library_name="timm", pipeline_tag="image-classification", tags=["botnet"])
     table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
-    use = 'from botvision import from_pretrained\n\nmodel = from_pretrained("this-folder")'
-    text = f"# {name}\n\n{table}\n\n## How it was trained\n{how_trained}\n\n## Use\n```python\n{use}\n```\n"
+    use = f'from botvision import from_pretrained\n\nmodel = from_pretrained("{name}")'
+    text = f"# {architecture}\n\n{table}\n\n## How it was trained\n{how_trained}\n\n## Use\n```python\n{use}\n```\n"
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))

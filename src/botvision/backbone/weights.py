@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from botvision.attention import MHSA2d
 from botvision.backbone.blocks import BoTBlock
 from botvision.backbone.botnet import EXTRA
-from botvision.backbone.convert import Converted, convert, find_port, first
+from botvision.backbone.convert import Converted, convert, find_port, first, without_prefix
 from botvision.backbone.registry import check_name
 
 log = logging.getLogger("botvision.backbone")
+
+Source = Mapping[str, Tensor] | str | Path
+SUFFIXES = {".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors"}
+WRAPPERS = ("module.", "_orig_mod.")  # put before every name by data-parallel and compiled models
 
 
 class LoadReport(NamedTuple):
     """What was loaded, tensor by tensor.
 
     Attributes:
-        loaded: names now equal to the source's.
-        fresh: names that the source lacks; they keep their initialisation.
-        unused: names of the source that this model has no place for.
+        loaded: names that now hold the source's values (tables of another size: read at this model's).
+        fresh: names that the source lacks, or has for another number of classes; they keep their initialisation.
+        unused: names of the source that were not loaded.
     """
 
     loaded: list[str]
@@ -36,21 +40,31 @@ class LoadReport(NamedTuple):
         return f"{len(self.loaded)} tensors loaded; fresh: {first(self.fresh)}; not used: {first(self.unused)}"
 
 
+class Difference(NamedTuple):
+    """Names in which a state dict and a model differ: lacking in one, or of another shape."""
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"missing {first(self.missing)}; other shape {first(self.mismatched)}; "
+            f"no place for {first(self.unexpected)}"
+        )
+
+
 def load_weights(
-    model: nn.Module,
-    source: Mapping[str, Tensor] | str | Path,
-    *,
-    prefix: str = "",
-    scaled_positions: bool = False,
-    exact: bool = True,
+    model: nn.Module, source: Source, *, prefix: str = "", scaled_positions: bool = False, exact: bool = True
 ) -> LoadReport:
     """Load weights of a BoTNet, of its ResNet twin, or of another port, found out by their names.
 
-    Tables of another size are read at this model's. A classifier for another number of classes stays fresh.
+    Tables of another size are read at this model's. A classifier for another number of classes stays fresh. A port's
+    options are compared with the model's; a BoTNet's own are not in its state dict, `from_pretrained` brings them.
 
     Args:
         model: a BoTNet, a stage, a block or an `MHSA2d`.
-        source: a state dict, a file of one (.pt, .pth, .safetensors), or a timm model name, which downloads.
+        source: a state dict, a file of one (.pt, .pth, .safetensors, …), or a timm model name, which downloads.
         prefix: take only the source's names that begin with it, without it.
         scaled_positions: of timm's `BottleneckAttn`, see `convert`.
         exact: refuse what would not compute the same; otherwise load what fits and report the rest.
@@ -62,25 +76,23 @@ def load_weights(
         ValueError: names or shapes that do not fit, or a model built otherwise than the port's, with the cure.
         FileNotFoundError: a path that is not there.
     """
-    state = source if isinstance(source, Mapping) else read_weights(source)
-    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    model = unwrapped(model)
+    state = without_prefix(read_state(source), prefix)
     port = find_port(state)
     if port is None:
-        ours = any(".mhsa." in f".{key}" or key in {"rel_h", "abs_h"} for key in state)
-        return load_own(model, state) if ours or not hasattr(model, "layer1") else load_resnet(model, state)
+        ours = any(f".{key}".endswith((".qkv.weight", ".rel_h", ".abs_h")) for key in state)
+        if exact and hasattr(model, "layer1") and not ours:
+            return load_resnet(model, state)
+        return load_own(model, state) if exact else load_what_fits(model, state)
     layers = [module for module in model.modules() if isinstance(module, MHSA2d)]
     converted = convert(state, num_heads=layers[0].num_heads if layers else None, scaled_positions=scaled_positions)
     if exact:
         check_same_function(model, converted, port=port)
-        report = load_own(model, converted.tensors)
-    else:
-        own = model.state_dict()
-        fitting = {k: v for k, v in converted.tensors.items() if k in own and own[k].shape == v.shape}
-        report = load_what_fits(model, fitting, all_names=list(converted.tensors))
+    report = load_own(model, converted.tensors) if exact else load_what_fits(model, converted.tensors)
     return report._replace(unused=report.unused + list(converted.left_out))
 
 
-def load_resnet(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> LoadReport:
+def load_resnet(model: nn.Module, source: Source) -> LoadReport:
     """Load a ResNet's weights into a BoTNet; only attention stays fresh (paper section 4.1).
 
     Takes timm's and torchvision's ResNets and SE-ResNets. BoT blocks that the source has no block for (the scaled
@@ -88,7 +100,7 @@ def load_resnet(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> 
 
     Args:
         model: a BoTNet, or a features_only model around one.
-        source: a state dict, a file of one (.pt, .pth, .safetensors), or a timm model name, which downloads.
+        source: a state dict, a file of one (.pt, .pth, .safetensors, …), or a timm model name, which downloads.
 
     Returns:
         Which tensors were loaded, stayed fresh, were not used.
@@ -97,57 +109,67 @@ def load_resnet(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> 
         ValueError: no tensor fits, a shape differs, or the two networks differ in more than attention.
         FileNotFoundError: a path that is not there.
     """
-    state = source if isinstance(source, Mapping) else read_weights(source)
+    model, state = unwrapped(model), read_state(source)
     if port := find_port(state):
         raise ValueError(f"these are {port}'s weights, not a ResNet's: {first(list(state))}; use load_weights")
-    own = model.state_dict()
-    state = fitting_head(own, state)
-    attention = {key.partition(".mhsa.")[0] for key in own if ".mhsa." in key}  # paths of the BoT blocks
-    attention |= {key.partition(f".{EXTRA}.")[0] + f".{EXTRA}" for key in own if f".{EXTRA}." in key}
-    absent = {block for block in attention if not any(key.startswith(f"{block}.") for key in state)}
-    clash = [key for key in own if key in state and own[key].shape != state[key].shape]
-    strangers = [
-        key
-        for key in own
-        if key not in state and block_of(key) not in absent and not is_expendable(key) and ".mhsa." not in key
-    ]
-    homeless = [
-        key
-        for key in state
-        if key not in own and block_of(key) not in {"", *attention} and not key.endswith("num_batches_tracked")
-    ]
-    if clash or strangers or homeless or not any(key in own for key in state):
+    attention = {key.partition(".mhsa.")[0] for key in model.state_dict() if ".mhsa." in key}
+    attention |= {block_of(key) for key in model.state_dict() if f".{EXTRA}." in key}
+    new = {block for block in attention if not any(key.startswith(f"{block}.") for key in state)}
+    stages = {stage_of(key) for key in model.state_dict()}
+    found = difference(model, state)
+    found = found._replace(
+        missing=[key for key in found.missing if block_of(key) not in new and ".mhsa." not in key],
+        # what the model has no stage for (a shorter pyramid), and what attention replaces, is left out on purpose
+        unexpected=[k for k in found.unexpected if block_of(k) not in attention and stage_of(k) in stages - {""}],
+    )
+    if any(found) or not any(key in model.state_dict() for key in state):
         raise ValueError(
-            f"these weights are not of this model's ResNet twin: missing {first(strangers)}; "
-            f"other shape {first(clash)}; no place for {first(homeless)}; "
-            "give a ResNet with the same blocks per stage, e.g. resnet50 for botnet50"
+            f"these weights are not of this model's ResNet twin: {found}; give those of a ResNet with the same blocks, "
+            "stem, squeeze-excitation and input channels, by timm's or torchvision's names (resnet50 for botnet50)"
         )
-    return load_what_fits(model, {k: v for k, v in state.items() if k in own}, all_names=list(state))
+    return load_what_fits(model, state)
 
 
 def load_own(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     """Load tensors that must be all of this model's, its classifier and table sizes aside."""
-    own = model.state_dict()
-    state = fitting_head(own, state)
-    clash = [k for k in own if k in state and own[k].shape != state[k].shape and not is_table_of(own[k], state[k], k)]
-    missing = [k for k in own if k not in state and not is_expendable(k)]
-    foreign = [k for k in state if k not in own and not is_expendable(k)]
-    if clash or missing or foreign:
-        raise ValueError(
-            f"these weights are another model's: missing {first(missing)}; other shape {first(clash)}; "
-            f"no place for {first(foreign)}; build the model that they were saved from"
-        )
-    return load_what_fits(model, state, all_names=list(state))
+    found = difference(model, state)
+    if any(found):
+        raise ValueError(f"these weights are another model's: {found}; build the model that they were saved from")
+    return load_what_fits(model, state)
 
 
-def load_what_fits(model: nn.Module, state: Mapping[str, Tensor], *, all_names: list[str]) -> LoadReport:
-    """Copy the tensors over, and report on every other name."""
+def difference(model: nn.Module, state: Mapping[str, Tensor]) -> Difference:
+    """Where a state dict is not this model's; classifiers, counters and tables' sizes may differ."""
     own = model.state_dict()
-    model.load_state_dict(state, strict=False)
-    fresh = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    report = LoadReport([k for k in own if k in state], fresh, [k for k in all_names if k not in state])
+    free = {key for key in {*own, *state} if key.startswith("fc.") or key.endswith("num_batches_tracked")}
+    return Difference(
+        missing=[key for key in own if key not in state and key not in free],
+        unexpected=[key for key in state if key not in own and key not in free],
+        mismatched=[key for key in own if key in state and key not in free and not fits(own[key], state[key], key)],
+    )
+
+
+def load_what_fits(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """Copy over the tensors that have a place, and report on every name."""
+    own = model.state_dict()
+    chosen = {key: value for key, value in state.items() if key in own and fits(own[key], value, key)}
+    heads = [key for key in own if key.startswith("fc.")]
+    if not all(key in chosen for key in heads):  # a classifier is loaded whole or not at all
+        chosen = {key: value for key, value in chosen.items() if key not in heads}
+    model.load_state_dict(chosen, strict=False)
+    report = LoadReport(
+        loaded=[key for key in own if key in chosen],
+        fresh=[key for key in own if key not in chosen and not key.endswith("num_batches_tracked")],
+        unused=[key for key in state if key not in chosen],
+    )
     log.info("%s", report)
     return report
+
+
+def fits(own: Tensor, came: Tensor, key: str) -> bool:
+    """Whether a tensor loads: it has the same shape, or is a position table, which `MHSA2d` reads at its own size."""
+    is_table = key.rpartition(".")[2] in {"rel_h", "rel_w", "abs_h", "abs_w"}
+    return own.shape == came.shape or (is_table and own.shape[::2] == came.shape[::2])
 
 
 def check_same_function(model: nn.Module, converted: Converted, *, port: str) -> None:
@@ -171,32 +193,36 @@ def check_same_function(model: nn.Module, converted: Converted, *, port: str) ->
         )
 
 
-def fitting_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without a classifier that this model lacks or has in another size."""
-    heads = {key for key in state if key.startswith("fc.")}
-    unfit = {key for key in heads if key not in own or own[key].shape != state[key].shape}
-    return {key: value for key, value in state.items() if key not in (heads if unfit else ())}
+def stage_of(key: str) -> str:
+    """The ResNet stage that a tensor belongs to, e.g. "layer4"; empty for the stem and the classifier."""
+    return next((part for part in key.split(".") if part.startswith("layer")), "")
 
 
 def block_of(key: str) -> str:
     """The path of the residual block that a tensor belongs to: everything up to its stage and number."""
-    parts = key.split(".")
-    stage = next((i for i, part in enumerate(parts) if part.startswith("layer")), None)
-    return "" if stage is None else ".".join(parts[: stage + 2])
+    head, stage, tail = key.partition(stage_of(key))
+    return f"{head}{stage}.{tail.split('.')[1]}" if stage and tail.count(".") else ""
 
 
-def is_table_of(own: Tensor, came: Tensor, key: str) -> bool:
-    """Whether a tensor is a position table whose rows `MHSA2d` reads at its own size."""
-    return key.rpartition(".")[2] in {"rel_h", "rel_w", "abs_h", "abs_w"} and own.shape[::2] == came.shape[::2]
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and data-parallel wrappers."""
+    for name in WRAPPERS:
+        model = getattr(model, name.rstrip("."), model)
+    return model
 
 
-def is_expendable(key: str) -> bool:
-    """Names whose absence changes no feature: classifiers, counters."""
-    return key.startswith("fc.") or key.endswith("num_batches_tracked")
+def read_state(source: Source) -> dict[str, Tensor]:
+    """A state dict from wherever it is, without the prefixes of data-parallel and compiled models."""
+    if not isinstance(source, Mapping | str | Path):
+        raise ValueError(f"weights come as a state dict, a file or a timm name; got {type(source).__name__}")
+    state = dict(source) if isinstance(source, Mapping) else dict(read_weights(source))
+    while wrapper := next((w for w in WRAPPERS if state and all(key.startswith(w) for key in state)), None):
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
 
 
 def read_weights(source: str | Path) -> Mapping[str, Tensor]:
-    """A state dict from a file or from timm's hub; data-parallel and compiled models' prefixes are taken off."""
+    """A state dict from a file or from timm's hub."""
     path = Path(source)
     if path.is_file():
         try:
@@ -207,8 +233,12 @@ def read_weights(source: str | Path) -> Mapping[str, Tensor]:
             content = content.get(key, content) if isinstance(content, dict) else content
         if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
             raise ValueError(f"{source} holds no state dict; give a file with tensors by name")
-        return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in content.items()}
-    if path.suffix in {".pt", ".pth", ".safetensors", ".bin"} or path.is_absolute():
+        return content
+    on_hub = str(source).startswith(("hf_hub:", "hf-hub:", "timm/"))
+    if isinstance(source, Path) or path.suffix in SUFFIXES or ("/" in str(source) and not on_hub):
         raise FileNotFoundError(f"no weights at {source}; give a file that exists, or a timm model name")
-    check_name(str(source))
-    return timm.create_model(str(source), pretrained=True).state_dict()
+    check_name(source)
+    try:
+        return timm.create_model(source, pretrained=True).state_dict()
+    except RuntimeError as error:
+        raise ValueError(f"timm has no weights under {source!r}: {error}; give another name, or a file") from error

@@ -17,16 +17,14 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
         panels: panel title → columns drawn in it; empty panels are left out.
         along: column of the horizontal axis.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     filled = {t: [c for c in columns if any(c in r for r in rows)] for t, columns in panels.items()}
     filled = {title: columns for title, columns in filled.items() if columns}
     if not filled:
         return
-    figure, axes = plt.subplots(1, len(filled), figsize=(4.6 * len(filled), 3.4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(filled), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(filled), squeeze=False)
     for axis, (title, columns) in zip(axes[0], filled.items(), strict=True):
         for column in columns:
             points = [(r[along], r[column]) for r in rows if column in r]
@@ -38,4 +36,3 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
         axis.legend(fontsize=8, frameon=False)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
-    plt.close(figure)

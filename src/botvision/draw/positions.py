@@ -51,13 +51,11 @@ def draw_positions(layers: Mapping[str, MHSA2d], query: Tensor, path: Path, *, s
         path: of the PNG.
         sides: of the maps.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     shape = (2.3 * len(sides), 2.5 * len(layers))
-    figure, axes = plt.subplots(len(layers), len(sides), figsize=shape, squeeze=False, layout="constrained")
+    figure = Figure(figsize=shape, layout="constrained")
+    axes = figure.subplots(len(layers), len(sides), squeeze=False)
     for row, (title, layer) in zip(axes, layers.items(), strict=True):
         for axis, side in zip(row, sides, strict=True):
             middle = side // 2
@@ -68,4 +66,3 @@ def draw_positions(layers: Mapping[str, MHSA2d], query: Tensor, path: Path, *, s
             axis.title.set_fontsize(9)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
-    plt.close(figure)
