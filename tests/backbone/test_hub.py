@@ -10,6 +10,7 @@ import torch
 
 import botvision
 from botvision.backbone import hub
+from botvision.backbone.counts import count
 
 
 def shaken(**options):

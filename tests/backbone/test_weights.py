@@ -150,9 +150,7 @@ def test_names_without_weights_and_things_that_are_none():
     with pytest.raises(ValueError, match="weights come as a state dict, a file or a timm name; got NoneType"):
         load_weights(botvision.create_model("botnet14"), None)
     with pytest.raises(ValueError, match=r"no name begins with prefix='backbone\.'; the names are conv1\.weight, "):
-        load_weights(
-            botvision.create_model("botnet14"), timm.create_model("resnet14t").state_dict(), prefix="backbone."
-        )
+        load_weights(botvision.create_model("botnet14"), timm.create_model("resnet26").state_dict(), prefix="backbone.")
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])

@@ -83,8 +83,9 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
         address = f"hf-hub:{source}"
     try:
         return create_model(address, pretrained=True, **options)
-    except RuntimeError as error:  # torch's list of names and shapes
-        raise ValueError(f"{source} does not fit a model with {options}: {error}; leave the options out") from error
+    except RuntimeError as error:  # torch's list of names and shapes, on several lines
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error
     except OSError as error:  # of huggingface_hub: no such repository, no network
         raise FileNotFoundError(f"neither a folder nor on the hub: {source}; {error}") from error
 
