@@ -4,10 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from botvision.attention import BACKENDS, attend, why_not
+from botvision.attention import BACKENDS, attend, chunked, why_not
+from botvision.attention.dispatch import choose
+from botvision.attention.position import pick, relative_logits, slide
 
-FAST = ["explicit", "onehot", "auto"]
+FAST = ["explicit", "chunked", "onehot", "auto"]
 sides = st.integers(1, 9)
 
 
@@ -72,14 +75,63 @@ def test_low_precision_stays_near(backend, dtype):
     assert (got.double() - expected).abs().max() <= {torch.bfloat16: 5e-2, torch.float32: 5e-6}[dtype]
 
 
-def test_auto_takes_explicit_on_small_maps_and_onehot_on_large(caplog):
+def test_auto_goes_by_the_measured_table(caplog):
     caplog.set_level("DEBUG", logger="botvision.attention")
-    from botvision.attention.dispatch import choose
-
     small, large = thin_tensors(4, 4), thin_tensors(21, 20, heads=1, batch=1)
-    assert choose(small[0], *small[3:]) == "explicit"
-    assert choose(large[0], *large[3:]) == "onehot"
+    assert [choose(t[0], *t[3:]) for t in (small, large)] == ["explicit", "chunked"]  # to train
     assert "skipped plain: plain attention has no position terms" in caplog.text
+    with torch.no_grad():
+        assert [choose(t[0], *t[3:]) for t in (small, large)] == ["chunked", "chunked"]
+    assert choose(small[0], None, None) == "plain"
+    elsewhere = [[t.detach().to("meta") for t in tensors] for tensors in (small, large)]
+    assert [choose(t[0], *t[3:]) for t in elsewhere] == ["explicit", "onehot"]
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 7), (5, 40), (2**10, 3)])
+def test_chunks_of_any_size_give_the_same(blocks, monkeypatch):
+    queries, logits = blocks
+    monkeypatch.setattr(chunked, "BLOCK_QUERIES", queries)
+    monkeypatch.setattr(chunked, "BLOCK_LOGITS", logits * 35)
+    tensors = thin_tensors(5, 7, heads=3)
+    seed_gradient = torch.randn_like(tensors[2])
+    expected, expected_grads = outcome(tensors, "reference", seed_gradient)
+    got, grads = outcome(tensors, "chunked", seed_gradient)
+    assert (got - expected).abs().max() <= 1e-12
+    assert all((a - b).abs().max() <= 1e-12 for a, b in zip(grads, expected_grads, strict=True))
+
+
+def test_chunked_holds_no_n_by_n_tensor():
+    """Forward and backward at 48×48: the largest tensor is a block's logits, far below the heads' N×N."""
+    tensors = thin_tensors(48, 48, dim=4, heads=4, batch=1, dtype=torch.float32)
+    with Largest() as seen:
+        attend(*tensors, scale=0.5, backend="chunked").sum().backward()
+    assert seen.numel <= max(chunked.BLOCK_LOGITS, chunked.BLOCK_QUERIES * 48**2) < 4 * 48**4
+    with Largest() as seen:
+        attend(*tensors, scale=0.5, backend="explicit").sum().backward()
+    assert seen.numel == 4 * 48**4
+
+
+class Largest(TorchDispatchMode):
+    """Watches the largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        tensors = [t for t in (out if isinstance(out, tuple | list) else [out]) if isinstance(t, torch.Tensor)]
+        self.numel = max([self.numel, *(t.untyped_storage().nbytes() // t.element_size() for t in tensors)])
+        return out
+
+
+def test_strides_of_any_kind_and_one_token():
+    q, k, v, rel_h, rel_w = thin_tensors(3, 4, heads=2)
+    strided = [t.detach().transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v, rel_h, rel_w)]
+    for backend in FAST:
+        got = attend(*strided, scale=0.3, backend=backend)
+        assert torch.allclose(got, attend(q, k, v, rel_h, rel_w, scale=0.3, backend="reference"), atol=1e-12)
+    single = thin_tensors(1, 1)
+    for backend in FAST:
+        assert torch.allclose(attend(*single, scale=0.3, backend=backend), single[2])
 
 
 def test_a_backend_asked_for_by_name_says_why_it_cannot():
@@ -103,3 +155,26 @@ def test_shapes_that_do_not_fit_are_named():
         attend(q, k, v, rel_h, scale=1.0)
     with pytest.raises(ValueError, match=r"rel_w \(B, heads, H·W, W\)"):
         attend(q, k, v, rel_h, rel_w[..., :2], scale=1.0)
+
+
+@given(height=sides, width=sides)
+@settings(max_examples=20, deadline=None)
+def test_sliding_is_picking(height, width):
+    products = torch.randn(2, 3, height * width, 2 * height - 1, dtype=torch.float64)
+    slid = slide(products.view(2, 3, height, width, -1), along=2).flatten(2, 3)
+    assert torch.equal(slid, pick(products, query=torch.arange(height * width) // width, side=height))
+    products = torch.randn(2, 3, height * width, 2 * width - 1, dtype=torch.float64)
+    slid = slide(products.view(2, 3, height, width, -1), along=3).flatten(2, 3)
+    assert torch.equal(slid, pick(products, query=torch.arange(height * width) % width, side=width))
+
+
+def test_relative_logits_of_strided_queries_and_their_gradients():
+    q = torch.randn(2, 12, 3, 4, dtype=torch.float64, requires_grad=True)
+    table_h, table_w = (torch.randn(2 * side - 1, 4, dtype=torch.float64, requires_grad=True) for side in (3, 4))
+    rel_h, rel_w = relative_logits(q.transpose(1, 2), table_h, table_w, size=(3, 4))
+    i, j = 7, 1  # query at row 1, column 3; a key in row 1, and one in column 1
+    assert torch.allclose(rel_h[0, 2, i, j], q[0, i, 2] @ table_h[j - 1 + 2])
+    assert torch.allclose(rel_w[0, 2, i, j], q[0, i, 2] @ table_w[j - 3 + 3])
+    assert torch.autograd.gradcheck(
+        lambda *t: relative_logits(t[0].transpose(1, 2), *t[1:], size=(3, 4)), (q, table_h, table_w)
+    )

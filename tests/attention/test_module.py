@@ -50,12 +50,12 @@ def strong(layer):
     return layer
 
 
-@pytest.mark.parametrize("backend", ["reference", "explicit", "onehot", "auto"])
+@pytest.mark.parametrize("backend", ["reference", "explicit", "chunked", "onehot", "auto"])
 @pytest.mark.parametrize("position", POSITIONS)
 @settings(max_examples=6, deadline=None)
 @given(height=st.integers(1, 5), width=st.integers(1, 5), extra=st.integers(0, 3))
 def test_every_position_equals_the_equation_forward_and_gradient(backend, position, height, width, extra):
-    if position in {"absolute", "none"} and backend == "onehot":
+    if position in {"absolute", "none"} and backend in {"chunked", "onehot"}:
         backend = "plain"  # no position logits to append; the kernel underneath is the same
     layer = strong(MHSA2d(8, 2, position=position, max_size=(height + extra, width), backend=backend).double())
     x = torch.randn(2, 8, height, width, dtype=torch.float64, requires_grad=True)
@@ -128,7 +128,7 @@ def test_export_holds_at_a_second_size():
         ({"max_size": (0, 4)}, r"max_size=\(0, 4\) must be two whole sides of at least 1"),
         ({"max_size": 14}, r"max_size=14 must be two whole sides of at least 1, \(height, width\), e\.g\. \(14, 14\)"),
         ({"max_size": (14.0, 14)}, "must be two whole sides"),
-        ({"backend": "flash"}, "backend='flash' is unknown; use auto, reference, plain, explicit, onehot"),
+        ({"backend": "flash"}, "backend='flash' is unknown; use auto, reference, plain, explicit, chunked, onehot"),
     ],
 )
 def test_bad_options_are_refused(options, message):

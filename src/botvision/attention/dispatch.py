@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from botvision.attention import explicit, onehot, plain, reference
+from botvision.attention import chunked, explicit, onehot, plain, reference
 
 log = logging.getLogger("botvision.attention")
 
-SMALL_MAP = 400  # tokens up to which explicit logits beat the fused kernel on a CPU (docs/decisions/0002)
+SMALL_MAP = 400  # tokens up to which logits written out are fastest to train (docs/backends.md)
 
 
 class Backend(NamedTuple):
@@ -27,6 +27,7 @@ BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.attend_reference, reference.why_not),
     "plain": Backend(plain.attend_plain, plain.why_not),
     "explicit": Backend(explicit.attend_explicit, explicit.why_not),
+    "chunked": Backend(chunked.attend_chunked, chunked.why_not),
     "onehot": Backend(onehot.attend_onehot, onehot.why_not),
 }
 
@@ -85,11 +86,13 @@ def choose(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
 
 
 def preference(q: Tensor) -> tuple[str, ...]:
-    """Backends by expected speed. A traced or exported graph must not branch on a size, so it gets one answer."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not traced and q.shape[-2] <= SMALL_MAP:
-        return ("plain", "explicit", "onehot")
-    return ("plain", "onehot")
+    """Backends by measured speed (docs/backends.md). A graph must not branch on a size, so it gets one answer."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return ("plain", "onehot")
+    small, learning = q.shape[-2] <= SMALL_MAP, torch.is_grad_enabled() and q.requires_grad
+    if q.device.type == "cpu":
+        return ("plain", "explicit", "chunked") if small and learning else ("plain", "chunked")
+    return ("plain", "explicit", "onehot") if small else ("plain", "onehot")
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> None:

@@ -2,6 +2,7 @@
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 
+import torch
 from torch import Tensor
 
 LIMIT_GIB = 8.0  # one N×N tensor above this more likely ends the process than finishes it
@@ -11,11 +12,11 @@ def attend_explicit(
     q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
 ) -> Tensor:
     """Softmax of `scale·q·k + rel_h + rel_w` with the logits held in memory."""
-    logits = (q * scale) @ k.transpose(-1, -2)  # B M N N
-    if rel_h is not None and rel_w is not None:
-        bias = rel_h[..., :, None] + rel_w[..., None, :]  # B M N H W
-        logits = logits + bias.flatten(-2)
-    return logits.softmax(-1) @ v  # B M N D
+    if rel_h is None or rel_w is None:
+        return ((q * scale) @ k.mT).softmax(-1) @ v  # B M N D
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)  # B M N N
+    logits = torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), k.mT.flatten(0, 1), alpha=scale)
+    return logits.softmax(-1).unflatten(0, q.shape[:2]) @ v  # B M N D
 
 
 def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:

@@ -157,32 +157,32 @@ class MHSA2d(nn.Module):
         size = (x.shape[2], x.shape[3])
         tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
         heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k, v = heads[0] * self.scale, heads[self.parts - 2], heads[-1]  # B M N D
+        q, k, v = heads[0], heads[self.parts - 2], heads[-1]  # B M N D
         out = self.attend_with_positions(q, k, v, size)
         # B M N D → B C H W; the memory order is channels_last, as the convolutions around it like it
         return out.transpose(1, 2).flatten(2).unflatten(1, size).permute(0, 3, 1, 2)
 
     def attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the position term that the layer was built with; q comes scaled."""
+        """Add the position term that the layer was built with.
+
+        The query's scale goes to `attend` for q·k, and for q·r into the tables: they are smaller than the query.
+        """
         if self.relative:
-            rel_h, rel_w = relative_logits(
-                q,
-                offset_table(self.rel_h, size[0], extend=self.extend).to(q.dtype),
-                offset_table(self.rel_w, size[1], extend=self.extend).to(q.dtype),
-                size=size,
-            )
+            table_h = offset_table(self.rel_h, size[0], extend=self.extend) * self.scale
+            table_w = offset_table(self.rel_w, size[1], extend=self.extend) * self.scale
+            rel_h, rel_w = relative_logits(q, table_h.to(q.dtype), table_w.to(q.dtype), size=size)
             if not self.content:
                 q = k = q[..., :0]  # content vectors of width 0: the position logits alone
             if torch.jit.is_scripting():
-                return attend_onehot(q, k, v, rel_h, rel_w, scale=1.0)
-            return attend(q, k, v, rel_h, rel_w, scale=1.0, backend=self.backend)
+                return attend_onehot(q, k, v, rel_h, rel_w, scale=self.scale)
+            return attend(q, k, v, rel_h, rel_w, scale=self.scale, backend=self.backend)
         if self.absolute:
             rows = coordinate_table(self.abs_h, size[0], extend=self.extend).to(k.dtype)
             columns = coordinate_table(self.abs_w, size[1], extend=self.extend).to(k.dtype)
             k = k + (rows[:, None] + columns).flatten(0, 1)  # q·k + q·emb = q·(k + emb)
         if torch.jit.is_scripting():
-            return attend_plain(q, k, v, None, None, scale=1.0)
-        return attend(q, k, v, scale=1.0, backend=self.backend)
+            return attend_plain(q, k, v, None, None, scale=self.scale)
+        return attend(q, k, v, scale=self.scale, backend=self.backend)
 
     def extra_repr(self) -> str:
         """Options in the printed model."""

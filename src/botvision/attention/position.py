@@ -10,22 +10,38 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
     """Row and column logits `q·R[key − query]`, factored as in the paper's published code.
 
     Args:
-        q: (B, heads, H·W, D), already scaled.
-        table_h, table_w: (2H−1, D) and (2W−1, D), row `offset + (side − 1)`.
+        q: (B, heads, H·W, D).
+        table_h, table_w: (2H−1, D) and (2W−1, D), row `offset + (side − 1)`; q or they come scaled.
         size: (H, W).
 
     Returns:
         rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
     """
     height, width = size
-    token = torch.arange(height * width, device=q.device)
-    rel_h = pick(q @ table_h.T, query=token // width, side=height)
-    rel_w = pick(q @ table_w.T, query=token % width, side=width)
-    return rel_h, rel_w
+    of_rows, of_columns = q @ table_h.T, q @ table_w.T  # B M N 2H−1, B M N 2W−1
+    if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        token = torch.arange(height * width, device=q.device)
+        return pick(of_rows, query=token // width, side=height), pick(of_columns, query=token % width, side=width)
+    on_map = (q.shape[0], q.shape[1], height, width)
+    return slide(of_rows.view(*on_map, -1), along=2).flatten(2, 3), slide(
+        of_columns.view(*on_map, -1), along=3
+    ).flatten(2, 3)
+
+
+def slide(products: Tensor, *, along: int) -> Tensor:
+    """(B, M, H, W, 2S−1) products with every offset → (B, M, H, W, S) with every key, S the side of dimension `along`.
+
+    Key j of a query at place i has offset j − i, row S−1 − i + j: one step along the side is one row back, so the
+    result is the same memory under other strides.
+    """
+    side = products.shape[along]
+    strides = [*products.stride()]
+    strides[along] -= 1
+    return products.as_strided((*products.shape[:-1], side), strides, products.storage_offset() + side - 1)
 
 
 def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
-    """(B, M, N, 2·side−1) products with every offset → (B, M, N, side) with every key, by each query's coordinate."""
+    """What `slide` does, by gathering: (B, M, N, 2·side−1) → (B, M, N, side). For graphs, whose sizes are free."""
     key = torch.arange(side, device=products.device)
     offset = key - query[:, None] + (side - 1)  # N side
     lead = products.shape

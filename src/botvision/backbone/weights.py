@@ -200,8 +200,11 @@ def stage_of(key: str) -> str:
 
 def block_of(key: str) -> str:
     """The path of the residual block that a tensor belongs to: everything up to its stage and number."""
-    head, stage, tail = key.partition(stage_of(key))
-    return f"{head}{stage}.{tail.split('.')[1]}" if stage and tail.count(".") else ""
+    stage = stage_of(key)
+    if not stage:
+        return ""
+    head, _, tail = key.partition(f"{stage}.")
+    return f"{head}{stage}.{tail.partition('.')[0]}"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
