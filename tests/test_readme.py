@@ -12,7 +12,7 @@ from PIL import Image
 from botvision.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "maskrcnn.md", ROOT / "docs" / "backbone.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("maskrcnn", "backbone", "backends"))]
 SMALL = {  # the same commands, made small enough for a test
     "scenes": ["--train", "16", "--val", "4", "--digits", "[3, 4]"],
     "train": [

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from botvision.backbone import (
         create_model,
         from_pretrained,
+        fuse,
         list_models,
         load_resnet,
         load_weights,
@@ -25,6 +26,7 @@ _ROOMS = {
     "build_mask_rcnn": "maskrcnn",
     "create_model": "backbone",
     "from_pretrained": "backbone",
+    "fuse": "backbone",
     "list_models": "backbone",
     "load_resnet": "backbone",
     "load_weights": "backbone",
@@ -38,6 +40,7 @@ __all__ = [
     "build_mask_rcnn",
     "create_model",
     "from_pretrained",
+    "fuse",
     "list_models",
     "load_resnet",
     "load_weights",

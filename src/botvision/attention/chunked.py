@@ -36,9 +36,9 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
     return None
 
 
-def blocks_of(groups: int, tokens: int) -> list[tuple[slice, slice]]:
+def blocks_of(groups: int, tokens: int, *, queries: int) -> list[tuple[slice, slice]]:
     """Groups and queries whose logits are held together."""
-    queries = min(tokens, BLOCK_QUERIES)
+    queries = min(tokens, queries)
     together = max(BLOCK_LOGITS // (queries * tokens), 1)
     starts = itertools.product(range(0, groups, together), range(0, tokens, queries))
     return [(slice(group, group + together), slice(start, start + queries)) for group, start in starts]
@@ -52,10 +52,10 @@ def write_bias(rel_h: Tensor, rel_w: Tensor, memory: Tensor) -> Tensor:
     return bias
 
 
-def memory_for(q: Tensor) -> Tensor:
+def memory_for(q: Tensor, *, queries: int) -> Tensor:
     """Room for the logits of the largest block."""
     groups, tokens, _ = q.shape
-    queries = min(tokens, BLOCK_QUERIES)
+    queries = min(tokens, queries)
     return q.new_empty(min(max(BLOCK_LOGITS // (queries * tokens), 1), groups) * queries * tokens)
 
 
@@ -67,7 +67,8 @@ class _Chunked(torch.autograd.Function):
         """(G, N, …) → (G, N, D)."""
         ctx.save_for_backward(q, k, v, rel_h, rel_w)
         ctx.scale = scale
-        blocks, memory, out = blocks_of(*q.shape[:2]), memory_for(q), None
+        blocks, out = blocks_of(*q.shape[:2], queries=BLOCK_QUERIES), None
+        memory = memory_for(q, queries=BLOCK_QUERIES)
         for g, c in blocks:
             bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
             part = scaled_dot_product_attention(q[None, g, c], k[None, g], v[None, g], attn_mask=bias, scale=scale)[0]
@@ -84,8 +85,9 @@ class _Chunked(torch.autograd.Function):
         q, k, v, rel_h, rel_w = ctx.saved_tensors
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
-        memory = memory_for(q)
-        for g, c in blocks_of(*q.shape[:2]):
+        queries = max(BLOCK_QUERIES // 2, 1)  # three blocks are held here, and plain products do not mind
+        memory = memory_for(q, queries=queries)
+        for g, c in blocks_of(*q.shape[:2], queries=queries):
             logits = write_bias(rel_h[g, c], rel_w[g, c], memory).baddbmm_(q[g, c], k[g].mT, alpha=ctx.scale)
             weights = logits.softmax(-1)  # G C N
             dv[g].baddbmm_(weights.mT, grad[g, c])

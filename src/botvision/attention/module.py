@@ -155,6 +155,8 @@ class MHSA2d(nn.Module):
         if not torch.jit.is_scripting():
             check_input(x, self.dim, like=self.qkv.weight)
         size = (x.shape[2], x.shape[3])
+        # fused kernels want a token's channels side by side, and leave for a slow N×N form without a word otherwise
+        x = x.contiguous(memory_format=torch.channels_last)
         tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
         heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k, v = heads[0], heads[self.parts - 2], heads[-1]  # B M N D

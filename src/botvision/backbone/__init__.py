@@ -3,6 +3,7 @@
 from botvision.backbone.blocks import BoTBlock
 from botvision.backbone.botnet import BoTNet
 from botvision.backbone.convert import Converted, convert
+from botvision.backbone.fuse import fuse
 from botvision.backbone.hub import from_pretrained, push_to_hub, save_pretrained
 from botvision.backbone.registry import create_model, list_models
 from botvision.backbone.spec import VARIANTS, Variant
@@ -18,6 +19,7 @@ __all__ = [
     "convert",
     "create_model",
     "from_pretrained",
+    "fuse",
     "list_models",
     "load_resnet",
     "load_weights",

@@ -1,0 +1,64 @@
+"""Inference without BatchNorm: folded into the convolutions, and after attention into its values."""
+
+import copy
+from itertools import pairwise
+from typing import cast
+
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from botvision.backbone.blocks import BoTBlock
+
+IN_ORDER = (ResNet, BasicBlock, Bottleneck, BoTBlock, nn.Sequential)  # whose children run in their order
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of a model for inference in which no BatchNorm of a ResNet's or a BoT block's is left to compute.
+
+    A BatchNorm after a convolution becomes part of it. The one after attention becomes part of the value projection:
+    a softmax's rows sum to 1, so scaling and shifting every value scales and shifts the output, and the average pool
+    between them keeps both. Outputs are equal to rounding.
+
+    Args:
+        model: a BoTNet or ResNet, or anything around one, in eval.
+
+    Returns:
+        The copy; it has biases and cannot be trained as the original was.
+
+    Raises:
+        ValueError: a model in training mode, whose BatchNorms follow the batch.
+    """
+    if model.training:
+        raise ValueError("fuse needs the statistics that BatchNorm uses in eval; call model.eval() first")
+    fused = copy.deepcopy(model)
+    for module in fused.modules():
+        if isinstance(module, BoTBlock) and isinstance(module.bn2, nn.BatchNorm2d):
+            fold_into_values(module)
+        if isinstance(module, IN_ORDER):
+            fold_into_convolutions(module)
+    return fused
+
+
+def fold_into_convolutions(module: nn.Module) -> None:
+    """Each BatchNorm that directly follows a convolution."""
+    children = list(module.named_children())
+    for (name, conv), (norm_name, norm) in pairwise(children):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())
+
+
+@torch.no_grad()
+def fold_into_values(block: BoTBlock) -> None:
+    """The BatchNorm behind the attention and its pool."""
+    norm, qkv = cast("nn.BatchNorm2d", block.bn2), block.mhsa.qkv
+    dim = block.mhsa.dim
+    scale = norm.weight / torch.sqrt(cast("Tensor", norm.running_var) + norm.eps)
+    shift = norm.bias - cast("Tensor", norm.running_mean) * scale
+    if qkv.bias is None:
+        qkv.bias = nn.Parameter(qkv.weight.new_zeros(qkv.out_channels))
+    qkv.weight[-dim:] *= scale[:, None, None, None]  # the value rows are the last
+    qkv.bias[-dim:] = qkv.bias[-dim:] * scale + shift
+    block.bn2 = nn.Identity()

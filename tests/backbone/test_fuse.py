@@ -1,0 +1,67 @@
+"""Folding BatchNorm away changes nothing but the work."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import botvision
+
+
+def lived_in(name, **options):
+    """A model whose BatchNorms have seen something, and whose last gammas are not zero."""
+    model = botvision.create_model(name, num_classes=5, **options).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("botnet26", {}),
+        ("botnet26", {"position": "absolute"}),
+        ("botnet26", {"position": "relative_only"}),
+        ("botnet26", {"insert": ("c4", "c5"), "shortcut_act": True}),
+        ("botnet_s1_59", {"img_size": 64}),
+        ("resnet26d", {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(64, 64), (33, 95)])
+def test_a_fused_model_gives_the_same(name, options, size):
+    model = lived_in(name, **options)
+    fused, image = botvision.fuse(model), torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(image)
+        assert torch.allclose(fused(image), expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+        assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())  # the original is left alone
+
+
+def test_no_batchnorm_of_a_botnet_is_left():
+    fused = botvision.fuse(lived_in("botnet26"))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_in_float32_the_difference_is_rounding():
+    model, image = lived_in("botnet50").float(), torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        expected = model(image)
+        assert (botvision.fuse(model)(image) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_inside_another_model():
+    pyramid = timm.create_model("botnet26", features_only=True).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for a, b in zip(botvision.fuse(pyramid)(image), pyramid(image), strict=True):
+            assert torch.allclose(a, b, atol=1e-5 * b.abs().max().item())
+
+
+def test_a_model_in_training_is_refused():
+    with pytest.raises(ValueError, match=r"fuse needs the statistics .* call model\.eval\(\) first"):
+        botvision.fuse(botvision.create_model("botnet14"))
