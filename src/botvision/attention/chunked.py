@@ -1,4 +1,4 @@
-"""Blocks of queries, each with its small bias: the CPU's fast way, N×N neither forward nor backward."""
+"""Blocks of queries, each with its bias: the CPU's fast way, no N×N forward or backward."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim, C queries of a block
 
