@@ -62,6 +62,29 @@ def test_inside_another_model():
             assert torch.allclose(a, b, atol=1e-5 * b.abs().max().item())
 
 
+def test_what_is_more_than_a_batchnorm_or_nothing_but_the_batch_stays():
+    class Loud(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for norm in (Loud(4), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, affine=False)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), norm).eval()
+        x = torch.randn(2, 3, 5, 5)
+        assert torch.allclose(botvision.fuse(model)(x), model(x), atol=1e-6)
+    act = nn.ReLU()
+    model = nn.Sequential(act, nn.Conv2d(3, 3, 1), act, nn.BatchNorm2d(3)).eval()
+    nn.init.normal_(model[3].bias)
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.allclose(botvision.fuse(model)(x), model(x), atol=1e-6)
+
+
+def test_a_part_in_training_is_refused():
+    model = botvision.create_model("botnet14").eval()
+    model.layer4.train()
+    with pytest.raises(ValueError, match="fuse needs the statistics"):
+        botvision.fuse(model)
+
+
 def test_a_model_in_training_is_refused():
     with pytest.raises(ValueError, match=r"fuse needs the statistics .* call model\.eval\(\) first"):
         botvision.fuse(botvision.create_model("botnet14"))

@@ -90,6 +90,15 @@ def test_a_compiled_model_is_saved_as_itself(tmp_path):
     assert torch.equal(botvision.from_pretrained(folder).fc.weight, model.fc.weight)
 
 
+def test_what_no_file_can_hold_is_refused(tmp_path):
+    model = botvision.create_model("botnet14", act_layer=torch.nn.SiLU)
+    with pytest.raises(ValueError, match=r"cannot be written so that it opens again: .*SiLU.*act_layer='silu'"):
+        botvision.save_pretrained(model, tmp_path / "m", how_trained="Shaken.")
+    with pytest.raises(ValueError, match=r"a fused model; give options by .* and save a model before fuse"):
+        botvision.save_pretrained(botvision.fuse(shaken()), tmp_path / "m", how_trained="Shaken.")
+    assert not (tmp_path / "m").exists()
+
+
 def test_pushing_uploads_the_same_folder(tmp_path, monkeypatch):
     asked = []
 

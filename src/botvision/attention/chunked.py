@@ -1,4 +1,4 @@
-"""Blocks of queries, each with its bias: the CPU's fast way, no N×N forward or backward."""
+"""Blocks of queries, each with its bias: the CPU's fast way, a block of logits at a time."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim, C queries of a block
 
@@ -33,6 +33,8 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
         return "chunked adds position logits, but rel_h or rel_w is missing; use plain"
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "chunked loops over the size, which would be fixed in a compiled, exported or traced graph; use onehot"
+    if torch._C._are_functorch_transforms_active():
+        return "chunked has a backward of its own, which torch.func cannot transform; use onehot"
     return None
 
 
@@ -69,32 +71,40 @@ class _Chunked(torch.autograd.Function):
         ctx.scale = scale
         blocks, out = blocks_of(*q.shape[:2], queries=BLOCK_QUERIES), None
         memory = memory_for(q, queries=BLOCK_QUERIES)
-        for g, c in blocks:
-            bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
-            part = scaled_dot_product_attention(q[None, g, c], k[None, g], v[None, g], attn_mask=bias, scale=scale)[0]
-            if len(blocks) == 1:
-                return part  # a copy would take a tenth of a small map's time
-            out = torch.empty_like(v) if out is None else out
-            out[g, c] = part
+        with torch.autocast(q.device.type, enabled=False):  # the caller's dtype, whatever the number of blocks
+            for g, c in blocks:
+                bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
+                inputs = (q[None, g, c], k[None, g], v[None, g], bias)
+                part = scaled_dot_product_attention(*inputs, scale=scale)[0]
+                if len(blocks) == 1:
+                    return part  # a copy would take a tenth of a small map's time
+                out = torch.empty_like(v) if out is None else out
+                out[g, c] = part
         return torch.empty_like(v) if out is None else out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """With S the logits, dS = P·(dP − Σ dP·P); its sums over a row's and a column's keys are the positions'."""
-        q, k, v, rel_h, rel_w = ctx.saved_tensors
+        """With S the logits, dS = P·(dP − Σ dP·P); its sums over a row's and a column's keys are the positions'.
+
+        In float32 at least, as torch's kernels hold logits inside.
+        """
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*ctx.saved_tensors, grad))
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
-        queries = max(BLOCK_QUERIES // 2, 1)  # three blocks are held here, and plain products do not mind
+        queries = max(BLOCK_QUERIES // 2, 1)  # three blocks are held; products, unlike the kernel, lose nothing by it
         memory = memory_for(q, queries=queries)
-        for g, c in blocks_of(*q.shape[:2], queries=queries):
-            logits = write_bias(rel_h[g, c], rel_w[g, c], memory).baddbmm_(q[g, c], k[g].mT, alpha=ctx.scale)
-            weights = logits.softmax(-1)  # G C N
-            dv[g].baddbmm_(weights.mT, grad[g, c])
-            ds = torch.bmm(grad[g, c], v[g].mT, out=logits)
-            ds = torch._softmax_backward_data(ds, weights, -1, q.dtype)
-            dq[g, c] = torch.bmm(ds, k[g]).mul_(ctx.scale)
-            dk[g].baddbmm_(ds.mT, q[g, c], alpha=ctx.scale)
-            on_map = ds.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))  # G C H W
-            drel_h[g, c], drel_w[g, c] = on_map.sum(-1), on_map.sum(-2)
-        return dq, dk, dv, drel_h, drel_w, None
+        with torch.autocast(q.device.type, enabled=False):
+            for g, c in blocks_of(*q.shape[:2], queries=queries):
+                logits = write_bias(rel_h[g, c], rel_w[g, c], memory).baddbmm_(q[g, c], k[g].mT, alpha=ctx.scale)
+                weights = logits.softmax(-1)  # G C N
+                dv[g].baddbmm_(weights.mT, grad[g, c])
+                ds = torch.bmm(grad[g, c], v[g].mT, out=logits)
+                ds = torch._softmax_backward_data(ds, weights, -1, dtype)
+                dq[g, c] = torch.bmm(ds, k[g]).mul_(ctx.scale)
+                dk[g].baddbmm_(ds.mT, q[g, c], alpha=ctx.scale)
+                on_map = ds.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))  # G C H W
+                drel_h[g, c], drel_w[g, c] = on_map.sum(-1), on_map.sum(-2)
+        saved = ctx.saved_tensors
+        return *(t.to(own.dtype) for t, own in zip((dq, dk, dv, drel_h, drel_w), saved, strict=True)), None

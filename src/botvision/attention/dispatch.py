@@ -58,7 +58,7 @@ def attend(
         (B, heads, N, D_v).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown backend, or one that cannot run, with its reason.
+        ValueError: shapes or dtypes that do not fit, an unknown backend, or one that cannot run, with its reason.
     """
     check(q, k, v, rel_h, rel_w)
     name = choose(q, rel_h, rel_w) if backend == "auto" else backend
@@ -91,16 +91,21 @@ def preference(q: Tensor) -> tuple[str, ...]:
         return ("plain", "onehot")
     small, learning = q.shape[-2] <= SMALL_MAP, torch.is_grad_enabled() and q.requires_grad
     if q.device.type == "cpu":
-        return ("plain", "explicit", "chunked") if small and learning else ("plain", "chunked")
+        return ("plain", "explicit", "onehot") if small and learning else ("plain", "chunked", "onehot")
     return ("plain", "explicit", "onehot") if small else ("plain", "onehot")
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> None:
-    """Refuse what no backend can compute, by shape alone."""
-    if q.ndim != 4 or q.shape != k.shape or k.shape[:3] != v.shape[:3]:
+    """Refuse what no backend can compute, by shape and dtype."""
+    if q.ndim != 4 or q.shape != k.shape or k.shape[:3] != v.shape[:3] or q.shape[2] == 0:
         raise ValueError(
             "attend needs q and k of shape (B, heads, N, D) and v of shape (B, heads, N, D_v); "
             f"got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    dtypes = {t.dtype for t in (q, k, v, rel_h, rel_w) if t is not None}
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"attend needs one dtype; got {', '.join(sorted(map(str, dtypes)))}; cast them with .to(q.dtype)"
         )
     if (rel_h is None) != (rel_w is None):
         raise ValueError("attend needs both rel_h and rel_w, or neither; got one")

@@ -21,7 +21,10 @@ def attend_explicit(
 
 def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
     """Refuses maps whose logits would not fit in memory."""
+    if q.device.type == "meta":
+        return None  # nothing is held
     gib = q.shape[:3].numel() * q.shape[2] * q.element_size() / 2**30
     if gib > LIMIT_GIB:
-        return f"explicit holds {gib:.1f} GiB of logits for {q.shape[-2]} tokens, limit {LIMIT_GIB:.0f}; use onehot"
+        cure = "plain" if rel_h is None else "chunked" if q.device.type == "cpu" else "onehot"
+        return f"explicit holds {gib:.1f} GiB of logits for {q.shape[-2]} tokens, limit {LIMIT_GIB:.0f}; use {cure}"
     return None

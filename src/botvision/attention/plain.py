@@ -14,5 +14,5 @@ def attend_plain(
 def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
     """Plain attention cannot add position logits."""
     if rel_h is not None or rel_w is not None:
-        return "plain attention has no position terms, but rel_h or rel_w was given; use explicit or onehot"
+        return "plain attention has no position terms, but rel_h or rel_w was given; use chunked, explicit or onehot"
     return None

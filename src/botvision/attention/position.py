@@ -17,15 +17,26 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
     Returns:
         rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
     """
-    height, width = size
     of_rows, of_columns = q @ table_h.T, q @ table_w.T  # B M N 2H−1, B M N 2W−1
-    if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        token = torch.arange(height * width, device=q.device)
-        return pick(of_rows, query=token // width, side=height), pick(of_columns, query=token % width, side=width)
-    on_map = (q.shape[0], q.shape[1], height, width)
-    return slide(of_rows.view(*on_map, -1), along=2).flatten(2, 3), slide(
-        of_columns.view(*on_map, -1), along=3
-    ).flatten(2, 3)
+    if torch.jit.is_scripting() or is_graph():
+        return pick_both(of_rows, of_columns, size=size)
+    rel_h = slide(of_rows.unflatten(2, size), along=2)
+    rel_w = slide(of_columns.unflatten(2, size), along=3)
+    return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+
+
+@torch.jit.ignore
+def is_graph() -> bool:
+    """Whether this run only records, or torch.func transforms it: strides would be fixed, or refused."""
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return recorded or torch._C._are_functorch_transforms_active()
+
+
+def pick_both(of_rows: Tensor, of_columns: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column logits by gathering, for graphs: their sizes are free, and strides are not."""
+    height, width = size
+    token = torch.arange(height * width, device=of_rows.device)
+    return pick(of_rows, query=token // width, side=height), pick(of_columns, query=token % width, side=width)
 
 
 def slide(products: Tensor, *, along: int) -> Tensor:
@@ -41,7 +52,7 @@ def slide(products: Tensor, *, along: int) -> Tensor:
 
 
 def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
-    """What `slide` does, by gathering: (B, M, N, 2·side−1) → (B, M, N, side). For graphs, whose sizes are free."""
+    """What `slide` does, by gathering: (B, M, N, 2·side−1) → (B, M, N, side)."""
     key = torch.arange(side, device=products.device)
     offset = key - query[:, None] + (side - 1)  # N side
     lead = products.shape

@@ -17,7 +17,7 @@ from botvision.backbone.blocks import BoTBlock
 
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 INSERT_BLOCKS = ("bot", "non_local")
-HEAD = {"num_classes", "global_pool"}  # options that reset_classifier changes, so the model itself tells them
+UNTOLD = {"num_classes", "global_pool", "device", "dtype"}  # options that the model itself tells later
 EXTRA = "extra"  # name of an inserted block; the ResNet's own keep their numbers, and so their weights
 
 
@@ -28,7 +28,7 @@ class BoTNet(ResNet):
     `output_stride=16` for the S1 models) works unchanged, and its options are taken.
 
     Attributes:
-        model_args: the options that rebuild this model from its name, as far as a text file can hold them.
+        model_args: the options that rebuild this model from its name.
 
     Args:
         layers: bottlenecks in c2 … c5.
@@ -77,7 +77,7 @@ class BoTNet(ResNet):
             if isinstance(extra, BoTBlock) and resnet.get("zero_init_last", True):
                 extra.zero_init_last()
         own = {"shortcut_act": shortcut_act, "insert": [*insert], "insert_block": insert_block}
-        timms = {k: v for k, v in resnet.items() if isinstance(v, int | str | list | tuple | dict) and k not in HEAD}
+        timms = {name: value for name, value in resnet.items() if name not in UNTOLD}
         self.model_args = {**timms, **attention, **own, "output_stride": output_stride, "in_chans": self.in_chans}
         self.set_input_size(img_size)
         for layer, _ in self.attention_maps(img_size):

@@ -27,7 +27,7 @@ def count(model: nn.Module, img_size: tuple[int, int], *, classifier: bool = Tru
         img_size: (height, width).
         classifier: whether its multiply-adds count; its parameters do.
     """
-    weightless: Any = copy.deepcopy(model).to("meta").eval()
+    weightless: Any = copy.deepcopy(model).to("meta", torch.float32).eval()
     for layer in weightless.modules():
         if isinstance(layer, MHSA2d):
             layer.backend = "explicit"

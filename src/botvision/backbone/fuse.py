@@ -5,48 +5,62 @@ from itertools import pairwise
 from typing import cast
 
 import torch
+from timm.models import FeatureDictNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from botvision.backbone.blocks import BoTBlock
 
-IN_ORDER = (ResNet, BasicBlock, Bottleneck, BoTBlock, nn.Sequential)  # whose children run in their order
+IN_ORDER = (
+    ResNet,
+    FeatureDictNet,
+    BasicBlock,
+    Bottleneck,
+    BoTBlock,
+    nn.Sequential,
+)  # whose children run in their order
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference in which no BatchNorm of a ResNet's or a BoT block's is left to compute.
+    """A copy of a model for inference in which the BatchNorms of a ResNet's stages are folded into their neighbours.
 
-    A BatchNorm after a convolution becomes part of it. The one after attention becomes part of the value projection:
-    a softmax's rows sum to 1, so scaling and shifting every value scales and shifts the output, and the average pool
-    between them keeps both. Outputs are equal to rounding.
+    A BatchNorm directly after a convolution becomes part of it. The one after attention becomes part of the value
+    projection: a softmax's rows sum to 1, so scaling and shifting every value scales and shifts the output, and the
+    average pool between them keeps both. Outputs are equal to rounding.
 
     Args:
         model: a BoTNet or ResNet, or anything around one, in eval.
 
     Returns:
-        The copy; it has biases and cannot be trained as the original was.
+        The copy; it has biases, cannot be trained as the original was, nor saved by `save_pretrained`.
 
     Raises:
         ValueError: a model in training mode, whose BatchNorms follow the batch.
     """
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("fuse needs the statistics that BatchNorm uses in eval; call model.eval() first")
     fused = copy.deepcopy(model)
-    for module in fused.modules():
-        if isinstance(module, BoTBlock) and isinstance(module.bn2, nn.BatchNorm2d):
+    for module in list(fused.modules()):
+        if isinstance(module, BoTBlock) and is_affine(module.bn2):
             fold_into_values(module)
         if isinstance(module, IN_ORDER):
             fold_into_convolutions(module)
+    vars(fused)["is_fused"] = True  # so that nobody saves it as what it was
     return fused
+
+
+def is_affine(norm: nn.Module) -> bool:
+    """Whether a norm is a BatchNorm that in eval multiplies and adds what it has learnt, and nothing of the batch."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats  # subclasses do more
 
 
 def fold_into_convolutions(module: nn.Module) -> None:
     """Each BatchNorm that directly follows a convolution."""
-    children = list(module.named_children())
+    children = [(name, child) for name, child in module._modules.items() if child is not None]  # repeats too
     for (name, conv), (norm_name, norm) in pairwise(children):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(conv, norm))
+        if type(conv) is nn.Conv2d and is_affine(norm):
+            setattr(module, name, fuse_conv_bn_eval(conv, cast("nn.BatchNorm2d", norm)))
             setattr(module, norm_name, nn.Identity())
 
 

@@ -38,7 +38,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: a model that timm did not build, or nothing said about its training.
+        ValueError: a model that timm did not build, was fused or has options that no text file can hold; nothing said
+            about its training.
         FileExistsError: a file where the folder should be.
     """
     model, folder = unwrapped(model), Path(folder)
@@ -46,12 +47,18 @@ def save_pretrained(
         raise ValueError(f"only whole models from create_model can be saved so; got {type(model).__name__}")
     if not how_trained.strip():
         raise ValueError("how_trained is empty; say on what data and how, or that the weights are initial ones")
+    options = model.model_args if isinstance(model, BoTNet) else {}
+    unwritable = {key: value for key, value in options.items() if not is_plain(value)}
+    if unwritable or vars(model).get("is_fused"):
+        raise ValueError(
+            f"cannot be written so that it opens again: {unwritable or 'a fused model'}; give options by "
+            "their timm names (act_layer='silu'), and save a model before fuse"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     plain: Any = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants
     plain.pretrained_cfg = dict(plain.pretrained_cfg, license=licence, input_size=input_size(model))
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-        options = model.model_args if isinstance(model, BoTNet) else None
-        save_for_hf(plain, unfinished, model_args=options, safe_serialization=True)
+        save_for_hf(plain, unfinished, model_args=options or None, safe_serialization=True)
         card = model_card(model, how_trained=how_trained, licence=licence, name=name or str(folder))
         (Path(unfinished) / "README.md").write_text(card, encoding="utf-8")
         folder.mkdir(exist_ok=True)
@@ -77,7 +84,7 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
         if missing:
             raise FileNotFoundError(f"no {missing[0]} in {source}; give a folder that save_pretrained wrote")
         address = f"local-dir:{path}"
-    elif isinstance(source, Path) or path.is_absolute() or source.startswith(".") or source.count("/") != 1:
+    elif isinstance(source, Path) or path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise FileNotFoundError(f"no folder {source}; give one that save_pretrained wrote, or owner/name on the hub")
     else:
         address = f"hf-hub:{source}"
@@ -112,6 +119,15 @@ def push_to_hub(
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add model").commit_url
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a text file can hold an option."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:

@@ -168,7 +168,8 @@ def load_what_fits(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
 
 def fits(own: Tensor, came: Tensor, key: str) -> bool:
     """Whether a tensor loads: it has the same shape, or is a position table, which `MHSA2d` reads at its own size."""
-    is_table = key.rpartition(".")[2] in {"rel_h", "rel_w", "abs_h", "abs_w"}
+    name = key.rpartition(".")[2]
+    is_table = name in {"abs_h", "abs_w"} or (name in {"rel_h", "rel_w"} and came.ndim == 3 and came.shape[1] % 2 == 1)
     return own.shape == came.shape or (is_table and own.shape[::2] == came.shape[::2])
 
 
