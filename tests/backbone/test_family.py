@@ -21,7 +21,7 @@ GRAPHS = pytest.mark.filterwarnings(
 )
 
 
-DEEP = ("botnet101", "botnet152", "botnet200", "botnet_s1_110", "botnet_s1_128", "botnet_s1_77")
+DEEP = ("botnet101", "botnet152", "botnet200", "botnet_s1_59", "botnet_s1_110", "botnet_s1_128", "botnet_s1_77")
 
 
 def awaken(model):
@@ -81,13 +81,13 @@ def test_forward_and_its_parts(model, image):
         assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
 
 
-def test_attention_is_heard(model, image):
-    deaf = copy.deepcopy(model)
+def test_attention_is_heard(quick_model, image):
+    deaf = copy.deepcopy(quick_model)
     for layer in deaf.modules():
         if isinstance(layer, MHSA2d):
             torch.nn.init.zeros_(layer.rel_h)
     with torch.no_grad():
-        assert not near(deaf(image), model(image))
+        assert not near(deaf(image), quick_model(image))
 
 
 def test_backward_reaches_every_parameter(model, image):
@@ -125,14 +125,14 @@ def test_pruning_to_an_intermediate_layer(model, image):
     assert map_c3.shape[1] == 512
 
 
-def test_reset_classifier(model, image):
-    other = copy.deepcopy(model)
+def test_reset_classifier(quick_model, image):
+    other = copy.deepcopy(quick_model)
     other.reset_classifier(3)
     assert other(image).shape == (2, 3)
     other.reset_classifier(0)
     assert other(image).shape == (2, other.num_features)
     other.reset_classifier(0, "")
-    assert other(image).shape[1:] == (2048, *(side // strides(model)[-1] for side in SIZE))
+    assert other(image).shape[1:] == (2048, *(side // strides(quick_model)[-1] for side in SIZE))
 
 
 def test_gradient_checkpointing_changes_no_gradient(quick_model, image):
@@ -162,22 +162,22 @@ def test_no_weight_decay_holds_in_timms_optimiser(model):
     assert not any(id(p) in decayed for n, p in model.named_parameters() if n in tables)
 
 
-def test_set_input_size_keeps_the_function_at_that_size(model):
-    larger = copy.deepcopy(model)
+def test_set_input_size_keeps_the_function_at_that_size(quick_model):
+    larger = copy.deepcopy(quick_model)
     larger.set_input_size((96, 160))
     assert larger.model_args["img_size"] == (96, 160)
     for layer, size in larger.attention_maps((96, 160)):
         assert tuple((t.shape[1] + 1) // 2 for t in (layer.rel_h, layer.rel_w)) == size
     image = torch.randn(1, 3, 96, 160, dtype=torch.float64)
     with torch.no_grad():
-        assert near(larger(image), model(image))
+        assert near(larger(image), quick_model(image))
 
 
-def test_channels_last(model, image):
+def test_channels_last(quick_model, image):
     layout = torch.channels_last
     with torch.no_grad():
-        maps = copy.deepcopy(model).to(memory_format=layout).forward_features(image.to(memory_format=layout))
-        assert near(maps, model.forward_features(image))
+        maps = copy.deepcopy(quick_model).to(memory_format=layout).forward_features(image.to(memory_format=layout))
+        assert near(maps, quick_model.forward_features(image))
     assert maps.is_contiguous(memory_format=layout)
 
 
