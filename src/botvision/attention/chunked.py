@@ -38,12 +38,14 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
     return None
 
 
-def blocks_of(groups: int, tokens: int, *, queries: int) -> list[tuple[slice, slice]]:
-    """Groups and queries whose logits are held together."""
+def plan(q: Tensor, *, queries: int) -> tuple[list[tuple[slice, slice]], Tensor]:
+    """Groups and queries whose logits are held together, and the memory that holds them."""
+    groups, tokens, _ = q.shape
     queries = min(tokens, queries)
-    together = max(BLOCK_LOGITS // (queries * tokens), 1)
+    together = min(max(BLOCK_LOGITS // (queries * tokens), 1), max(groups, 1))
     starts = itertools.product(range(0, groups, together), range(0, tokens, queries))
-    return [(slice(group, group + together), slice(start, start + queries)) for group, start in starts]
+    blocks = [(slice(group, group + together), slice(start, start + queries)) for group, start in starts]
+    return blocks, q.new_empty(together * queries * tokens)
 
 
 def write_bias(rel_h: Tensor, rel_w: Tensor, memory: Tensor) -> Tensor:
@@ -54,13 +56,6 @@ def write_bias(rel_h: Tensor, rel_w: Tensor, memory: Tensor) -> Tensor:
     return bias
 
 
-def memory_for(q: Tensor, *, queries: int) -> Tensor:
-    """Room for the logits of the largest block."""
-    groups, tokens, _ = q.shape
-    queries = min(tokens, queries)
-    return q.new_empty(min(max(BLOCK_LOGITS // (queries * tokens), 1), groups) * queries * tokens)
-
-
 class _Chunked(torch.autograd.Function):
     """Attention whose backward computes a block's weights again rather than keeping N×N of them."""
 
@@ -69,8 +64,7 @@ class _Chunked(torch.autograd.Function):
         """(G, N, …) → (G, N, D)."""
         ctx.save_for_backward(q, k, v, rel_h, rel_w)
         ctx.scale = scale
-        blocks, out = blocks_of(*q.shape[:2], queries=BLOCK_QUERIES), None
-        memory = memory_for(q, queries=BLOCK_QUERIES)
+        (blocks, memory), out = plan(q, queries=BLOCK_QUERIES), None
         with torch.autocast(q.device.type, enabled=False):  # the caller's dtype, whatever the number of blocks
             for g, c in blocks:
                 bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
@@ -93,10 +87,10 @@ class _Chunked(torch.autograd.Function):
         q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*ctx.saved_tensors, grad))
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
-        queries = max(BLOCK_QUERIES // 2, 1)  # three blocks are held; products, unlike the kernel, lose nothing by it
-        memory = memory_for(q, queries=queries)
+        # three blocks are held here; products, unlike the kernel, lose nothing by shorter ones
+        blocks, memory = plan(q, queries=max(BLOCK_QUERIES // 2, 1))
         with torch.autocast(q.device.type, enabled=False):
-            for g, c in blocks_of(*q.shape[:2], queries=queries):
+            for g, c in blocks:
                 logits = write_bias(rel_h[g, c], rel_w[g, c], memory).baddbmm_(q[g, c], k[g].mT, alpha=ctx.scale)
                 weights = logits.softmax(-1)  # G C N
                 dv[g].baddbmm_(weights.mT, grad[g, c])

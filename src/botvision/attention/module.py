@@ -165,14 +165,9 @@ class MHSA2d(nn.Module):
         return out.transpose(1, 2).flatten(2).unflatten(1, size).permute(0, 3, 1, 2)
 
     def attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the position term that the layer was built with.
-
-        The query's scale goes to `attend` for q·k, and for q·r into the tables: they are smaller than the query.
-        """
+        """Add the position term that the layer was built with."""
         if self.relative:
-            table_h = offset_table(self.rel_h, size[0], extend=self.extend) * self.scale
-            table_w = offset_table(self.rel_w, size[1], extend=self.extend) * self.scale
-            rel_h, rel_w = relative_logits(q, table_h.to(q.dtype), table_w.to(q.dtype), size=size)
+            rel_h, rel_w = self.position_logits(q, size)
             if not self.content:
                 q = k = q[..., :0]  # content vectors of width 0: the position logits alone
             if torch.jit.is_scripting():
@@ -185,6 +180,15 @@ class MHSA2d(nn.Module):
         if torch.jit.is_scripting():
             return attend_plain(q, k, v, None, None, scale=self.scale)
         return attend(q, k, v, scale=self.scale, backend=self.backend)
+
+    def position_logits(self, q: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The scaled `q·r` of a layer with offset tables, by rows and by columns: see `relative_logits`.
+
+        The scale goes into the tables, which are smaller than the query.
+        """
+        table_h = offset_table(self.rel_h, size[0], extend=self.extend) * self.scale
+        table_w = offset_table(self.rel_w, size[1], extend=self.extend) * self.scale
+        return relative_logits(q, table_h.to(q.dtype), table_w.to(q.dtype), size=size)
 
     def extra_repr(self) -> str:
         """Options in the printed model."""

@@ -12,14 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from botvision.backbone.blocks import BoTBlock
 
-IN_ORDER = (
-    ResNet,
-    FeatureDictNet,
-    BasicBlock,
-    Bottleneck,
-    BoTBlock,
-    nn.Sequential,
-)  # whose children run in their order
+# Modules whose children run in their order
+IN_ORDER = (ResNet, FeatureDictNet, BasicBlock, Bottleneck, BoTBlock, nn.Sequential)
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from botvision.attention import MHSA2d
 from botvision.backbone.blocks import BoTBlock
 from botvision.backbone.botnet import EXTRA
-from botvision.backbone.convert import Converted, convert, find_port, first, without_prefix
+from botvision.backbone.convert import Converted, convert, find_port, first, is_last, without_prefix
 from botvision.backbone.registry import check_name
 
 log = logging.getLogger("botvision.backbone")
@@ -80,7 +80,7 @@ def load_weights(
     state = without_prefix(read_state(source), prefix)
     port = find_port(state)
     if port is None:
-        ours = any(f".{key}".endswith((".qkv.weight", ".rel_h", ".abs_h")) for key in state)
+        ours = any(is_last(key, name) for key in state for name in ("qkv.weight", "rel_h", "abs_h"))
         if exact and hasattr(model, "layer1") and not ours:
             return load_resnet(model, state)
         return load_own(model, state) if exact else load_what_fits(model, state)
@@ -112,17 +112,18 @@ def load_resnet(model: nn.Module, source: Source) -> LoadReport:
     model, state = unwrapped(model), read_state(source)
     if port := find_port(state):
         raise ValueError(f"these are {port}'s weights, not a ResNet's: {first(list(state))}; use load_weights")
-    attention = {key.partition(".mhsa.")[0] for key in model.state_dict() if ".mhsa." in key}
-    attention |= {block_of(key) for key in model.state_dict() if f".{EXTRA}." in key}
+    own = model.state_dict()
+    attention = {key.partition(".mhsa.")[0] for key in own if ".mhsa." in key}
+    attention |= {block_of(key) for key in own if f".{EXTRA}." in key}
     new = {block for block in attention if not any(key.startswith(f"{block}.") for key in state)}
-    stages = {stage_of(key) for key in model.state_dict()}
+    stages = {stage_of(key) for key in own}
     found = difference(model, state)
     found = found._replace(
         missing=[key for key in found.missing if block_of(key) not in new and ".mhsa." not in key],
         # what the model has no stage for (a shorter pyramid), and what attention replaces, is left out on purpose
         unexpected=[k for k in found.unexpected if block_of(k) not in attention and stage_of(k) in stages - {""}],
     )
-    if any(found) or not any(key in model.state_dict() for key in state):
+    if any(found) or not any(key in own for key in state):
         raise ValueError(
             f"these weights are not of this model's ResNet twin: {found}; give those of a ResNet with the same blocks, "
             "stem, squeeze-excitation and input channels, by timm's or torchvision's names (resnet50 for botnet50)"
@@ -145,14 +146,16 @@ def difference(model: nn.Module, state: Mapping[str, Tensor]) -> Difference:
     return Difference(
         missing=[key for key in own if key not in state and key not in free],
         unexpected=[key for key in state if key not in own and key not in free],
-        mismatched=[key for key in own if key in state and key not in free and not fits(own[key], state[key], key)],
+        mismatched=[
+            key for key in own if key in state and key not in free and not fits(model, key, own[key], state[key])
+        ],
     )
 
 
 def load_what_fits(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     """Copy over the tensors that have a place, and report on every name."""
     own = model.state_dict()
-    chosen = {key: value for key, value in state.items() if key in own and fits(own[key], value, key)}
+    chosen = {key: value for key, value in state.items() if key in own and fits(model, key, own[key], value)}
     heads = [key for key in own if key.startswith("fc.")]
     if not all(key in chosen for key in heads):  # a classifier is loaded whole or not at all
         chosen = {key: value for key, value in chosen.items() if key not in heads}
@@ -166,11 +169,13 @@ def load_what_fits(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     return report
 
 
-def fits(own: Tensor, came: Tensor, key: str) -> bool:
+def fits(model: nn.Module, key: str, own: Tensor, came: Tensor) -> bool:
     """Whether a tensor loads: it has the same shape, or is a position table, which `MHSA2d` reads at its own size."""
-    name = key.rpartition(".")[2]
-    is_table = name in {"abs_h", "abs_w"} or (name in {"rel_h", "rel_w"} and came.ndim == 3 and came.shape[1] % 2 == 1)
-    return own.shape == came.shape or (is_table and own.shape[::2] == came.shape[::2])
+    if own.shape == came.shape:
+        return True
+    path, _, name = key.rpartition(".")
+    layer = model.get_submodule(path)
+    return isinstance(layer, MHSA2d) and name in layer.table_names() and layer.is_table(came)
 
 
 def check_same_function(model: nn.Module, converted: Converted, *, port: str) -> None:

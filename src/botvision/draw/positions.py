@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from botvision.attention import MHSA2d
-from botvision.attention.position import offset_table, relative_logits
 from botvision.files import whole_file
 
 
@@ -32,11 +31,7 @@ def position_logits(layer: MHSA2d, query: Tensor, *, size: tuple[int, int], pixe
         raise ValueError(f"position={layer.position!r} has no offset tables; use a layer with position='relative'")
     if not (0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]):
         raise ValueError(f"pixel={pixel} is outside a map of {size}; rows and columns count from 0")
-    q = (query * layer.scale).expand(1, 1, size[0] * size[1], -1)  # 1 1 N D
-    tables = (
-        offset_table(t, side, extend=layer.extend) for t, side in zip((layer.rel_h, layer.rel_w), size, strict=True)
-    )
-    rel_h, rel_w = relative_logits(q, *tables, size=size)
+    rel_h, rel_w = layer.position_logits(query.expand(1, 1, size[0] * size[1], -1), size)  # 1 1 N H, 1 1 N W
     at = pixel[0] * size[1] + pixel[1]
     return rel_h[0, 0, at, :, None] + rel_w[0, 0, at, None, :]
 
