@@ -1,43 +1,126 @@
-"""The benchmark runs, its contenders compute the same, and its ratios are what they say."""
+"""The benchmarks run, their contenders compute the same, and their figures are what they say."""
 
 import json
 
 import pytest
 import torch
+from timm.layers.bottleneck_attn import BottleneckAttn
 
-from botvision.bench.attention import BACKENDS, attention, cores, layers
+from botvision.backbone.blocks import BoTBlock
+from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, attention, core, layer
+from botvision.bench.backbone import backbone, build, prepared
+from botvision.bench.detector import detector, grid
+from botvision.bench.race import Engine, Row, Setting, peak_alone, race, ratio
+
+CORES = [SDPA, *(f"attend {name}" for name in CPU_BACKENDS), LUCIDRAINS]
+LAYERS = [WITHOUT, *(f"MHSA2d {name}" for name in CPU_BACKENDS), TIMM]
+
+
+def setting(size=5, *, batch=1, train=False, engine=None):
+    return Setting(size, batch, train, engine or Engine())
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_a_small_race_fills_every_row(tmp_path, train):
     report = attention(sides=(4, 16), rounds=2, train=train, out=tmp_path / "a.md")
-    assert {row.side for row in report.rows} == {4, 16}
-    assert all(len(row.seconds) == 2 and row.ratio > 0 for row in report.rows)
-    assert [row.ratio for row in report.rows if "o positions" in row.name] == [1.0] * 2
-    assert [row.ratio for row in report.rows if "without positions" in row.name] == [1.0] * 2
-    text = (tmp_path / "a.md").read_text()
-    assert "timm BottleneckAttn" in text
-    assert ("Forward and backward" in text) == train
+    ending = ", training" if train else ""
+    heats = [f"core, 8 × 4²{ending}", f"layer, 8 × 4²{ending}", f"core, 1 × 16²{ending}", f"layer, 1 × 16²{ending}"]
+    assert list(dict.fromkeys(row.heat for row in report.rows)) == heats
+    assert [row.name for row in report.rows] == [*CORES, *LAYERS] * 2
+    assert all(len(row.seconds) == 2 and row.ratio > 0 and row.peak_mb is None for row in report.rows)
+    assert [row.ratio for row in report.rows if row.name in (SDPA, WITHOUT)] == [1.0] * 4
+    assert "| timm BottleneckAttn |" in (tmp_path / "a.md").read_text()
     assert len(json.loads((tmp_path / "a.json").read_text())["rows"]) == len(report.rows)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_every_core_computes_the_same_but_the_yardstick():
-    runs = cores(5, batch=2)
-    with torch.no_grad():
-        results = {name: run() for name, run in runs.items()}
-    expected = results["attend explicit"]
-    assert {name for name, out in results.items() if torch.allclose(out, expected, atol=1e-4)} == set(runs) - {
-        "torch SDPA, no positions"
-    }
+    results = {name: core(name, setting(batch=2))() for name in [*CORES, FLEX]}
+    same = {name for name, out in results.items() if torch.allclose(out, results["attend explicit"], atol=1e-4)}
+    assert same == {*CORES, FLEX} - {SDPA}
 
 
-def test_every_layer_gives_a_map_of_the_same_shape():
-    with torch.no_grad():
-        shapes = {name: tuple(run().shape) for name, run in layers(5, batch=1).items()}
-    assert set(shapes.values()) == {(1, 512, 5, 5)}
-    assert {f"MHSA2d {backend}" for backend in BACKENDS} < set(shapes)
+def test_every_layer_gives_a_map_of_the_same_shape_in_the_engines_precision():
+    engine = Engine(precision="bfloat16")
+    for name in LAYERS:
+        with torch.no_grad():
+            out = layer(name, setting(engine=engine))()
+        assert (tuple(out.shape), out.dtype) == ((1, 512, 5, 5), torch.bfloat16)
 
 
-def test_nothing_to_run_is_refused():
-    with pytest.raises(ValueError, match="rounds=0"):
-        attention(rounds=0)
+def test_a_ratio_is_taken_within_a_round():
+    assert ratio([2, 20, 6], [1, 10, 2]) == 2
+    row = Row("core, 1 × 4²", "ours", [0.002, 0.004, 0.003], 1.5, 80.2)
+    assert str(row) == "| core, 1 × 4² | ours | 3.0 | 2.0 … 4.0 | 1.50 | 80 |"
+
+
+def test_memory_tells_n_by_n_logits_from_a_block():
+    """At 40×40 the explicit layer holds 2 × 41 MB of logits; the position-free one only its maps."""
+    explicit, without = (peak_alone(layer, name, setting(40)) for name in ("MHSA2d explicit", WITHOUT))
+    assert explicit > 2 * 4 * 40**4 * 4 / 1e6 * 0.9
+    assert without < explicit / 2
+
+
+def test_a_contender_that_the_system_ends_has_no_finite_peak():
+    assert peak_alone(killed, "any", setting()) == float("inf")
+
+
+def killed(name, setting):
+    import os
+
+    os._exit(9)
+
+
+@pytest.mark.parametrize(("sides", "rounds"), [((4,), 0), ((0,), 2)])
+def test_nothing_to_run_is_refused(sides, rounds):
+    with pytest.raises(ValueError, match=f"at least 1; got rounds={rounds}, size={sides[0]}"):
+        attention(sides=sides, rounds=rounds)
+
+
+def test_every_contender_runs_once_more_than_it_counts():
+    calls = []
+    rows = race(lambda name, _: lambda: calls.append(name), ["a", "b"], setting(), what="x", rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert [len(row.seconds) for row in rows] == [3, 3]
+
+
+def test_backbones_fused_and_with_timms_layer(tmp_path):
+    names = ("resnet26", "botnet26", "botnet26 with timm's layer", "botnet26 fused")
+    report = backbone(models=names, sizes=(64,), rounds=1, out=tmp_path / "b.md")
+    assert [row.name for row in report.rows] == list(names)
+    assert 0 < peak_alone(build, "botnet26", setting(320)) < 500
+    fused = prepared("botnet26 fused", setting(64))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
+    theirs = prepared("botnet26 with timm's layer", setting(64))
+    assert [type(b.mhsa) for b in theirs.modules() if isinstance(b, BoTBlock)] == [BottleneckAttn] * 2
+
+
+def test_backbones_to_train_leave_fused_ones_out():
+    report = backbone(models=("botnet26", "botnet26 fused"), sizes=(64,), rounds=1, batch=2, train=True)
+    assert [row.name for row in report.rows] == ["botnet26"]
+    with pytest.raises(ValueError, match="'botnet26 fused' cannot be trained and is the yardstick"):
+        backbone(models=("botnet26 fused",), train=True)
+    with pytest.raises(ValueError, match="only a BoTNet has attention to put timm's layer for"):
+        backbone(models=("resnet26 with timm's layer",), sizes=(64,))
+    with pytest.raises(ValueError, match="bench backbone needs at least one model"):
+        backbone(models=())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_detectors_train_and_predict(train):
+    names = ("resnet26", "botnet26", "torchvision maskrcnn_resnet50_fpn")
+    report = detector(models=names, sizes=(128,), rounds=1, train=train)
+    assert [row.name for row in report.rows] == list(names)
+    assert report.rows[0].heat == "Mask R-CNN, 1 × 128²" + (", training" if train else "")
+
+
+def test_the_detectors_objects_have_masks_on_the_picture_or_over_the_box():
+    on_picture, over_box = grid(64, 64), grid(64, 112)
+    assert on_picture["masks"].shape == (16, 64, 64)
+    assert on_picture["masks"][5].nonzero().amin(0).tolist() == [16, 16]
+    assert on_picture["masks"][5].sum() == 12 * 12
+    assert over_box["masks"].shape == (16, 112, 112)
+    assert over_box["masks"].all()
+    with pytest.raises(ValueError, match="bench detector needs at least one model"):
+        detector(models=())

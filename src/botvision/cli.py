@@ -40,6 +40,8 @@ HOUSES: dict[str, dict[str, Command] | Command] = {
     },
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
+        "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet twin"),
+        "detector": Command("botvision.bench.detector:detector", "time Mask R-CNN beside its twin and torchvision's"),
     },
     "paper": Command("botvision.bench.paper:paper", "the paper's tables beside our counts and runs"),
     "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),

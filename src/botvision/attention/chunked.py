@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from botvision.attention.graphs import why_not_eager
+
 BLOCK_QUERIES = 1024  # torch's CPU kernel works fastest on runs of 256 queries, and needs a few to share among cores
 BLOCK_LOGITS = 2**22  # held at a time where groups are small enough to be taken together: 16 MiB in float32
 
@@ -31,11 +33,7 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
     """Needs position logits, and real sizes to loop over."""
     if rel_h is None or rel_w is None:
         return "chunked adds position logits, but rel_h or rel_w is missing; use plain"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "chunked loops over the size, which would be fixed in a compiled, exported or traced graph; use onehot"
-    if torch._C._are_functorch_transforms_active():
-        return "chunked has a backward of its own, which torch.func cannot transform; use onehot"
-    return None
+    return why_not_eager("chunked")
 
 
 def plan(q: Tensor, *, queries: int) -> tuple[list[tuple[slice, slice]], Tensor]:
@@ -88,7 +86,7 @@ class _Chunked(torch.autograd.Function):
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
         # three blocks are held here; products, unlike the kernel, lose nothing by shorter ones
-        blocks, memory = plan(q, queries=max(BLOCK_QUERIES // 2, 1))
+        blocks, memory = plan(q, queries=max(BLOCK_QUERIES // 4, 1))
         with torch.autocast(q.device.type, enabled=False):
             for g, c in blocks:
                 logits = write_bias(rel_h[g, c], rel_w[g, c], memory).baddbmm_(q[g, c], k[g].mT, alpha=ctx.scale)

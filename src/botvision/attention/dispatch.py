@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from botvision.attention import chunked, explicit, onehot, plain, reference
+from botvision.attention import chunked, explicit, onehot, plain, reference, tiled
+from botvision.attention.graphs import is_recorded
 
 log = logging.getLogger("botvision.attention")
 
@@ -29,6 +30,7 @@ BACKENDS: dict[str, Backend] = {
     "explicit": Backend(explicit.attend_explicit, explicit.why_not),
     "chunked": Backend(chunked.attend_chunked, chunked.why_not),
     "onehot": Backend(onehot.attend_onehot, onehot.why_not),
+    "tiled": Backend(tiled.attend_tiled, tiled.why_not),
 }
 
 
@@ -80,14 +82,14 @@ def choose(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
         reason = BACKENDS[name].why_not(q, rel_h, rel_w)
         if reason is None:
             return name
-        if not torch.compiler.is_compiling():  # a compiled graph cannot log
+        if not is_recorded():  # a compiled graph cannot log
             log.debug("skipped %s: %s", name, reason)
     raise AssertionError("onehot and plain together take every input")
 
 
 def preference(q: Tensor) -> tuple[str, ...]:
     """Backends by measured speed (docs/backends.md). A graph must not branch on a size, so it gets one answer."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_recorded():
         return ("plain", "onehot")
     small, learning = q.shape[-2] <= SMALL_MAP, torch.is_grad_enabled() and q.requires_grad
     if q.device.type == "cpu":

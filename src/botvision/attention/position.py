@@ -5,6 +5,8 @@
 import torch
 from torch import Tensor
 
+from botvision.attention.graphs import is_recorded, is_transformed
+
 
 def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Row and column logits `q·R[key − query]`, factored as in the paper's published code.
@@ -28,8 +30,7 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
 @torch.jit.ignore
 def is_graph() -> bool:
     """Whether this run only records, or torch.func transforms it: strides would be fixed, or refused."""
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return recorded or torch._C._are_functorch_transforms_active()
+    return is_recorded() or is_transformed()
 
 
 def pick_both(of_rows: Tensor, of_columns: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

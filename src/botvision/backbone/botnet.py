@@ -13,6 +13,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
 from botvision.attention import MHSA2d
+from botvision.attention.graphs import is_recorded
 from botvision.backbone.blocks import BoTBlock
 
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
@@ -111,7 +112,7 @@ class BoTNet(ResNet):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Refuse what no image is, then run; here and not in `forward`, which must stay scriptable."""
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if not is_recorded():
             check_image(x, channels=self.in_chans, like=next(self.parameters()))
         return super().__call__(x)
 

@@ -2,72 +2,27 @@
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 
-import os
-import platform
-import statistics
-import time
+import functools
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import timm
 import torch
 from timm.layers.bottleneck_attn import BottleneckAttn
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
-from tqdm import tqdm
 
 from botvision.attention import MHSA2d, attend
 from botvision.attention.position import relative_logits
-from botvision.files import write_json, write_text
+from botvision.bench.race import Engine, Report, Row, Setting, race, trained
 
 HEADS, HEAD_DIM = 4, 128  # the paper's, in c5
-BACKENDS = ("auto", "chunked", "explicit", "onehot")
-Contenders = dict[str, Callable[[], Tensor]]
-
-
-class Row(NamedTuple):
-    """One contender on one map.
-
-    Attributes:
-        what: "core" (queries, keys and values given, position logits included) or "layer" (projections too).
-        name: what ran.
-        side: of the square map.
-        batch: pictures at a time.
-        seconds: of each run.
-        ratio: median of its time over the yardstick's of the same round.
-    """
-
-    what: str
-    name: str
-    side: int
-    batch: int
-    seconds: list[float]
-    ratio: float
-
-    def __str__(self) -> str:
-        middle, best, worst = (1e3 * f(self.seconds) for f in (statistics.median, min, max))
-        spread = f"{best:.1f} … {worst:.1f}"
-        run = f"| {self.what} | {self.name} | {self.batch} × {self.side}² "
-        return f"{run}| {middle:.1f} | {spread} | {self.ratio:.2f} |"
-
-
-class Report(NamedTuple):
-    """Rows and what they were measured on, as Markdown."""
-
-    rows: list[Row]
-    machine: str
-    passes: str
-
-    def __str__(self) -> str:
-        head = ["| | what ran | batch × map | median ms | spread ms | × yardstick |", "|---|---|---|---|---|---|"]
-        note = (
-            f"{self.passes}, float32, {HEADS} heads of {HEAD_DIM}; contenders run in turn. The core's yardstick is "
-            "torch's attention on the same q, k, v, without positions; the layer's, the layer without positions."
-        )
-        return "\n".join([self.machine, "", note, "", *head, *map(str, self.rows)])
+SDPA, LUCIDRAINS, FLEX = "torch SDPA, no positions", "lucidrains' arithmetic", "torch FlexAttention"
+WITHOUT, TIMM = "layer without positions", "timm BottleneckAttn"
+CPU_BACKENDS = ("auto", "chunked", "explicit", "onehot")
+GPU_BACKENDS = ("auto", "explicit", "onehot", "tiled")
 
 
 def attention(
@@ -75,7 +30,8 @@ def attention(
     sides: tuple[int, ...] = (14, 32, 64),
     rounds: int = 7,
     train: bool = False,
-    threads: int | None = None,
+    memory: bool = False,
+    engine: Engine = Engine(),
     out: Path | None = None,
 ) -> Report:
     """Time BoTNet's attention beside position-free attention and beside other ports' arithmetic.
@@ -83,47 +39,75 @@ def attention(
     Contenders run in turn, round after round, so a machine whose speed drifts treats them alike.
 
     Args:
-        sides: of the square maps; 14 runs with batch 8, the others with batch 1.
+        sides: of the square maps; up to 14 run with batch 8, the others with batch 1.
         rounds: of every contender.
         train: forward and backward instead of forward alone.
-        threads: torch's threads; none leaves its choice.
-        out: Markdown file for the table; every run's seconds go beside it as JSON.
+        memory: peak memory too, each contender in a process of its own.
+        engine: device, precision, threads.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
 
     Raises:
         ValueError: no round, or a side below 1.
     """
-    if rounds < 1 or min(sides, default=0) < 1:
-        raise ValueError(f"rounds={rounds} and sides={sides} must be at least 1; e.g. 7 and [14, 32, 64]")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    backends = CPU_BACKENDS if engine.device == "cpu" else GPU_BACKENDS
+    cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
+    cores += [] if engine.device == "cpu" else [FLEX]  # compiled for a CPU it has crashed
+    layers = [WITHOUT, *(f"MHSA2d {name}" for name in backends), TIMM]
     rows: list[Row] = []
-    for side in tqdm(sides, desc="bench attention", unit="map", disable=None):
-        batch = 8 if side <= 14 else 1
-        for what, contenders in (("core", cores), ("layer", layers)):
-            with torch.inference_mode(not train):
-                runs = contenders(side, batch=batch)
-                rows += race(runs, what=what, side=side, batch=batch, rounds=rounds, train=train)
-    report = Report(rows, machine(), "Forward and backward" if train else "Forward")
+    for side in sides:
+        setting = Setting(side, 8 if side <= 14 else 1, train, engine)
+        rows += race(core, cores, setting, what="core", rounds=rounds, memory=memory)
+        rows += race(layer, layers, setting, what="layer", rounds=rounds, memory=memory)
+    note = (
+        f"{HEADS} heads of {HEAD_DIM}; contenders run in turn. The core's yardstick is torch's attention on the same "
+        "q, k, v, without positions; the layer's, the layer without positions."
+    )
+    report = Report("Attention", note, str(engine), rows)
     if out is not None:
-        write_text(out, f"# Attention, {report}\n")
-        write_json(out.with_suffix(".json"), {"machine": report.machine, "rows": [row._asdict() for row in rows]})
+        report.save(out)
     return report
 
 
-def cores(side: int, *, batch: int) -> Contenders:
-    """Attention on given q, k, v, with position logits from tables; the first is the yardstick."""
-    q, k, v = (torch.randn(batch, HEADS, side * side, HEAD_DIM, requires_grad=True) for _ in range(3))
-    tables = [torch.randn(2 * side - 1, HEAD_DIM, requires_grad=True) for _ in range(2)]
+def core(name: str, setting: Setting) -> Callable[[], Any]:
+    """Attention on given q, k, v, with position logits from tables."""
+    size, engine = (setting.size, setting.size), setting.engine
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(engine.device, engine.dtype).requires_grad_(setting.train)
+
+    q, k, v = (leaf(setting.batch, HEADS, setting.size**2, HEAD_DIM) for _ in range(3))
+    tables = leaf(2 * setting.size - 1, HEAD_DIM), leaf(2 * setting.size - 1, HEAD_DIM)
     scale = HEAD_DIM**-0.5
 
-    def ours(backend: str) -> Tensor:
-        rel_h, rel_w = relative_logits(q, tables[0] * scale, tables[1] * scale, size=(side, side))
-        return attend(q, k, v, rel_h, rel_w, scale=scale, backend=backend)
+    def ours(how: Callable[..., Tensor]) -> Tensor:
+        return how(q, k, v, *relative_logits(q, tables[0] * scale, tables[1] * scale, size=size), scale=scale)
 
-    runs: Contenders = {"torch SDPA, no positions": partial(scaled_dot_product_attention, q, k, v, scale=scale)}
-    runs |= {f"attend {backend}": partial(ours, backend) for backend in BACKENDS}
-    runs["lucidrains' arithmetic"] = lambda: pad_and_shift(q * scale, k, v, *tables, side=side)
-    return runs
+    forwards: dict[str, Callable[[], Tensor]] = {
+        SDPA: lambda: scaled_dot_product_attention(q, k, v, scale=scale),
+        LUCIDRAINS: lambda: pad_and_shift(q * scale, k, v, *tables, side=setting.size),
+        FLEX: lambda: ours(attend_flex),
+    }
+    forward = forwards.get(name) or partial(ours, partial(attend, backend=name.removeprefix("attend ")))
+    return trained(forward) if setting.train else forward
+
+
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, scale: float) -> Tensor:
+    """`attend` by torch's FlexAttention; compiled, except on a CPU."""
+    width = rel_w.shape[-1]
+
+    def with_positions(score: Tensor, b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score + rel_h[b, head, query, key // width] + rel_w[b, head, query, key % width]
+
+    out: Tensor = flex(compiled=q.device.type != "cpu")(q, k, v, score_mod=with_positions, scale=scale)
+    return out
+
+
+@functools.cache
+def flex(*, compiled: bool) -> Callable[..., Tensor]:
+    """FlexAttention's function, compiled once."""
+    function: Any = torch.compile(flex_attention) if compiled else flex_attention
+    return function
 
 
 def pad_and_shift(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor, *, side: int) -> Tensor:
@@ -145,38 +129,24 @@ def pad_and_shift(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Ten
     return logits.softmax(-1) @ v
 
 
-def layers(side: int, *, batch: int) -> Contenders:
-    """Whole layers with their projections, channels_last; the first is the yardstick."""
-    dim = HEADS * HEAD_DIM
-    x = torch.randn(batch, dim, side, side).to(memory_format=torch.channels_last).requires_grad_()
-    modules: dict[str, nn.Module] = {"layer without positions": MHSA2d(dim, HEADS, position="none")}
-    for backend in BACKENDS:
-        modules[f"MHSA2d {backend}"] = MHSA2d(dim, HEADS, max_size=(side, side), backend=backend)
-    modules["timm BottleneckAttn"] = BottleneckAttn(dim, dim, feat_size=(side, side), num_heads=HEADS)
-    return {name: partial(module, x) for name, module in modules.items()}
+def layer(name: str, setting: Setting) -> Callable[[], Any]:
+    """Whole layers with their projections, channels_last."""
+    dim, size, engine = HEADS * HEAD_DIM, (setting.size, setting.size), setting.engine
+    module: nn.Module
+    if name == TIMM:
+        module = BottleneckAttn(dim, dim, feat_size=size, num_heads=HEADS)
+    elif name == WITHOUT:
+        module = MHSA2d(dim, HEADS, position="none")
+    else:
+        module = MHSA2d(dim, HEADS, max_size=size, backend=name.removeprefix("MHSA2d "))
+    module = module.to(engine.device)
+    x = torch.randn(setting.batch, dim, *size, device=engine.device).to(memory_format=torch.channels_last)
+    x.requires_grad_(setting.train)
+    called = torch.compile(module) if engine.compile else module
 
+    def forward() -> Tensor:
+        with engine.autocast():
+            out: Tensor = called(x)
+        return out
 
-def race(runs: Contenders, *, what: str, side: int, batch: int, rounds: int, train: bool) -> list[Row]:
-    """Each contender in turn, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            out: Any = run()
-            if train:
-                out.backward(torch.ones_like(out))
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-            del out
-    yardstick = next(iter(seconds.values()))
-    return [
-        Row(what, name, side, batch, own, statistics.median(a / b for a, b in zip(own, yardstick, strict=True)))
-        for name, own in seconds.items()
-    ]
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    parts = [f"torch {torch.__version__}", f"timm {timm.__version__}", f"{torch.get_num_threads()} threads"]
-    parts += [f"{os.cpu_count()} cores {platform.machine()}", f"{datetime.now(UTC):%Y-%m-%d}"]
-    return ", ".join(parts)
+    return trained(forward) if setting.train else forward

@@ -1,0 +1,24 @@
+"""Whether a run computes, or only records a graph that other sizes will go through."""
+
+import torch
+
+
+def is_recorded() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace records this run: a loop over a size would be fixed."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms this run: it knows torch's own backwards alone."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def why_not_eager(backend: str) -> str | None:
+    """Why a backend that loops over sizes and has a backward of its own cannot run now."""
+    if is_recorded():
+        return (
+            f"{backend} loops over the size, which would be fixed in a compiled, exported or traced graph; use onehot"
+        )
+    if is_transformed():
+        return f"{backend} has a backward of its own, which torch.func cannot transform; use onehot"
+    return None

@@ -1,0 +1,121 @@
+"""A Triton kernel of our own for GPUs: positions added inside the tile, forward and backward, no N×N, no atomics."""
+
+# B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from botvision.attention.graphs import why_not_eager
+
+LONGEST_ROW = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}  # of keys, that shared memory holds
+WIDEST_HEAD = 128
+
+
+def attend_tiled(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
+) -> Tensor:
+    """Softmax of `scale·q·k + rel_h + rel_w` in one kernel; its backward is two, each number with one writer."""
+    assert rel_h is not None
+    assert rel_w is not None
+    if v.shape[-1] > WIDEST_HEAD:
+        raise ValueError(f"tiled holds values of up to {WIDEST_HEAD} channels a head; got {v.shape[-1]}; use onehot")
+    out: Tensor = _Tiled.apply(q, k, v, rel_h, rel_w, scale)
+    return out
+
+
+def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
+    """Needs position logits, a GPU with Triton, a dtype that it multiplies, and a row that fits into a tile."""
+    if rel_h is None or rel_w is None:
+        return "tiled adds position logits, but rel_h or rel_w is missing; use plain"
+    if reason := why_not_eager("tiled"):
+        return reason
+    if not q.is_cuda and not is_interpreted():
+        return f"tiled is a Triton kernel for GPUs, and these tensors are on {q.device}; use chunked"
+    if importlib.util.find_spec("triton") is None:
+        return "tiled needs Triton, which is not installed; pip install triton, or use onehot"
+    longest = LONGEST_ROW.get(q.dtype)
+    if longest is None:
+        return f"tiled multiplies float16, bfloat16 and float32; got {q.dtype}; use onehot"
+    if rel_w.shape[-1] > longest:
+        return f"tiled holds up to {longest} columns in {q.dtype}; got {rel_w.shape[-1]}; use onehot"
+    if q.shape[-1] > WIDEST_HEAD:
+        return f"tiled holds heads of up to {WIDEST_HEAD} channels; got {q.shape[-1]}; use onehot"
+    return None
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's own interpreter runs the kernels in numpy, without a GPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class _Tiled(torch.autograd.Function):
+    """The three kernels as one differentiable function."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+        """(B, M, N, …) → (B, M, N, D_v)."""
+        from botvision.attention.tiled_kernels import forward_kernel
+
+        q, k, v, rel_w = (t.contiguous() for t in (q, k, v, rel_w))
+        rel_h = rel_h.mT.contiguous()  # B M H N: read a row of keys at a time
+        out = torch.empty_like(v)
+        total = q.new_empty(q.shape[:-1], dtype=torch.float32)  # log of the softmax's denominator
+        ctx.save_for_backward(q, k, v, rel_h, rel_w, out, total)
+        ctx.scale = scale
+        rest, groups = arguments(q, v, rel_h, rel_w, scale), q.shape[:2].numel()
+        if groups:
+            blocks = -(-q.shape[2] // rest["BLOCK"])
+            with torch.cuda.device_of(q):
+                forward_kernel[blocks, groups](q, k, v, rel_h, rel_w, out, total, **rest)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Over the queries for dq and the positions, then over the keys for dk and dv; weights computed again."""
+        from botvision.attention.tiled_kernels import key_gradient_kernel, query_gradient_kernel
+
+        q, k, v, rel_h, rel_w, out, total = ctx.saved_tensors
+        grad = grad.contiguous()
+        delta = (grad.float() * out.float()).sum(-1)  # B M N
+        dq, dk, dv, drel_h, drel_w = (torch.empty_like(t) for t in (q, k, v, rel_h, rel_w))
+        inputs = (q, k, v, rel_h, rel_w, total, grad, delta)
+        rest, groups = arguments(q, v, rel_h, rel_w, ctx.scale), q.shape[:2].numel()
+        if groups:
+            blocks = -(-q.shape[2] // rest["BLOCK"])
+            with torch.cuda.device_of(q):
+                query_gradient_kernel[blocks, groups](*inputs, dq, drel_h, drel_w, **rest)
+                key_gradient_kernel[rel_h.shape[2], groups](*inputs, dk, dv, **rest)
+        return dq, dk, dv, drel_h.mT, drel_w, None
+
+
+def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> dict[str, Any]:
+    """What every kernel is told besides its tensors: true sizes, tile sizes, and how exact float32 products are.
+
+    Chosen by what the compiler reports for compute capability 9.0: in 16 bits no kernel spills more than 100 bytes.
+    """
+    row, low = tile_side(rel_w.shape[3]), q.dtype != torch.float32
+    return {
+        "height": rel_h.shape[2],
+        "width": rel_w.shape[3],
+        "dim": q.shape[3],
+        "value_dim": v.shape[3],
+        "scale": scale,
+        "BLOCK": 64 if low and row <= 64 else 32,  # queries of a tile
+        "ROW": row,
+        "D": tile_side(q.shape[3]),
+        "DV": tile_side(v.shape[3]),
+        "PRECISION": "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        "num_stages": 2 if low else 1,
+        "num_warps": 8,
+    }
+
+
+def tile_side(size: int) -> int:
+    """The power of two that covers `size`, 16 at least, as tensor cores want."""
+    return max(16, 1 << max(size - 1, 0).bit_length())

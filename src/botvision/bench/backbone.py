@@ -1,0 +1,102 @@
+"""Whole backbones beside their ResNet twin: as they are, fused, and with timm's attention layer instead of ours."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.layers.bottleneck_attn import BottleneckAttn
+from torch import Tensor, nn
+
+from botvision.backbone import BoTNet, create_model, fuse
+from botvision.backbone.blocks import BoTBlock
+from botvision.bench.race import Engine, Report, Row, Setting, race, trained
+
+FUSED, TIMMS = " fused", " with timm's layer"
+CHANCES = (FUSED, TIMMS)  # endings that a contender's name may have
+
+
+def backbone(
+    *,
+    models: tuple[str, ...] = (
+        "resnet50",
+        "botnet50",
+        "botnet50 with timm's layer",
+        "resnet50 fused",
+        "botnet50 fused",
+    ),
+    sizes: tuple[int, ...] = (1024,),
+    batch: int = 1,
+    rounds: int = 5,
+    train: bool = False,
+    memory: bool = False,
+    engine: Engine = Engine(),
+    out: Path | None = None,
+) -> Report:
+    """Time whole backbones without classifier, channels_last, in turn.
+
+    Args:
+        models: timm or BoTNet names; the first is the yardstick. A name may end in " fused" (BatchNorms folded, not to
+            train) or, a BoTNet's, in " with timm's layer" (timm's BottleneckAttn at the same places, fixed size).
+        sizes: px of the square images.
+        batch: images at a time.
+        rounds: of every contender.
+        train: forward and backward, instead of forward in eval mode.
+        memory: peak memory too, each contender in a process of its own.
+        engine: device, precision, threads, compile.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+
+    Raises:
+        ValueError: an unknown name, a fused model to train, timm's layer in no BoTNet, a size or number below 1.
+    """
+    if not models:
+        raise ValueError("bench backbone needs at least one model; e.g. resnet50 botnet50")
+    names = [name for name in models if not (train and name.endswith(FUSED))]
+    if len(names) == 0 or names[0] != models[0]:
+        raise ValueError(f"{models[0]!r} cannot be trained and is the yardstick; put a model that is not fused first")
+    rows: list[Row] = []
+    for size in sizes:
+        setting = Setting(size, batch, train, engine)
+        rows += race(build, names, setting, what="backbone", rounds=rounds, memory=memory)
+    note = "Backbones without classifier, channels_last, random weights; contenders run in turn."
+    report = Report("Backbones", note, str(engine), rows)
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def build(name: str, setting: Setting) -> Callable[[], Any]:
+    """A backbone's step on random images."""
+    engine = setting.engine
+    model = prepared(name, setting).to(engine.device).to(memory_format=torch.channels_last)
+    images = torch.randn(setting.batch, 3, setting.size, setting.size, device=engine.device)
+    images = images.to(memory_format=torch.channels_last)
+    called = torch.compile(model) if engine.compile else model
+
+    def forward() -> Tensor:
+        with engine.autocast():
+            features: Tensor = called(images)
+        return features
+
+    return trained(forward) if setting.train else forward
+
+
+def prepared(name: str, setting: Setting) -> nn.Module:
+    """The model that a contender's name says."""
+    ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
+    model = create_model(name.removesuffix(ending), num_classes=0, global_pool="").train(setting.train)
+    if ending == TIMMS:
+        if not isinstance(model, BoTNet):
+            raise ValueError(f"{name!r}: only a BoTNet has attention to put timm's layer for; leave the ending out")
+        with_timms_layer(model, setting.size)
+    return fuse(model) if ending == FUSED else model
+
+
+def with_timms_layer(model: BoTNet, size: int) -> None:
+    """Put timm's layer, which fits one size, in the place of every `MHSA2d`."""
+    places = {id(layer): side for layer, side in model.attention_maps(size)}
+    for block in model.modules():
+        if isinstance(block, BoTBlock):
+            ours = block.mhsa
+            theirs = BottleneckAttn(ours.dim, ours.dim, feat_size=places[id(ours)], num_heads=ours.num_heads)
+            block.mhsa = cast("Any", theirs.train(model.training))

@@ -1,0 +1,117 @@
+"""Mask R-CNN around different backbones, and torchvision's own: a training step or a prediction, in turn."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+
+from botvision.bench.race import Engine, Report, Row, Setting, race
+from botvision.maskrcnn.model import build_mask_rcnn
+
+CLASSES = 10  # so few that random weights find something: masks are predicted too
+OBJECTS = 4  # a side of the grid of objects in each picture
+PEERS: dict[str, Callable[..., nn.Module]] = {
+    "torchvision maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
+    "torchvision maskrcnn_resnet50_fpn_v2": maskrcnn_resnet50_fpn_v2,
+}
+
+
+def detector(
+    *,
+    models: tuple[str, ...] = ("resnet50", "botnet50", "torchvision maskrcnn_resnet50_fpn"),
+    sizes: tuple[int, ...] = (1024,),
+    batch: int = 1,
+    rounds: int = 3,
+    train: bool = True,
+    memory: bool = False,
+    engine: Engine = Engine(),
+    out: Path | None = None,
+) -> Report:
+    """Time Mask R-CNN: a training step with its optimiser, or a prediction, with random weights and pictures.
+
+    Args:
+        models: backbones by timm's or BoTNet's name, or "torchvision maskrcnn_resnet50_fpn" or "… _v2" for
+            torchvision's own detector; the first is the yardstick.
+        sizes: px of the square pictures and of the canvas.
+        batch: pictures at a time.
+        rounds: of every contender.
+        train: a training step; false for a prediction.
+        memory: peak memory too, each contender in a process of its own.
+        engine: device, precision, threads; compile takes the backbone alone.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+
+    Raises:
+        ValueError: an unknown name, no model, or a number below 1.
+    """
+    if not models:
+        raise ValueError("bench detector needs at least one model; e.g. resnet50 botnet50")
+    rows: list[Row] = []
+    for size in sizes:
+        setting = Setting(size, batch, train, engine)
+        rows += race(build, models, setting, what="Mask R-CNN", rounds=rounds, memory=memory)
+    note = (
+        f"{CLASSES} classes, {OBJECTS**2} objects a picture, random weights, channels_last, the TPU code's presets; "
+        "contenders run in turn; times include canvas, losses or masks, and when training SGD's step."
+    )
+    report = Report("Mask R-CNN", note, str(engine), rows)
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def build(name: str, setting: Setting) -> Callable[[], Any]:
+    """A detector's step on random pictures."""
+    engine, size = setting.engine, setting.size
+    if name in PEERS:
+        sizes = {"min_size": size, "max_size": size}
+        model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
+    else:
+        model = build_mask_rcnn(name, CLASSES, canvas=size)
+        if engine.compile:
+            model.pyramid.body.compile()
+    model = model.to(engine.device).to(memory_format=torch.channels_last).train(setting.train)
+    pictures = [torch.rand(3, size, size, device=engine.device) for _ in range(setting.batch)]
+    if not setting.train:
+        return lambda: predicted(model, pictures, engine)
+    mask_side = size if name in PEERS else 112
+    targets = [{k: t.to(engine.device) for k, t in grid(size, mask_side).items()} for _ in pictures]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)  # random labels must not make it diverge
+    return lambda: learnt(model, pictures, targets, optimizer, engine)
+
+
+def grid(size: int, mask_side: int) -> dict[str, Tensor]:
+    """Objects side by side: boxes, labels, and masks over the box (side 112) or the picture."""
+    cell = size / OBJECTS
+    corners = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(OBJECTS)) * cell
+    boxes = torch.cat([corners, corners + 0.8 * cell], 1).float()
+    masks = torch.ones(len(boxes), mask_side, mask_side, dtype=torch.uint8)
+    if mask_side == size:
+        masks.zero_()
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+    return {"boxes": boxes, "labels": torch.arange(len(boxes)) % CLASSES + 1, "masks": masks}
+
+
+def predicted(model: nn.Module, pictures: list[Tensor], engine: Engine) -> Any:
+    """Pictures to boxes, names, scores and masks."""
+    with engine.autocast():
+        return model(pictures)
+
+
+def learnt(
+    model: nn.Module,
+    pictures: list[Tensor],
+    targets: list[dict[str, Tensor]],
+    optimizer: torch.optim.SGD,
+    engine: Engine,
+) -> None:
+    """One training step."""
+    with engine.autocast():
+        found = model(pictures, targets)
+    losses: dict[str, Tensor] = found if isinstance(found, dict) else found.losses
+    optimizer.zero_grad()
+    sum(losses.values(), torch.zeros((), device=engine.device)).backward()
+    optimizer.step()
