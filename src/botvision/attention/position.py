@@ -19,7 +19,8 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
     Returns:
         rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
     """
-    of_rows, of_columns = q @ table_h.T, q @ table_w.T  # B M N 2H−1, B M N 2W−1
+    both = q @ torch.cat([table_h, table_w]).T  # B M N 2H−1+2W−1; apart, each would copy a strided q
+    of_rows, of_columns = both[..., : table_h.shape[0]], both[..., table_h.shape[0] :]
     if torch.jit.is_scripting() or is_graph():
         return pick_both(of_rows, of_columns, size=size)
     rel_h = slide(of_rows.unflatten(2, size), along=2)
@@ -64,9 +65,11 @@ def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
     """Rows for the offsets −(side−1) … side−1 of a map: (1, 2L−1, D) → (2·side−1, D).
 
     A side up to L reads the centre rows exactly. Beyond it, "clamp" repeats the outermost rows and "stretch" spreads
-    all rows over the longer side, in between by linear interpolation. No branch on a size: exports stay dynamic.
+    all rows over the longer side, in between by linear interpolation. A recorded graph does not branch on a size.
     """
     reach = (table.shape[1] - 1) // 2  # L − 1, the furthest offset that has a row
+    if (torch.jit.is_scripting() or not is_graph()) and side - 1 <= reach:
+        return table[0, reach + 1 - side : reach + side]  # what the arithmetic below finds, without a kernel
     offsets = torch.arange(1 - side, side, device=table.device)
     if extend == "clamp":
         return table[0, offsets.clamp(-reach, reach) + reach]
