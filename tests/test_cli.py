@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from botvision.cli import HOUSES, Command, first_cause, main, recipe_names, recipe_path
+from botvision.cli import HOUSES, Command, as_jsonargparse_reads, first_cause, main, recipe_names, recipe_path
 from botvision.maskrcnn.canvas import canvas_rule
 
 RECIPES = "botvision.maskrcnn.recipes"
@@ -139,3 +139,18 @@ def test_import_botvision_is_light():
     code = "import sys, botvision; print([m for m in ('torch', 'timm', 'lightning') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--img-size", "224", "320", "--out", "a-b"], ["--img_size", "[224, 320]", "--out", "a-b"]),
+        (["x", "--rounds", "3"], ["x", "--rounds", "3"]),
+        (["--sides", "[4, 5]"], ["--sides", "[4, 5]"]),
+        (["--on-existing=resume-it", "7", "8"], ["--on_existing=resume-it", "7", "8"]),
+        (["a.ckpt", "12", "13"], ["a.ckpt", "12", "13"]),
+        (["--data.batch-size", "4"], ["--data.batch_size", "4"]),
+    ],
+)
+def test_dashes_and_several_numbers_are_taken(given, read):
+    assert as_jsonargparse_reads(given) == read

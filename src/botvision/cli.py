@@ -38,12 +38,23 @@ HOUSES: dict[str, dict[str, Command] | Command] = {
         "score": Command("botvision.maskrcnn.score:score", "box and mask AP of a checkpoint on a COCO file"),
         "predict": Command("botvision.maskrcnn.predict:predict", "find objects in pictures"),
     },
+    "classify": {
+        "train": Command(
+            "botvision.classify.train:train",
+            "train, score and draw a classifier: any BoTNet or timm model",
+            recipes="botvision.classify.recipes",
+        ),
+        "score": Command("botvision.classify.score:score", "top-1, top-5 and speed of a checkpoint, at any sizes"),
+        "predict": Command("botvision.classify.predict:predict", "say what is in pictures"),
+    },
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
         "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet twin"),
+        "classify": Command("botvision.bench.classify:classify", "time T3 … T7 beside EfficientNets, each at its px"),
         "detector": Command("botvision.bench.detector:detector", "time Mask R-CNN beside its twin and torchvision's"),
     },
     "paper": Command("botvision.bench.paper:paper", "the paper's tables beside our counts and runs"),
+    "digits": Command("botvision.digits:make_digits", "write handwritten digits as class folders or tar shards"),
     "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
 }
 
@@ -79,7 +90,7 @@ def run(arguments: list[str]) -> int:
         for verb, command in verbs.items():
             wanted = arguments[:2] == [house, verb]
             below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
-    chosen = parser.instantiate_classes(parser.parse_args(arguments))
+    chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments)))
     found, options = HOUSES[chosen.house], chosen[chosen.house]
     if not isinstance(found, Command):
         found, options = found[options.verb], options[options.verb]
@@ -88,6 +99,21 @@ def run(arguments: list[str]) -> int:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
         print(result)
     return 0
+
+
+def as_jsonargparse_reads(arguments: list[str]) -> list[str]:
+    """`--img-size 224 320` as `--img_size [224, 320]`: dashes in names, and several numbers after one flag."""
+    read: list[str] = []
+    numbers: list[str] = []
+    for argument in [*arguments, ""]:
+        if argument.isdigit() and read and read[-1].startswith("--") and "=" not in read[-1]:
+            numbers.append(argument)
+            continue
+        read += [f"[{', '.join(numbers)}]"] if len(numbers) > 1 else numbers
+        numbers = []
+        flag, sign, value = argument.partition("=")
+        read.append(flag.replace("-", "_").replace("__", "--", 1) + sign + value if flag.startswith("--") else argument)
+    return read[:-1]
 
 
 def command_parser(command: Command, *, wanted: bool) -> Any:

@@ -1,6 +1,7 @@
 """Pictures in: a file, a folder or a glob, read upright as RGB."""
 
 import glob
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,14 +40,23 @@ def read_picture(path: Path) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: not a picture, or a truncated one.
     """
-    if not path.is_file():
+    return torch.from_numpy(np.array(open_picture(path))).permute(2, 0, 1)
+
+
+def open_picture(path: Path, content: bytes | None = None) -> Image.Image:
+    """A picture as RGB, turned upright by its EXIF tag; from `content` where its bytes are at hand.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or a truncated one.
+    """
+    if content is None and not path.is_file():
         raise FileNotFoundError(f"no picture at {path}; check the folder and the file name")
     try:
-        with Image.open(path) as opened:
-            upright = to_rgb(ImageOps.exif_transpose(opened))
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path if content is None else io.BytesIO(content)) as opened:
+            return to_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read picture {path}: {error}; replace the file or leave it out") from error
-    return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

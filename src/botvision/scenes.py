@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from botvision.digits import load_digits
 from botvision.files import read_json, write_json, write_text
 
 CREDITS = """The digits are scikit-learn's copy of the UCI Optical Recognition of Handwritten Digits
@@ -146,17 +147,13 @@ def write_split(
 
 
 def load_material(split: str) -> Material:
-    """scikit-learn's digits and photographs: every fourth digit and every second column of a photograph are val's."""
-    try:
-        from sklearn.datasets import load_digits, load_sample_images
-    except ImportError as error:
-        raise ValueError("scenes need scikit-learn; pip install 'botvision[scenes]'") from error
-    digits = load_digits()
-    held_out = np.arange(len(digits.target)) % 4 == 0
-    mine = held_out if split == "val" else ~held_out
+    """Digits of a split and its half of scikit-learn's photographs: every second column is val's."""
+    images, labels = load_digits(split)
+    from sklearn.datasets import load_sample_images
+
     columns = [np.array_split(photo, 4, axis=1) for photo in load_sample_images().images]
     photos = [column for photo in columns for column in photo[split == "val" :: 2]]
-    return Material((digits.images[mine] / 16).astype(np.float32), digits.target[mine], photos)
+    return Material(images, labels, photos)
 
 
 def draw_scene(material: Material, world: World, rng: np.random.Generator) -> tuple[Picture, list[tuple[int, Picture]]]:

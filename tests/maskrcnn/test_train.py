@@ -15,12 +15,13 @@ import yaml
 from PIL import Image
 
 from botvision.cli import main
-from botvision.maskrcnn.checkpoint import ModelConfig, load_detector, read_checkpoint
+from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.trainer import EngineConfig
+from botvision.maskrcnn.checkpoint import ModelConfig, load_detector
 from botvision.maskrcnn.data import DataConfig
-from botvision.maskrcnn.engine import EngineConfig, OptimConfig
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
-from botvision.maskrcnn.task import Task
+from botvision.maskrcnn.task import OptimConfig, Task
 from botvision.maskrcnn.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -78,7 +79,9 @@ def test_train_from_its_own_config_gives_the_same_run(run, scenes, tmp_path, cap
     assert {key: printed[key] for key in config} == config
     assert config["data"]["train_images"] == str(scenes / "train")
     again = train(data_of(scenes), tmp_path / "again", model=MODEL, optim=OPTIM, engine=ENGINE)
-    ours, theirs = (read_checkpoint(r.out / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, again))
+    ours, theirs = (
+        read_checkpoint(r.out / "checkpoints" / "last.ckpt", house="maskrcnn")["state_dict"] for r in (run, again)
+    )
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
@@ -90,7 +93,7 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
         train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
     with pytest.raises(ValueError, match="was begun with other settings of optim; resume it with --config"):
         train(data_of(scenes), out, model=MODEL, optim=replace(OPTIM, lr=1.0), engine=ENGINE, on_existing="resume")
-    before = read_checkpoint(out / "checkpoints" / "last.ckpt")
+    before = read_checkpoint(out / "checkpoints" / "last.ckpt", house="maskrcnn")
     moments = []
 
     class Look(Task):
@@ -115,7 +118,7 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
 
 def test_train_with_averaged_weights(scenes, tmp_path):
     out = train(data_of(scenes), tmp_path, model=MODEL, optim=replace(OPTIM, ema=0.9, epochs=1), engine=ENGINE).out
-    content = read_checkpoint(out / "checkpoints" / "last.ckpt")
+    content = read_checkpoint(out / "checkpoints" / "last.ckpt", house="maskrcnn")
     live, averaged = content["current_model_state"], content["state_dict"]
     key = "model.roi_heads.box_head.fc6.weight"
     assert not torch.equal(live[key], averaged[key])
@@ -215,7 +218,7 @@ def test_what_is_no_checkpoint_is_named(run, tmp_path, what):
         path.write_bytes((run.out / "checkpoints" / "last.ckpt").read_bytes()[:10_000])
     elif what == "foreign":
         torch.save({"state_dict": {}}, path)
-        message = "is not a BoTVision Mask R-CNN checkpoint"
+        message = "is no checkpoint of ours; give one from runs/maskrcnn"
     elif what == "pickle":
         torch.save({"state_dict": {}, "code": Predictor}, path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -223,7 +226,7 @@ def test_what_is_no_checkpoint_is_named(run, tmp_path, what):
 
 
 def test_a_checkpoint_whose_tensors_do_not_fit_is_named(run, tmp_path):
-    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt")
+    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", house="maskrcnn")
     content["botvision"]["categories"].pop()
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="does not fit the model that it describes: size mismatch"):

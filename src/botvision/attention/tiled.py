@@ -1,4 +1,4 @@
-"""A Triton kernel of our own for GPUs: positions added inside the tile, forward and backward, no N×N, no atomics."""
+"""A Triton kernel of our own for GPUs: positions added inside the tile, and no N×N."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim
 

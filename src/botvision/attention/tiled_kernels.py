@@ -1,4 +1,4 @@
-"""Triton kernels of attention with 2-D positions: a tile of logits is a block of queries × one row of keys."""
+"""Triton kernels of attention with 2-D positions: a block of queries × one row of keys."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim; rel_h comes transposed, G H N
 

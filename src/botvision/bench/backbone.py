@@ -1,4 +1,4 @@
-"""Whole backbones beside their ResNet twin: as they are, fused, and with timm's attention layer instead of ours."""
+"""Whole backbones beside their ResNet twin: as they are, fused, and with timm's layer."""
 
 from collections.abc import Callable
 from pathlib import Path

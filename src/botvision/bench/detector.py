@@ -1,4 +1,4 @@
-"""Mask R-CNN around different backbones, and torchvision's own: a training step or a prediction, in turn."""
+"""Mask R-CNN with different backbones, and torchvision's: a training step or a prediction."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Contenders in turn, round after round: their seconds, ratios and peak memory, as a table, JSON and a picture."""
+"""Contenders in turn, round after round: seconds, ratios, peak memory; table, JSON, picture."""
 
 import os
 import platform

@@ -1,16 +1,12 @@
 """A trained detector as a file: tensors and plain numbers, enough to build it again."""
 
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
-
+from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.model import MaskRCNN, build_mask_rcnn
-
-KEY = "botvision"
 
 
 @dataclass(frozen=True)
@@ -65,43 +61,8 @@ def load_detector(path: Path) -> Detector:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of ours, or one whose tensors do not fit its own description.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, house="maskrcnn")
     about = content[KEY]
     categories = [Category(*c) for c in about["categories"]]
-    model = ModelConfig(**about["model"]).build(len(categories))
-    state = {k.removeprefix("model."): v for k, v in content["state_dict"].items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit the model that it describes: {first}; is the file mixed up?") from error
-    return Detector(model.eval(), categories)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, tensors on the CPU; nothing in it is executed."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}; give a file such as runs/maskrcnn/demo/checkpoints/best.ckpt"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written") from error
-    about = content.get(KEY) if isinstance(content, dict) else None
-    if about is None or about.get("house") != "maskrcnn":
-        raise ValueError(f"{path} is not a BoTVision Mask R-CNN checkpoint; give one from runs/maskrcnn/…/checkpoints")
-    return dict(content)
-
-
-def pick_device(device: str) -> torch.device:
-    """The device by its name; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is unknown; use auto, cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} is not there: torch sees no GPU; use auto or cpu")
-    return place
+    model = load_weights(ModelConfig(**about["model"]).build(len(categories)), content, path)
+    return Detector(cast("MaskRCNN", model), categories)

@@ -12,10 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_picture
+from botvision.engine.checkpoint import pick_device
 from botvision.files import write_json
 from botvision.inputs import find_pictures, stream
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.checkpoint import Detector, load_detector, pick_device
+from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.score import Result, picture_results
 
 

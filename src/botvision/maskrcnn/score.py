@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from botvision.engine.checkpoint import pick_device
 from botvision.files import read_json, write_json
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.checkpoint import load_detector, pick_device
+from botvision.maskrcnn.checkpoint import load_detector
 from botvision.maskrcnn.coco import Category, for_counting
 from botvision.maskrcnn.data import CocoInstances, collate
 

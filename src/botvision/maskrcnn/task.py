@@ -1,17 +1,49 @@
 """What lightning needs to know of a detector: losses, rates, scores."""
 
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from botvision.maskrcnn.checkpoint import KEY, ModelConfig, describe
+from botvision.engine.checkpoint import KEY
+from botvision.maskrcnn.checkpoint import ModelConfig, describe
 from botvision.maskrcnn.data import Batch, CocoInstances
-from botvision.maskrcnn.engine import OptimConfig
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.score import Result, Scores, evaluate, to_results
-from botvision.recipe import build_optimizer, learning_rate_factor
+from botvision.recipe import Schedule, build_optimizer, learning_rate_factor
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it learns; the defaults are those of the detection code that the paper cites, for batch 64.
+
+    Args:
+        optimizer: sgd (the paper's) or adamw.
+        lr: base rate at the batch that the run really has, all devices together.
+        weight_decay: on weights only, never on norms, biases and position tables.
+        momentum: of sgd; beta1 of adamw.
+        schedule: steps (×0.1 at each milestone) or cosine (to 0).
+        milestones: as fractions of the run.
+        warmup_steps: linear warm-up.
+        warmup_from: first rate, as a fraction of lr.
+        epochs: passes over the training pictures.
+        clip: largest norm of the gradient; none leaves it.
+        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.08
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    schedule: Schedule = "steps"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    warmup_steps: int = 500
+    warmup_from: float = 0.084
+    epochs: int = 36
+    clip: float | None = None
+    ema: float | None = None
 
 
 class Task(L.LightningModule):

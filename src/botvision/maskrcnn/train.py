@@ -2,11 +2,10 @@
 
 import random
 import shlex
-import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 import lightning as L
 import torch
@@ -16,16 +15,30 @@ from timm.layers import convert_sync_batchnorm
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_picture
+from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.folder import OnExisting, check_place, clear, peak_memory_mb, plain_config
+from botvision.engine.history import History
+from botvision.engine.trainer import Course, EngineConfig, build_trainer, check_counts, is_multi_gpu
 from botvision.files import write_json, write_text
-from botvision.maskrcnn.checkpoint import ModelConfig, read_checkpoint
+from botvision.maskrcnn.checkpoint import ModelConfig
 from botvision.maskrcnn.data import CocoInstances, DataConfig, train_loader, val_loader
-from botvision.maskrcnn.engine import EngineConfig, OptimConfig, build_trainer, check_numbers, is_multi_gpu
-from botvision.maskrcnn.history import History
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.predict import Predictor
-from botvision.maskrcnn.task import Task
+from botvision.maskrcnn.task import OptimConfig, Task
 
 EXAMPLES = 12  # pictures that a finished run draws
+PANELS = {
+    "loss": ("train/loss", "val/loss"),
+    "AP": ("val/box_ap", "val/mask_ap"),
+    "parts of the loss": (
+        "train/loss_objectness",
+        "train/loss_rpn_box_reg",
+        "train/loss_classifier",
+        "train/loss_box_reg",
+        "train/loss_mask",
+    ),
+    "learning rate": ("lr",),
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ def train(
     optim: OptimConfig = OptimConfig(),
     engine: EngineConfig = EngineConfig(),
     backbone_weights: str | None = None,
-    on_existing: Literal["refuse", "resume", "replace"] = "refuse",
+    on_existing: OnExisting = "refuse",
 ) -> Summary:
     """Train a Mask R-CNN, score it, draw what it finds.
 
@@ -86,11 +99,11 @@ def train(
     """
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
-    check_numbers(optim, engine)
-    config = plain_config(data, model, optim, engine, backbone_weights)
+    check_counts(engine, **{"optim.epochs": optim.epochs})
+    config = plain_config(engine, data=data, model=model, optim=optim, backbone_weights=backbone_weights)
     if getattr(rank_zero_only, "rank", 0) == 0:
-        check_place(out, on_existing, config)
-    resumed = read_checkpoint(last) if on_existing == "resume" and last.is_file() else None
+        check_place(out, on_existing, config, fixed=("data", "model", "optim"))
+    resumed = read_checkpoint(last, house="maskrcnn") if on_existing == "resume" and last.is_file() else None
     L.seed_everything(engine.seed, workers=True, verbose=False)
     with torch.device("meta"):  # the model's options are checked before much data is read
         rule = model.build(1).canvas.rule
@@ -98,8 +111,9 @@ def train(
     train_set, val_set = (cast("CocoInstances", loader.dataset) for loader in loaders)
     if val_set.categories != train_set.categories:
         raise ValueError(f"{data.train_annotations} and {data.val_annotations} list different categories; use one list")
-    history = History(out, log_every=engine.log_every, started=started)
-    trainer = build_trainer(out, optim, engine, history)
+    history = History(out, panels=PANELS, score="val/box_ap", log_every=engine.log_every, started=started)
+    course = Course(optim.epochs, "val/mask_ap", clip=optim.clip, ema=optim.ema)
+    trainer = build_trainer(out, course, engine, history)
     detector = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
     task = Task(detector, model=model, optim=optim, val_set=val_set)
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
@@ -146,56 +160,6 @@ def build(
     return detector
 
 
-def run_files(out: Path) -> list[Path]:
-    """What an earlier run has left."""
-    files = [out / name for name in ("config.yaml", "metrics.csv", "curves.png", "summary.json")]
-    files += [*(out / "checkpoints").glob("*.ckpt"), *(out / "predictions").glob("*.jpg")]
-    return [path for path in files if path.is_file()]
-
-
-def clear(out: Path) -> None:
-    """Remove an earlier run, and nothing else."""
-    for path in run_files(out):
-        path.unlink()
-
-
-def check_place(out: Path, on_existing: str, config: dict[str, Any]) -> None:
-    """Refuse an `out` that holds a run, or one to resume that was begun with other settings."""
-    if not run_files(out):
-        return
-    if on_existing == "refuse":
-        raise ValueError(
-            f"{out} holds a run already; add --on_existing resume to go on with it, --on_existing replace to start "
-            "anew, or give another --out"
-        )
-    if on_existing == "resume" and (out / "config.yaml").is_file():
-        old = yaml.safe_load((out / "config.yaml").read_text())
-        old["data"]["workers"] = config["data"]["workers"]  # as many as the machine has
-        changed = [key for key in ("data", "model", "optim") if old.get(key) != config[key]]
-        if changed:
-            raise ValueError(
-                f"{out} was begun with other settings of {', '.join(changed)}; resume it with "
-                f"--config {out / 'config.yaml'} --out {out} --on_existing resume, or give another --out"
-            )
-
-
-def plain_config(
-    data: DataConfig, model: ModelConfig, optim: OptimConfig, engine: EngineConfig, backbone_weights: str | None
-) -> dict[str, Any]:
-    """Everything that `train` was given, as YAML holds it; `--config` reads it back."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    parts = {"data": data, "model": model, "optim": optim, "engine": replace(engine, stop_after=None)}
-    config = {name: plain(asdict(cast("Any", part))) for name, part in parts.items()}
-    return {**config, "backbone_weights": backbone_weights}
-
-
 def draw_examples(predictor: Predictor, data: CocoInstances, folder: Path) -> None:
     """Draw what the model finds in some val pictures, and a sheet of them."""
     chosen = sorted(random.Random(0).sample(range(len(data)), min(EXAMPLES, len(data))))
@@ -206,13 +170,3 @@ def draw_examples(predictor: Predictor, data: CocoInstances, folder: Path) -> No
         drawn.append(draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names))
         save_picture(drawn[-1], folder / f"{Path(data.record(index)[0]['file_name']).stem}.jpg")
     save_picture(contact_sheet(drawn), folder / "sheet.jpg")
-
-
-def peak_memory_mb() -> float:
-    """Largest memory that this process has held, in MiB; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,17 @@ from lightning.pytorch.callbacks import Callback
 from botvision.draw.curves import draw_curves
 from botvision.files import write_text
 
-PANELS = {
-    "loss": ("train/loss", "val/loss"),
-    "AP": ("val/box_ap", "val/mask_ap"),
-    "parts of the loss": (
-        "train/loss_objectness",
-        "train/loss_rpn_box_reg",
-        "train/loss_classifier",
-        "train/loss_box_reg",
-        "train/loss_mask",
-    ),
-    "learning rate": ("lr",),
-}
-
 
 class History(Callback):
     """Rows of step, epoch, rate, losses and scores; a resumed run goes on where its checkpoint ended."""
 
-    def __init__(self, out: Path, *, log_every: int, started: float) -> None:
+    def __init__(
+        self, out: Path, *, panels: Mapping[str, Sequence[str]], score: str, log_every: int, started: float
+    ) -> None:
+        """`panels` of curves.png by their title; `score` is the column that says a row has been scored."""
         self.out = out
+        self.panels = panels
+        self.score = score
         self.log_every = log_every
         self.started = started
         self.seconds_before = 0.0
@@ -41,12 +34,12 @@ class History(Callback):
         return self.seconds_before + time.monotonic() - self.started
 
     def last_score(self) -> dict[str, float]:
-        """The row with the latest AP."""
-        return next(row for row in reversed(self.rows) if "val/box_ap" in row)
+        """The row with the latest score."""
+        return next(row for row in reversed(self.rows) if self.score in row)
 
     def is_scored(self) -> bool:
-        """Whether the latest weights have their AP."""
-        return any("val/box_ap" in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
+        """Whether the latest weights have their score."""
+        return any(self.score in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
@@ -78,7 +71,7 @@ class History(Callback):
         table.writeheader()
         table.writerows(self.rows)
         write_text(self.out / "metrics.csv", text.getvalue())
-        draw_curves(self.rows, self.out / "curves.png", panels=PANELS)
+        draw_curves(self.rows, self.out / "curves.png", panels=self.panels)
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and seconds, for the checkpoint."""

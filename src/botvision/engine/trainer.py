@@ -1,4 +1,4 @@
-"""How a run learns and where it runs: the options, and lightning's Trainer made of them."""
+"""Where a run takes place: its options, and lightning's Trainer made of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,40 +7,9 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from botvision.maskrcnn.history import History
-from botvision.recipe import Schedule
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """How it learns; the defaults are those of the detection code that the paper cites, for batch 64.
-
-    Args:
-        optimizer: sgd (the paper's) or adamw.
-        lr: base rate at the batch that the run really has, all devices together.
-        weight_decay: on weights only, never on norms, biases and position tables.
-        momentum: of sgd; beta1 of adamw.
-        schedule: steps (×0.1 at each milestone) or cosine (to 0).
-        milestones: as fractions of the run.
-        warmup_steps: linear warm-up.
-        warmup_from: first rate, as a fraction of lr.
-        epochs: passes over the training pictures.
-        clip: largest norm of the gradient; none leaves it.
-        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
-    """
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.08
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    schedule: Schedule = "steps"
-    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    warmup_steps: int = 500
-    warmup_from: float = 0.084
-    epochs: int = 36
-    clip: float | None = None
-    ema: float | None = None
+from botvision.engine.history import History
 
 
 @dataclass(frozen=True)
@@ -58,6 +27,7 @@ class EngineConfig:
         score_every: epochs between scores; the last epoch is always scored.
         log_every: steps between rows of metrics.csv.
         progress: show a progress bar.
+        live: tensorboard or wandb, where installed: the run's numbers as they come, besides metrics.csv.
         stop_after: end this session after so many epochs, to be resumed later; none runs to the end.
     """
 
@@ -71,45 +41,83 @@ class EngineConfig:
     score_every: int = 1
     log_every: int = 10
     progress: bool = True
+    live: Literal["tensorboard", "wandb"] | None = None
     stop_after: int | None = None
 
 
-def check_numbers(optim: OptimConfig, engine: EngineConfig) -> None:
+@dataclass(frozen=True)
+class Course:
+    """What the Trainer needs to know of how a run learns.
+
+    Attributes:
+        epochs: passes over the training data.
+        monitor: score by which best.ckpt is chosen; more is better.
+        clip: largest norm of the gradient; none leaves it.
+        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
+        accumulate: batches whose gradients are summed before a step.
+    """
+
+    epochs: int
+    monitor: str
+    clip: float | None = None
+    ema: float | None = None
+    accumulate: int = 1
+
+
+def check_counts(engine: EngineConfig, **counts: int) -> None:
     """Refuse counts below 1."""
-    counts = {"optim.epochs": optim.epochs, "engine.score_every": engine.score_every}
-    counts |= {"engine.log_every": engine.log_every, "engine.stop_after": engine.stop_after or 1}
-    for name, count in counts.items():
+    counts |= {"engine.score_every": engine.score_every, "engine.log_every": engine.log_every}
+    for name, count in {**counts, "engine.stop_after": engine.stop_after or 1}.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
 
 
-def build_trainer(out: Path, optim: OptimConfig, engine: EngineConfig, history: History) -> L.Trainer:
+def build_trainer(out: Path, course: Course, engine: EngineConfig, history: History, *more: Callback) -> L.Trainer:
     """Lightning's Trainer with our callbacks."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         history,
         ModelCheckpoint(
-            folder, "best", monitor="val/mask_ap", mode="max", save_weights_only=True, enable_version_counter=False
+            folder, "best", monitor=course.monitor, mode="max", save_weights_only=True, enable_version_counter=False
         ),
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        *more,
     ]
-    if optim.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=optim.ema))
+    if course.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=course.ema))
     return L.Trainer(
         accelerator=engine.accelerator,
         devices=engine.devices,
         num_nodes=engine.num_nodes,
         precision=pick_precision() if engine.precision == "auto" else engine.precision,
-        max_epochs=optim.epochs if engine.stop_after is None else min(optim.epochs, engine.stop_after),
+        max_epochs=course.epochs if engine.stop_after is None else min(course.epochs, engine.stop_after),
         check_val_every_n_epoch=engine.score_every,
-        gradient_clip_val=optim.clip,
+        gradient_clip_val=course.clip,
+        accumulate_grad_batches=course.accumulate,
         num_sanity_val_steps=0,
-        logger=False,
+        logger=False if engine.live is None else live_logger(engine.live, out),
+        log_every_n_steps=engine.log_every,
         callbacks=callbacks,
         enable_progress_bar=engine.progress,
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def live_logger(kind: str, out: Path) -> Logger:
+    """TensorBoard's or Weights & Biases' logger.
+
+    Raises:
+        ValueError: its package is missing.
+    """
+    try:
+        if kind == "wandb":
+            return WandbLogger(name=out.name, save_dir=out, project="botvision")
+        return TensorBoardLogger(out, name=None, version="tensorboard")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"engine.live={kind} needs its package: pip install {kind}, or leave --engine.live out"
+        ) from error
 
 
 def pick_precision() -> Any:

@@ -1,0 +1,248 @@
+"""Samples: pictures augmented and in batches, those that cannot be read set aside."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from botvision.classify.shards import Raw, ShardBatches, find_shards
+from botvision.classify.share import Place, Share
+from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
+from botvision.inputs import open_picture
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training pictures are changed: timm's augmentation, and mixing of whole batches.
+
+    Args:
+        auto_augment: timm's policy, e.g. rand-m10-n2 (RandAugment, 2 operations of magnitude 10); none for none.
+        scale: smallest and largest share of a picture's area that a random crop takes.
+        ratio: narrowest and widest crop.
+        flip: chance of a mirrored picture.
+        color_jitter: strength, where there is no auto_augment.
+        erase: chance that a rectangle is erased.
+        mixup, cutmix: alpha of each; 0 leaves it out. Where both are given, a coin is thrown for each batch.
+        smoothing: label smoothing.
+    """
+
+    auto_augment: str | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    color_jitter: float = 0.4
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they are read.
+
+    Args:
+        train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern of local files or
+            an index (….json, by path or URL); a timm dataset (torch/…, hfds/…, tfds/…, wds/…); or digits.
+        val: to score on, in any of these forms.
+        root: folder of a timm dataset.
+        splits: a dataset's names of the splits for train and val.
+        class_names: file with a class name a line, for shards and timm's datasets.
+        batch_size: pictures a step and a device.
+        workers: processes that read pictures, a device.
+        bad_limit: pictures that may turn out unreadable, in a session, before it stops; 0 stops at the first.
+        crop: share of the picture's shorter side that is scored.
+        augment: of training pictures.
+    """
+
+    train: str
+    val: str
+    root: str | None = None
+    splits: tuple[str, str] = ("train", "val")
+    class_names: Path | None = None
+    batch_size: int = 128
+    workers: int = 4
+    bad_limit: int = 10
+    crop: float = 0.95
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+class Bad(NamedTuple):
+    """A picture that could not be read, and why."""
+
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What a loader gives.
+
+    Attributes:
+        images: (B, 3, H, W), normalised.
+        labels: (B,) from 0.
+        bad: reasons of the pictures that are missing from it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    bad: list[str]
+
+
+Transform = Callable[[Image.Image], Tensor]
+Sample = tuple[Tensor, int] | Bad
+
+
+class Pictures(Dataset[Sample]):
+    """A source's pictures, transformed; one that cannot be read is `Bad`."""
+
+    def __init__(self, source: Source, transform: Transform) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            picture, label = self.source.open(index)
+        except (ValueError, OSError) as error:
+            return Bad(str(error))
+        return self.transform(picture), label
+
+
+class Decoder:
+    """Raw samples of a shard into a batch; runs in the worker."""
+
+    def __init__(self, transform: Transform, *, classes: int) -> None:
+        self.transform = transform
+        self.classes = classes
+
+    def __call__(self, raws: list[Raw]) -> Batch:
+        """Decoded, transformed, the unreadable ones aside."""
+        return collate([self.decode(raw) for raw in raws])
+
+    def decode(self, raw: Raw) -> Sample:
+        """One sample; a label beyond the class names is the user's mistake, not the picture's."""
+        if raw.label >= self.classes:
+            raise ValueError(f"{raw.name} is of class {raw.label}, but there are {self.classes} class names from 0")
+        try:
+            return self.transform(open_picture(Path(raw.name), raw.picture)), raw.label
+        except ValueError as error:
+            return Bad(str(error))
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples into a batch, the unreadable ones aside."""
+    good = [sample for sample in samples if not isinstance(sample, Bad)]
+    bad = [sample.reason for sample in samples if isinstance(sample, Bad)]
+    images = torch.stack([image for image, _ in good]) if good else torch.zeros(0, 3, 1, 1)
+    return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of numbers for a rank: every one once an epoch, but in training fewer than ranks × batch_size."""
+
+    def __init__(self, count: int, share: Share) -> None:
+        self.count = count
+        self.share = share
+
+    def __len__(self) -> int:
+        share = self.share
+        if share.train:
+            return self.count // (share.world * share.batch_size)
+        return -(-len(range(share.rank, self.count, share.world)) // share.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share, order = self.share, list(range(self.count))
+        if share.train:
+            random.Random(f"{share.seed} {share.place.epoch}").shuffle(order)
+        mine = order[share.rank :: share.world]
+        for number in range(share.place.batch, len(self)):
+            yield mine[number * share.batch_size : (number + 1) * share.batch_size]
+
+
+class Loader(NamedTuple):
+    """Batches, what their classes are called, and where the next epoch begins.
+
+    Attributes:
+        batches: the loader itself.
+        steps: batches of a whole epoch, of this process.
+        samples: pictures of a whole epoch, of all ranks.
+    """
+
+    batches: DataLoader[Any]
+    classes: list[str]
+    place: Place
+    steps: int
+    samples: int
+
+
+def train_transform(data: DataConfig, size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Timm's augmentation."""
+    a = data.augment
+    transform: Transform = create_transform(
+        size, is_training=True, auto_augment=a.auto_augment, scale=a.scale, ratio=a.ratio, hflip=a.flip,
+        color_jitter=a.color_jitter, re_prob=a.erase, interpolation="random" if a.auto_augment else "bicubic",
+        mean=tuple(mean), std=tuple(std),
+    )  # fmt: skip
+    return transform
+
+
+def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """The centre of the picture, resized."""
+    transform: Transform = create_transform(
+        size, is_training=False, interpolation="bicubic", crop_pct=crop, mean=tuple(mean), std=tuple(std)
+    )
+    return transform
+
+
+def build_loader(
+    where: str, data: DataConfig, transform: Transform, share: Share, *, classes: Sequence[str] = ()
+) -> Loader:
+    """Batches of one split for a process; `classes` are those of shards and datasets that do not name their own.
+
+    Raises:
+        FileNotFoundError, ValueError: no such data, or fewer pictures than a step of all processes takes.
+    """
+    names = read_class_names(data.class_names) or list(classes)
+    build = partial(
+        DataLoader,
+        num_workers=data.workers,
+        persistent_workers=data.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    if where.endswith(SHARD_SUFFIXES):
+        if not names:
+            raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
+        stream = ShardBatches(find_shards(where), share)
+        batches: DataLoader[Any] = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names)))
+        loader = Loader(batches, names, share.place, len(stream), stream.samples)
+    else:
+        split = data.splits[0 if share.train else 1]
+        source = open_source(where, split=split, root=data.root, classes=names)
+        sampler = EpochBatches(len(source), share)
+        batches = build(Pictures(source, transform), batch_sampler=sampler, collate_fn=collate)
+        loader = Loader(batches, source.classes, share.place, len(sampler), len(source))
+    if loader.steps == 0:
+        raise ValueError(
+            f"{where} has {loader.samples} pictures, fewer than batch_size={share.batch_size} × {share.world} devices; "
+            "lower --data.batch_size"
+        )
+    return loader
+
+
+def check_classes(train: Loader, val: Loader, data: DataConfig) -> None:
+    """Refuse splits of different classes."""
+    ours, theirs = set(train.classes), set(val.classes)
+    if train.classes != val.classes:
+        only = [f"{name} only in {where}" for names, where in ((ours - theirs, data.train), (theirs - ours, data.val))
+                for name in sorted(names)[:3]]  # fmt: skip
+        said = ", ".join(only) or "the same in another order"
+        raise ValueError(f"{data.train} and {data.val} have different classes: {said}; use the same class folders")

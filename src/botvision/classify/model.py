@@ -1,0 +1,95 @@
+"""A classifier to build, and a trained one as a file: enough to build it again."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from botvision.backbone import VARIANTS, create_model
+from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The classifier to build.
+
+    Args:
+        name: a BoTNet or any timm name.
+        img_size: px of the square training images.
+        drop: dropout before the classifier.
+        drop_path: largest stochastic depth; it grows from 0 with depth.
+        options: more for the model, e.g. {position: absolute}.
+        pretrained: timm's weights, downloaded; the classifier is new where the classes differ.
+    """
+
+    name: str = "botnet50"
+    img_size: int = 224
+    drop: float = 0.0
+    drop_path: float = 0.0
+    options: dict[str, Any] | None = None
+    pretrained: bool = False
+
+    def build(self, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+        """The model, freshly initialised unless `pretrained`."""
+        if self.img_size < 32:
+            raise ValueError(f"model.img_size={self.img_size} must be at least 32 px; e.g. 224")
+        options: dict[str, Any] = {"drop_rate": self.drop, "drop_path_rate": self.drop_path, **(self.options or {})}
+        if self.name in VARIANTS:  # position tables with a row for every offset
+            options.setdefault("img_size", self.img_size)
+        return create_model(self.name, pretrained=pretrained, num_classes=num_classes, **options)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model in eval mode.
+
+    Attributes:
+        model: (B, 3, H, W) normalised → (B, K) logits.
+        classes: names of the K classes.
+        config: what it was built from.
+        mean, std: of the normalised images.
+        crop: share of the shorter side that it was scored on.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    config: ModelConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float
+
+    @property
+    def any_size(self) -> bool:
+        """Whether images of other sizes than the training's go in."""
+        return not bool(getattr(self.model, "pretrained_cfg", {}).get("fixed_input_size"))
+
+
+def describe(config: ModelConfig, classes: list[str], model: nn.Module, *, crop: float) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain types that load with `weights_only=True`."""
+    mean, std = normalisation(model)
+    told = {"house": "classify", "model": {**asdict(config), "pretrained": False}, "classes": classes}
+    return {**told, "mean": list(mean), "std": list(std), "crop": crop}
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that the model's images are normalised with."""
+    wanted: dict[str, Any] = cast("Any", model).pretrained_cfg
+    return tuple(wanted["mean"]), tuple(wanted["std"])
+
+
+def load_classifier(path: Path, *, device: torch.device | None = None) -> Classifier:
+    """Build a classifier from a run's checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a classifier's checkpoint, or one whose tensors do not fit its own description.
+    """
+    content = read_checkpoint(path, house="classify")
+    about = content[KEY]
+    config = ModelConfig(**about["model"])
+    model = load_weights(config.build(len(about["classes"])), content, path)
+    if device is not None:
+        model = model.to(device)
+    return Classifier(model, about["classes"], config, tuple(about["mean"]), tuple(about["std"]), about["crop"])

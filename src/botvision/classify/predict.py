@@ -1,0 +1,97 @@
+"""Pictures in, names with probabilities out: a sheet to look at, and one JSON file."""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from botvision.classify.data import val_transform
+from botvision.classify.model import load_classifier
+from botvision.draw.classes import draw_said
+from botvision.engine.checkpoint import pick_device
+from botvision.files import write_json
+from botvision.inputs import find_pictures, open_picture
+
+SHEET = 24  # pictures that are drawn
+
+
+class Prediction(NamedTuple):
+    """What `predict` did.
+
+    Attributes:
+        said: a dictionary a picture: its file name, and the names and probabilities of the most likely classes.
+        skipped: pictures that could not be read, with the reason.
+        out: folder of the sheet and of `predictions.json`.
+    """
+
+    said: list[dict[str, Any]]
+    skipped: list[str]
+    out: Path
+
+    def __str__(self) -> str:
+        lines = [
+            f"{entry['file_name']}: {entry['names'][0]} {entry['probabilities'][0]:.2f}" for entry in self.said[:20]
+        ]
+        more = [f"… and {len(self.said) - 20} more"] if len(self.said) > 20 else []
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return "\n".join(
+            [*lines, *more, f"{len(self.said)} pictures{skipped}; sheet and predictions.json at {self.out}"]
+        )
+
+
+def predict(
+    checkpoint: Path,
+    source: str,
+    *,
+    out: Path = Path("predictions"),
+    img_size: int | None = None,
+    top: int = 5,
+    device: str = "auto",
+) -> Prediction:
+    """Say what is in pictures.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        source: a picture, a folder, or a quoted glob.
+        out: folder for `sheet.jpg` and `predictions.json`.
+        img_size: px; none is the training's.
+        top: classes named for each picture.
+        device: "cpu", "cuda", or "auto".
+
+    Raises:
+        FileNotFoundError, ValueError: no such files, or no picture that can be read.
+    """
+    if top < 1:
+        raise ValueError(f"top={top} must be at least 1; e.g. 5")
+    place = pick_device(device)
+    classifier = load_classifier(checkpoint, device=place)
+    size = img_size or classifier.config.img_size
+    transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
+    paths, said, skipped = find_pictures(source), list[dict[str, Any]](), list[str]()
+    drawn: list[tuple[Image.Image, str]] = []
+    for path in tqdm(paths, desc="predict", unit="picture", disable=None):
+        try:
+            picture = open_picture(path)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            skipped.append(str(error))
+            continue
+        with torch.inference_mode():
+            shares = classifier.model(transform(picture)[None].to(place))[0].float().softmax(0).cpu()
+        best = shares.topk(min(top, len(shares)))
+        names = [classifier.classes[number] for number in best.indices.tolist()]
+        said.append(
+            {"file_name": path.name, "names": names, "probabilities": [round(p, 6) for p in best.values.tolist()]}
+        )
+        if len(drawn) < SHEET:
+            picture.thumbnail((320, 320))
+            drawn.append((picture, f"{names[0]} {float(best.values[0]):.2f}"))
+    if not said:
+        raise ValueError(f"none of {len(skipped)} pictures could be read; the first: {skipped[0]}")
+    write_json(out / "predictions.json", said, indent=2)
+    draw_said([np.asarray(picture) for picture, _ in drawn], [(text, None) for _, text in drawn], out / "sheet.jpg")
+    return Prediction(said, skipped, out)

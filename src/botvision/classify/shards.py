@@ -1,0 +1,239 @@
+"""Tar shards as a stream: every sample once an epoch, and resumable inside one."""
+
+import json
+import random
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from botvision.classify.share import Share
+from botvision.files import read_json
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+LABEL = ".cls"
+
+
+class Shard(NamedTuple):
+    """A tar file, by path or URL, and how many samples it holds."""
+
+    url: str
+    samples: int
+
+
+class Raw(NamedTuple):
+    """A sample as bytes: where it came from, the picture, the label."""
+
+    name: str
+    picture: bytes
+    label: int
+
+
+def find_shards(source: str) -> list[Shard]:
+    """Shards of an index (`….json`, as WebDataset's `widsindex create` writes it), or of a pattern of tar files.
+
+    How many samples each shard holds must be known before: of a pattern's shards, by the index beside them
+    (`train-{0000..0146}.tar` → `train.json`), or for local files by counting.
+
+    Args:
+        source: `train.json`, or e.g. `data/train-{0000..0146}.tar`; by path or URL.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no index, shards behind URLs without one, or no sample.
+    """
+    shards = read_index(source) if source.endswith(".json") else shards_of_pattern(source)
+    if not sum(shard.samples for shard in shards):
+        raise ValueError(f"{source} has no sample; each needs a picture and a {LABEL} file of the same name")
+    return shards
+
+
+def shards_of_pattern(source: str) -> list[Shard]:
+    """Shards of a brace pattern, counted by an index beside them or one by one."""
+    from webdataset.shardlists import expand_urls
+
+    urls = expand_urls(source)
+    index = re.split(r"[-_.]?(?:\{|\d*\.(?:tar|tgz))", source, maxsplit=1)[0] + ".json"
+    remote = any(is_remote(url) for url in urls)
+    if remote or Path(index).is_file():
+        try:
+            known = {shard.url: shard for shard in read_index(index)}
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{source}: how many samples are in shards behind URLs must be known before, and there is no index at "
+                f"{index}; write one with `widsindex create`, and put it there or give its path or URL itself"
+            ) from error
+        if all(url in known for url in urls):
+            return [known[url] for url in urls]
+        if remote:
+            raise ValueError(f"{index} does not list {next(url for url in urls if url not in known)}; write it anew")
+    missing = [url for url in urls if not Path(url).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no shard at {missing[0]} ({len(missing)} of {len(urls)} are missing)")
+    return [Shard(url, count_samples(url)) for url in tqdm(urls, desc="count", unit="shard", disable=None)]
+
+
+def is_remote(url: str) -> bool:
+    """Whether webdataset opens it by a command or over a network."""
+    return "://" in url or url.startswith("pipe:")
+
+
+def read_index(source: str) -> list[Shard]:
+    """An index's shards; relative URLs are beside it."""
+    if is_remote(source):
+        from webdataset import gopen
+
+        with gopen(source) as stream:
+            content = json.loads(stream.read())
+    else:
+        content = read_json(Path(source), what="index of shards")
+    listed = content.get("shardlist") if isinstance(content, dict) else None
+    if not listed or not all({"url", "nsamples"} <= entry.keys() for entry in listed):
+        raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
+    folder = source.rpartition("/")[0]
+    return [Shard(beside(folder, entry["url"]), int(entry["nsamples"])) for entry in listed]
+
+
+def beside(folder: str, url: str) -> str:
+    """A URL, relative to a folder's."""
+    return url if is_remote(url) or url.startswith("/") or not folder else f"{folder}/{url}"
+
+
+def count_samples(path: str) -> int:
+    """Labelled pictures of a local tar file, by its headers."""
+    try:
+        with tarfile.open(path) as tar:
+            return sum(PurePosixPath(entry.name).suffix == LABEL for entry in tar)
+    except tarfile.TarError as error:
+        raise ValueError(f"shard {path} is no whole tar file: {error}; write it again") from error
+
+
+class ShardBatches(IterableDataset[list[Raw]]):
+    """Batches of raw samples of this rank, shared among its workers; each sample belongs to one batch of one worker.
+
+    The epoch's shards, in an order drawn anew for each epoch, are one row of samples. Ranks and workers take
+    intervals of it, so each reads only the shards that it needs. In training every rank gets the same number of whole
+    batches and fewer than ranks × batch_size samples are left over, other ones each epoch; otherwise all are read.
+    """
+
+    def __init__(self, shards: Sequence[Shard], share: Share, *, buffer: int = 2048) -> None:
+        self.shards = list(shards)
+        self.share = share
+        self.buffer = buffer
+        self.samples = sum(shard.samples for shard in shards)
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch, all workers together."""
+        if self.share.train:
+            return self.samples // (self.share.world * self.share.batch_size)
+        first, last = self.interval_of_rank()
+        return -(-(last - first) // self.share.batch_size)
+
+    def interval_of_rank(self) -> tuple[int, int]:
+        """The rank's part of the epoch's row."""
+        if self.share.train:
+            mine = len(self) * self.share.batch_size
+            return self.share.rank * mine, (self.share.rank + 1) * mine
+        return self.samples * self.share.rank // self.share.world, self.samples * (
+            self.share.rank + 1
+        ) // self.share.world
+
+    def worker_batches(self, worker: int, workers: int) -> tuple[int, int]:
+        """First and last of the rank's batches that a worker makes."""
+        return len(self) * worker // workers, len(self) * (worker + 1) // workers
+
+    def __iter__(self) -> Iterator[list[Raw]]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        begin, end = self.interval_of_rank()
+        from_batch, to_batch = self.worker_batches(worker, workers)
+        first, last = (min(begin + batch * self.share.batch_size, end) for batch in (from_batch, to_batch))
+        order = list(self.shards)
+        if self.share.train:
+            random.Random(f"{self.share.seed} {self.share.place.epoch}").shuffle(order)
+        samples = read_interval(order, first, last)
+        if self.share.train:
+            rng = random.Random(f"{self.share.seed} {self.share.place.epoch} {self.share.rank} {worker}")
+            samples = shuffled(samples, rng, buffer=self.buffer)
+        counts = [b - a for a, b in (self.worker_batches(w, workers) for w in range(workers))]
+        taken = taken_before(counts, self.share.place.batch)[worker]
+        for number in range(to_batch - from_batch):
+            batch = list(islice(samples, self.share.batch_size))
+            if number >= taken:
+                yield batch
+
+
+def taken_before(counts: Sequence[int], batches: int) -> list[int]:
+    """How many of each worker's batches a loader has taken after so many: it asks them in turn."""
+    taken = [0] * len(counts)
+    while batches > 0 and taken != list(counts):
+        for worker, count in enumerate(counts):
+            if batches > 0 and taken[worker] < count:
+                taken[worker] += 1
+                batches -= 1
+    return taken
+
+
+def read_interval(shards: Sequence[Shard], first: int, last: int) -> Iterator[Raw]:
+    """Samples first … last − 1 of the row that the shards make."""
+    start = 0
+    for shard in shards:
+        skip, stop = max(first - start, 0), min(last - start, shard.samples)
+        start += shard.samples
+        if skip < stop:
+            yield from islice(read_shard(shard), skip, stop)
+
+
+def read_shard(shard: Shard) -> Iterator[Raw]:
+    """A shard's samples, in its own order.
+
+    Raises:
+        ValueError: it is gone, cut short, or holds fewer samples than are known of it.
+    """
+    from webdataset import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    found = 0
+    try:
+        with gopen(shard.url) as stream:
+            files = ({**file, "__url__": shard.url} for file in tar_file_iterator(stream))
+            for sample in group_by_keys(files):
+                if LABEL[1:] in sample:
+                    found += 1
+                    yield to_raw(sample, shard.url)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ValueError(
+            f"shard {shard.url} could not be read after {found} of {shard.samples} samples: {error}; put it back and "
+            "go on with --on_existing resume"
+        ) from error
+    if found < shard.samples:
+        raise ValueError(f"shard {shard.url} holds {found} samples, its index says {shard.samples}; write both anew")
+
+
+def to_raw(sample: dict[str, Any], url: str) -> Raw:
+    """A picture and its label out of a sample's files."""
+    name = f"{url}/{sample['__key__']}"
+    label = sample[LABEL[1:]].strip()
+    if not label.isdigit():
+        raise ValueError(f"{name}{LABEL} must hold a class number from 0; got {label[:20]!r}")
+    picture = next((sample[ending[1:]] for ending in PICTURES if ending[1:] in sample), b"")
+    return Raw(name, picture, int(label))
+
+
+def shuffled(samples: Iterator[Raw], rng: random.Random, *, buffer: int) -> Iterator[Raw]:
+    """Samples in a random order, as far as a buffer of so many allows."""
+    held: list[Raw] = []
+    for sample in samples:
+        if len(held) < buffer:
+            held.append(sample)
+            continue
+        place = rng.randrange(buffer)
+        yield held[place]
+        held[place] = sample
+    rng.shuffle(held)
+    yield from held

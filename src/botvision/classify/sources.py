@@ -1,0 +1,118 @@
+"""Where labelled pictures come from: class folders, scikit-learn's digits, timm's datasets."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from timm.data import create_dataset
+from torchvision.datasets import ImageFolder
+
+from botvision.digits import CLASSES, digit_pictures
+from botvision.inputs import SUFFIXES, open_picture
+
+DIGITS = "digits"
+TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".json")
+
+
+class Source(Protocol):
+    """Labelled pictures by number; opening one may raise ValueError or FileNotFoundError."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """Picture and label."""
+
+
+class Folders:
+    """Class folders, as ImageNet's: torchvision's rule, with a word on what is wrong."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise FileNotFoundError(f"no folder at {root}; give a folder of class folders, tar shards, or digits")
+        try:
+            folder = ImageFolder(str(root), is_valid_file=lambda path: Path(path).suffix.lower() in SUFFIXES)
+        except FileNotFoundError as error:
+            empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_picture(f)]
+            if not empty:
+                raise ValueError(
+                    f"{root} has no class folders; its pictures must lie in a folder for each class"
+                ) from error
+            raise ValueError(
+                f"{root} has class folders without a picture: {', '.join(empty[:5])} ({len(empty)} of them); "
+                "fill or remove them"
+            ) from error
+        self.classes: list[str] = folder.classes
+        self.samples: list[tuple[str, int]] = folder.samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """Picture and label."""
+        path, label = self.samples[index]
+        return open_picture(Path(path)), label
+
+
+def has_picture(folder: Path) -> bool:
+    """Whether any file in or below it has a picture's suffix."""
+    return any(Path(name).suffix.lower() in SUFFIXES for _, _, names in os.walk(folder) for name in names)
+
+
+class Digits:
+    """scikit-learn's digits, in memory."""
+
+    classes = CLASSES
+
+    def __init__(self, split: str) -> None:
+        self.pictures = digit_pictures(split)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """Picture and label."""
+        return self.pictures[index]
+
+
+class TimmDataset:
+    """A timm dataset that can be read by number."""
+
+    def __init__(self, name: str, *, root: str | None, split: str, classes: Sequence[str]) -> None:
+        dataset: Any = create_dataset(name, root=root, split=split)
+        if not hasattr(dataset, "__getitem__"):
+            raise ValueError(f"{name} can only be streamed; give its tar shards to --data.train and --data.val instead")
+        self.dataset = dataset
+        self.classes = list(classes) or list(getattr(dataset, "classes", []))
+        if not self.classes:
+            raise ValueError(f"{name} does not name its classes; give a file with a name a line as --data.class_names")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """Picture and label."""
+        picture, label = self.dataset[index]
+        return picture.convert("RGB"), int(label)
+
+
+def read_class_names(path: Path | None) -> list[str]:
+    """A name a line."""
+    if path is None:
+        return []
+    if not path.is_file():
+        raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def open_source(where: str, *, split: str, root: str | None = None, classes: Sequence[str] = ()) -> Source:
+    """Pictures by number: digits, a timm dataset, or a folder; `split` is digits' or the dataset's."""
+    if where == DIGITS:
+        return Digits(split)
+    if where.startswith(TIMM_PREFIXES):
+        return TimmDataset(where, root=root, split=split, classes=classes)
+    return Folders(Path(where))

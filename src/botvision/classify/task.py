@@ -1,0 +1,190 @@
+"""What lightning needs to know of a classifier: loss, rates, accuracies, unreadable pictures."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.transforms import v2
+
+from botvision.classify.data import AugmentConfig, Batch, DataConfig, Loader
+from botvision.engine.checkpoint import KEY
+from botvision.recipe import Schedule, learning_rate_factor, names_without_decay, parameter_groups
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it learns; the defaults are the paper's regular ImageNet setting where it states one.
+
+    Args:
+        optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
+        lr_per_256: base rate for 256 pictures a step; the batch of all devices together scales it.
+        weight_decay: on weights only, never on norms, biases and position tables.
+        momentum: of momentum and sgd.
+        layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
+        schedule: cosine (to 0) or steps (×0.1 at each milestone).
+        milestones: as fractions of the run.
+        warmup_epochs: linear warm-up, from a hundredth.
+        epochs: passes over the training pictures.
+        loss: ce (cross-entropy) or bce (a sigmoid a class).
+        accumulate: batches a step.
+        clip: largest norm of the gradient; none leaves it.
+        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
+    """
+
+    optimizer: str = "momentum"
+    lr_per_256: float = 0.1
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    layer_decay: float | None = None
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
+    warmup_epochs: float = 5.0
+    epochs: int = 100
+    loss: Literal["ce", "bce"] = "ce"
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+
+
+class Task(L.LightningModule):
+    """Losses, rates and accuracies; the arithmetic is elsewhere, in plain torch."""
+
+    def __init__(
+        self, model: nn.Module, *, about: dict[str, Any], optim: OptimConfig, data: DataConfig, train: Loader
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.about = about
+        self.optim = optim
+        self.data = data
+        self.loader = train
+        self.mix = mixing(data.augment, classes=len(train.classes))
+        self.counts: list[Tensor] = []
+        self.bad: list[str] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Another order of the pictures each epoch."""
+        self.loader.place.begin(self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of one batch, mixed."""
+        batch = self.checked(batch)
+        if not len(batch.labels):
+            return None
+        images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
+        loss = loss_of(self.model(images), targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is not finite at step {self.global_step}; begin anew with a lower --optim.lr_per_256, more "
+                "--optim.warmup_epochs or --optim.clip 1, and --on_existing replace"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """How many are right, and the plain loss."""
+        batch = self.checked(batch)
+        if len(batch.labels):
+            logits = self.model(batch.images).float()
+            loss = cross_entropy(logits, batch.labels, reduction="sum")
+            self.counts.append(torch.stack([*right(logits, batch.labels), torch.tensor(len(logits), device=loss.device),
+                                            loss]))  # fmt: skip
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracies over all processes."""
+        empty = torch.zeros(4, device=self.device)
+        total = self.trainer.strategy.reduce(torch.stack([empty, *self.counts]).sum(0), reduce_op="sum")
+        top1, top5, seen, loss = cast("Tensor", total).tolist()
+        self.counts = []
+        if not seen:
+            raise ValueError(f"{self.data.val} has no picture that can be read")
+        figures = {"val/top1": top1 / seen, "val/top5": top5 / seen, "val/loss": loss / seen}
+        self.log_dict(figures, prog_bar=True, rank_zero_only=False)
+
+    def checked(self, batch: Batch) -> Batch:
+        """Count what could not be read; past the limit, stop with the list."""
+        for reason in batch.bad:
+            print(f"skipped: {reason}", file=sys.stderr)
+        self.bad += batch.bad
+        if len(self.bad) > self.data.bad_limit:
+            listed = "; ".join(dict.fromkeys(self.bad))
+            raise ValueError(
+                f"{len(self.bad)} pictures could not be read, more than --data.bad_limit {self.data.bad_limit} allows: "
+                f"{listed}"
+            )
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its rate at each step."""
+        o = self.optim
+        batch = self.data.batch_size * self.trainer.world_size * o.accumulate
+        options = {"momentum": o.momentum} if o.optimizer in {"momentum", "sgd"} else {}
+        optimizer = create_optimizer_v2(
+            self.groups(), opt=o.optimizer, lr=o.lr_per_256 * batch / 256, weight_decay=0.0, **options
+        )
+        per_epoch = max(self.loader.steps // o.accumulate, 1)
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(
+                step,
+                total=per_epoch * o.epochs,
+                schedule=o.schedule,
+                warmup_steps=round(per_epoch * o.warmup_epochs),
+                warmup_from=0.01,
+                milestones=o.milestones,
+            )
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters by decay, and by depth where rates differ with it."""
+        o = self.optim
+        if o.layer_decay is None:
+            return parameter_groups(self.model, weight_decay=o.weight_decay)
+        groups: list[dict[str, Any]] = param_groups_layer_decay(
+            self.model, o.weight_decay, no_weight_decay_list=list(names_without_decay(self.model)),
+            layer_decay=o.layer_decay,
+        )  # fmt: skip
+        return groups
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is needed to build the classifier again, in plain types."""
+        checkpoint[KEY] = self.about
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another model's run."""
+        if checkpoint.get(KEY) != self.about:
+            raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")
+
+
+def mixing(augment: AugmentConfig, *, classes: int) -> nn.Module | None:
+    """MixUp, CutMix, or one of them at a time."""
+    mixes: list[nn.Module] = []
+    if augment.mixup > 0:
+        mixes.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
+    if augment.cutmix > 0:
+        mixes.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
+    return v2.RandomChoice(mixes) if mixes else None
+
+
+def loss_of(logits: Tensor, targets: Tensor, *, kind: str, smoothing: float) -> Tensor:
+    """Cross-entropy or binary cross-entropy of (B, K) logits with (B,) labels or (B, K) shares."""
+    logits = logits.float()
+    if kind == "ce":
+        return cross_entropy(logits, targets, label_smoothing=smoothing)
+    shares = one_hot(targets, logits.shape[1]).float() if targets.ndim == 1 else targets
+    shares = shares * (1 - smoothing) + smoothing / logits.shape[1]
+    return binary_cross_entropy_with_logits(logits, shares)
+
+
+def right(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of (B, K) logits have the label first, and among the first five."""
+    best = logits.topk(min(5, logits.shape[1])).indices  # B 5
+    hits = best == labels[:, None]
+    return hits[:, 0].sum(), hits.any(1).sum()

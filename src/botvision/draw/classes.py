@@ -1,0 +1,60 @@
+"""Classifications drawn: pictures with what was said of them, and who was taken for whom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from botvision.files import whole_file
+
+MOST = 60  # classes that a confusion matrix can still name
+
+
+def draw_said(pictures: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, bool | None]], path: Path) -> None:
+    """Pictures (H, W, 3) in rows, each under what was said of it: green where right, red where wrong, else black."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(pictures))
+    lines = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.7 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for axis, picture, (text, is_right) in zip(axes, pictures, said, strict=False):
+        axis.imshow(picture)
+        colour = "black" if is_right is None else "green" if is_right else "crimson"
+        axis.set_title(text, fontsize=9, color=colour)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
+
+
+def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], path: Path, *, title: str) -> None:
+    """Truth down, said across: each row's shares as shades, with numbers and names as far as there is room.
+
+    Args:
+        counts: (K, K).
+        names: of the K classes.
+        path: of the PNG.
+        title: above it.
+    """
+    from matplotlib.figure import Figure
+
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    named = len(names) <= MOST
+    side = min(4 + 0.28 * len(names), 16) if named else 10
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
+    shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(title=title, xlabel="said", ylabel="is")
+    if named:
+        axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 12 else 0, fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    if len(names) <= 20:
+        for (row, column), number in np.ndenumerate(counts):
+            if number:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axis.text(column, row, str(number), ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(shown, ax=axis, shrink=0.8, label="share of the row")
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)

@@ -1,0 +1,57 @@
+"""Checkpoints as files: tensors and plain numbers, which say what they are of."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEY = "botvision"
+
+
+def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
+    """A checkpoint's content, tensors on the CPU; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a whole checkpoint, or not one of this house.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{house}/demo/checkpoints/best.ckpt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written") from error
+    about = content.get(KEY) if isinstance(content, dict) else None
+    if about is None or about.get("house") != house:
+        whose = f"one of `botvision {about['house']}`" if about else "no checkpoint of ours"
+        raise ValueError(f"{path} is {whose}; give one from runs/{house}/…/checkpoints")
+    return dict(content)
+
+
+def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> torch.nn.Module:
+    """The checkpoint's weights into the model that it describes; in eval mode.
+
+    Raises:
+        ValueError: tensors that do not fit the description.
+    """
+    state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit the model that it describes: {first}; is the file mixed up?") from error
+    return model.eval()
+
+
+def pick_device(device: str) -> torch.device:
+    """The device by its name; "auto" is the GPU where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is unknown; use auto, cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} is not there: torch sees no GPU; use auto or cpu")
+    return place

@@ -1,0 +1,46 @@
+"""torch.compile of a whole backbone: one graph per size, or one graph for all."""
+
+import pytest
+import torch
+
+from botvision import create_model
+
+SIZES = [(64, 64), (96, 96), (96, 160), (129, 65)]
+
+
+class Counting:
+    """A backend of torch.compile that runs graphs as they are, and counts them."""
+
+    graphs = 0
+
+    def __call__(self, graph, _):
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture
+def model():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    return create_model("botnet14", num_classes=10)
+
+
+def test_one_graph_per_size(model):
+    backend, images = Counting(), [torch.randn(2, 3, *size) for size in SIZES]
+    compiled = torch.compile(model.eval(), backend=backend, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        for image in images * 2:
+            assert torch.allclose(compiled(image), model(image), atol=1e-5)
+    assert backend.graphs == len(SIZES)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_one_graph_for_all_sizes(model, train):
+    backend, images = Counting(), [torch.randn(2, 3, *size) for size in SIZES]
+    compiled = torch.compile(model.train(train), backend=backend, fullgraph=True, dynamic=True)
+    for image in images:
+        out = compiled(image)
+        if not train:  # batch statistics move in between
+            assert torch.allclose(out, model(image), atol=1e-5)
+        out.sum().backward()
+    assert backend.graphs == 1

@@ -1,0 +1,204 @@
+"""Pictures of every kind become the same batch; what cannot be read is named; classes must agree."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from botvision.classify.data import (
+    AugmentConfig,
+    Bad,
+    DataConfig,
+    build_loader,
+    check_classes,
+    collate,
+    train_transform,
+    val_transform,
+)
+from botvision.classify.share import Place, Share
+from botvision.classify.sources import Folders, open_source, read_class_names
+from botvision.digits import make_digits
+
+MEAN = STD = (0.5, 0.5, 0.5)
+AS_IS = val_transform(32, 1.0, MEAN, STD)
+
+
+def share(*, train=False, batch_size=4):
+    return Share(batch_size, train, Place())
+
+
+def config(where, **options):
+    return DataConfig(str(where), str(where), **({"batch_size": 4, "workers": 0} | options))
+
+
+def load(where, *, train=False, transform=AS_IS, **options):
+    data = config(where, **options)
+    return build_loader(str(where), data, transform, share(train=train))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    root = tmp_path / "pictures"
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 50), colour).save(root / name / f"{number}.png")
+    return root
+
+
+def test_class_folders_as_imagenets(folders):
+    loader = load(folders)
+    assert (loader.classes, loader.steps, loader.samples) == (["cat", "dog"], 2, 6)
+    first, second = loader.batches
+    assert (first.images.shape, second.images.shape) == ((4, 3, 32, 32), (2, 3, 32, 32))
+    assert [*first.labels.tolist(), *second.labels.tolist()] == [0, 0, 0, 1, 1, 1]
+    assert torch.allclose(first.images[0].mean((1, 2)), torch.tensor([1.0, -1.0, -1.0]))
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "palette", "alpha", "grey", "16-bit", "EXIF"])
+def test_pictures_of_every_kind_are_read_right(folders, kind):
+    left_white = np.zeros((40, 40, 3), np.uint8)
+    left_white[:, :20] = 255
+    picture, options, ending = Image.fromarray(left_white), {}, "png"
+    if kind == "CMYK":
+        picture, ending = picture.convert("CMYK"), "jpg"
+    elif kind == "palette":
+        picture = picture.convert("P")
+    elif kind == "alpha":
+        picture = picture.convert("RGBA")
+    elif kind == "grey":
+        picture = picture.convert("L")
+    elif kind == "16-bit":
+        picture = Image.fromarray(left_white[..., 0].astype(np.uint16) * 257)
+    elif kind == "EXIF":
+        exif = Image.Exif()
+        exif[0x0112] = 8  # shown turned by 90° against the clock
+        picture, options, ending = picture.rotate(-90), {"exif": exif}, "jpg"
+    path = folders / "cat" / f"a.{ending}"
+    picture.save(path, **options)
+    source = Folders(folders)
+    pixels = np.asarray(source.open(source.samples.index((str(path), 0)))[0]).astype(int)
+    assert pixels.shape == (40, 40, 3)
+    assert pixels[:, :16].min() > 230
+    assert pixels[:, 24:].max() < 25
+
+
+def test_an_unreadable_picture_is_set_aside_with_its_name(folders):
+    (folders / "cat" / "1.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folders / "dog" / "float.tif")
+    batches = list(load(folders).batches)
+    assert sum(len(batch.labels) for batch in batches) == 5
+    reasons = [reason for batch in batches for reason in batch.bad]
+    assert len(reasons) == 2
+    assert "1.png" in reasons[0]
+    assert "mode F has no known range of brightness" in reasons[1]
+
+
+def test_a_batch_of_unreadable_pictures_alone_is_empty():
+    batch = collate([Bad("a"), Bad("b")])
+    assert (len(batch.images), len(batch.labels), batch.bad) == (0, 0, ["a", "b"])
+
+
+def test_class_folders_that_are_none_are_refused(folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder at gone; give a folder of class folders"):
+        open_source("gone", split="train")
+    (folders / "emu").mkdir()
+    (folders / "emu" / "notes.txt").write_text("none")
+    with pytest.raises(ValueError, match=r"class folders without a picture: emu \(1 of them\); fill or remove"):
+        Folders(folders)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("RGB", (9, 9)).save(flat / "a.png")
+    with pytest.raises(ValueError, match="has no class folders; its pictures must lie in a folder for each class"):
+        Folders(flat)
+
+
+def test_splits_of_different_classes_are_refused(folders, tmp_path):
+    other = tmp_path / "val" / "cat"
+    other.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(other / "a.png")
+    data = DataConfig(str(folders), str(tmp_path / "val"))
+    with pytest.raises(ValueError, match=r"have different classes: dog only in .*pictures; use the same class folders"):
+        check_classes(load(folders), load(tmp_path / "val"), data)
+
+
+def test_too_few_pictures_for_a_step_are_refused(folders):
+    with pytest.raises(
+        ValueError, match=r"has 6 pictures, fewer than batch_size=7 × 1 devices; lower --data\.batch_size"
+    ):
+        build_loader(str(folders), config(folders), AS_IS, share(train=True, batch_size=7))
+
+
+def test_digits_hold_out_every_fourth():
+    train, val = (load("digits", train=is_train) for is_train in (True, False))
+    assert (train.samples, val.samples, len(val.classes)) == (1347, 450, 10)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_give_the_same_pictures_as_folders(tmp_path, workers):
+    make_digits(tmp_path / "folders", size=32)
+    make_digits(tmp_path / "shards", size=32, shards=3)
+    names = tmp_path / "shards" / "classes.txt"
+    streamed = load(tmp_path / "shards" / "train.json", class_names=names, workers=workers)
+    listed = load(tmp_path / "folders" / "train")
+    assert (streamed.samples, streamed.classes, streamed.steps) == (listed.samples, listed.classes, listed.steps)
+
+    def sums(loader):
+        pairs = [(label, round(float(image.sum()), 2)) for batch in loader.batches
+                 for image, label in zip(batch.images, batch.labels.tolist(), strict=True)]  # fmt: skip
+        return sorted(pairs)
+
+    assert sums(streamed) == sums(listed)
+
+
+def test_shards_need_class_names_and_labels_among_them(tmp_path):
+    make_digits(tmp_path / "d", size=8, shards=1)
+    index = tmp_path / "d" / "val.json"
+    with pytest.raises(
+        ValueError, match=r"shards hold class numbers alone; give a file of names as --data\.class_names"
+    ):
+        load(index)
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"is of class [2-9], but there are 2 class names from 0"):
+        list(load(index, class_names=tmp_path / "few.txt").batches)
+    with pytest.raises(FileNotFoundError, match=r"no class names at gone\.txt"):
+        read_class_names(Path("gone.txt"))
+
+
+def test_a_shard_with_a_broken_picture_or_label(tmp_path):
+    (tmp_path / "names.txt").write_text("a\n")
+
+    def write(label):
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            for name, content in (("1.png", b"broken"), ("1.cls", label)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+    write(b"0")
+    (batch,) = load(tmp_path / "x.tar", class_names=tmp_path / "names.txt").batches
+    assert len(batch.labels) == 0
+    assert "x.tar/1" in batch.bad[0]
+    write(b"cat")
+    with pytest.raises(ValueError, match=r"x\.tar/1\.cls must hold a class number from 0; got b'cat'"):
+        list(load(tmp_path / "x.tar", class_names=tmp_path / "names.txt").batches)
+
+
+def test_timms_datasets_are_read_by_number(tmp_path):
+    make_digits(tmp_path / "d", size=32)
+    root = str(tmp_path / "d")
+    source = open_source("torch/image_folder", split="val", root=root, classes=[str(n) for n in range(10)])
+    assert len(source) == 450
+    assert source.open(0)[1] == 0
+
+
+def test_augmentation_is_timms_and_leaves_the_size():
+    augment = AugmentConfig(auto_augment="rand-m10-n2", erase=1.0, flip=1.0)
+    transform = train_transform(DataConfig("a", "b", augment=augment), 48, MEAN, STD)
+    assert "RandAugment" in str(transform)
+    assert "RandomErasing" in str(transform)
+    assert transform(Image.new("RGB", (90, 60), "red")).shape == (3, 48, 48)

@@ -1,0 +1,259 @@
+"""A whole run, small: folder, resuming, scoring at other sizes, predicting; recipes; and what stops it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from botvision.classify.data import AugmentConfig, DataConfig
+from botvision.classify.model import ModelConfig, load_classifier
+from botvision.classify.predict import predict
+from botvision.classify.score import Lot, score
+from botvision.classify.task import OptimConfig, Task, loss_of, mixing, right
+from botvision.classify.train import train, where_it_ended
+from botvision.cli import main, recipe_names, recipe_path
+from botvision.digits import make_digits
+from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.trainer import EngineConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 8})
+OPTIM = OptimConfig("adamw", lr_per_256=2e-2, warmup_epochs=0.5, epochs=2, clip=5.0)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
+DATA = DataConfig(
+    "digits", "digits", batch_size=64, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0, scale=(0.8, 1))
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(DATA, tmp_path_factory.mktemp("runs") / "whole", model=MODEL, optim=OPTIM, engine=ENGINE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run):
+    return run.out / "checkpoints" / "last.ckpt"
+
+
+def test_train_leaves_the_whole_folder_and_learns(run):
+    names = {str(path.relative_to(run.out)) for path in run.out.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml", "metrics.csv", "curves.png", "confusion.png", "summary.json", "predictions/sheet.jpg",
+        "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+    }  # fmt: skip
+    summary = json.loads((run.out / "summary.json").read_text())
+    assert (summary["model"], summary["epochs"], summary["unreadable"]) == ("botnet14", 2, 0)
+    assert 0.3 < summary["top1"] <= summary["top5"] <= 1
+    assert str(run).endswith(f"next: botvision classify predict {run.out}/checkpoints/last.ckpt YOUR_PICTURE")
+
+
+def test_the_checkpoint_is_tensors_and_scores_as_the_run_said(run, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["botvision"]["model"]["name"] == "botnet14"
+    scores = score(checkpoint, "digits", workers=0, out=tmp_path)
+    assert scores.rows[0].top1 == pytest.approx(run.top1)
+    assert scores.rows[0].top5 == pytest.approx(run.top5)
+    assert scores.rows[0].confusion.diagonal().sum() / 450 == pytest.approx(run.top1)
+    assert json.loads((tmp_path / "scores.json").read_text())[0]["pictures"] == 450
+    assert (tmp_path / "confusion-32.png").is_file()
+
+
+def test_a_run_from_its_own_config_gives_the_same(run, checkpoint, tmp_path):
+    config = yaml.safe_load((run.out / "config.yaml").read_text())
+    assert config["data"]["augment"]["scale"] == [0.8, 1]
+    arguments = ["--config", str(run.out / "config.yaml"), "--out", str(tmp_path / "again")]
+    assert main(["classify", "train", *arguments]) == 0
+    ours, theirs = (
+        read_checkpoint(path, house="classify")["state_dict"]
+        for path in (checkpoint, tmp_path / "again" / "checkpoints" / "last.ckpt")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_one_checkpoint_scores_at_several_sizes_from_the_command_line(checkpoint, capsys):
+    assert main(["classify", "score", str(checkpoint), "digits", "--img-size", "32", "48", "64", "--workers", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["32", "48", "64"]
+    with pytest.raises(ValueError, match="img_size=8 must be at least 32 px"):
+        score(checkpoint, "digits", img_size=(8,))
+
+
+def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
+    part = replace(ENGINE, stop_after=1)
+    train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=part)
+    resumed = train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert resumed.epochs == 2
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(steps)
+    assert steps[-1] == 42
+
+
+def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_seen(tmp_path, monkeypatch):
+    seen, original = [], Task.training_step
+
+    def dies(self, batch, batch_idx):
+        seen.append(batch.labels.tolist())
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", dies)
+    options = {"model": MODEL, "optim": OPTIM, "engine": ENGINE, "save_every": 5}
+    with pytest.raises(SystemExit):
+        train(DATA, tmp_path / "r", **options)
+    content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
+    assert where_it_ended(content) == (1, 4)  # 21 batches an epoch, saved after 25
+    train(DATA, tmp_path / "r", **options, on_existing="resume")
+    once = train(DATA, tmp_path / "whole", **options)
+    assert once.epochs == 2
+    resumed, whole = seen[30:47], seen[47 + 25 :]
+    assert resumed == whole
+
+
+def test_unreadable_pictures_are_counted_and_past_the_limit_listed(tmp_path, capsys):
+    make_digits(tmp_path / "d", size=32)
+    broken = sorted((tmp_path / "d" / "train" / "3").iterdir())[:2]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    data = replace(DATA, train=str(tmp_path / "d" / "train"), val=str(tmp_path / "d" / "val"))
+    optim = replace(OPTIM, epochs=1)
+    summary = train(data, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
+    assert 1 <= summary.unreadable <= 2  # the shuffled epoch's last batch may not be whole
+    assert f"skipped: cannot read picture {broken[0].parent}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"1 pictures could not be read, more than --data\.bad_limit 0 allows: cannot"):
+        train(replace(data, bad_limit=0), tmp_path / "s", model=MODEL, optim=optim, engine=ENGINE)
+
+
+def test_predict_says_what_is_in_pictures(checkpoint, tmp_path, capsys):
+    make_digits(tmp_path / "d", size=32)
+    (tmp_path / "d" / "val" / "7" / "broken.png").write_bytes(b"")
+    said = predict(checkpoint, str(tmp_path / "d" / "val" / "7"), out=tmp_path / "out", top=3)
+    assert len(said.said) == len(list((tmp_path / "d" / "val" / "7").iterdir())) - 1
+    assert len(said.skipped) == 1
+    first = json.loads((tmp_path / "out" / "predictions.json").read_text())[0]
+    assert len(first["names"]) == 3
+    assert first["probabilities"] == sorted(first["probabilities"], reverse=True)
+    assert (tmp_path / "out" / "sheet.jpg").is_file()
+    with pytest.raises(ValueError, match="none of 1 pictures could be read"):
+        predict(checkpoint, str(tmp_path / "d" / "val" / "7" / "broken.png"), out=tmp_path / "x")
+    with pytest.raises(ValueError, match="top=0 must be at least 1"):
+        predict(checkpoint, "x", top=0)
+
+
+def test_a_checkpoint_of_another_house_or_of_other_classes_is_refused(run, checkpoint, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "p" / "cat").mkdir(parents=True)
+    (tmp_path / "a.png").rename(tmp_path / "p" / "cat" / "a.png")
+    with pytest.raises(ValueError, match=r"the model knows 10 classes \(0, 1, 2, 3, 4\), .* has 1 \(cat\)"):
+        score(checkpoint, str(tmp_path / "p"), workers=0)
+    with pytest.raises(ValueError, match="is one of `botvision classify`; give one from runs/maskrcnn"):
+        read_checkpoint(checkpoint, house="maskrcnn")
+    content = read_checkpoint(checkpoint, house="classify")
+    content["botvision"]["classes"].pop()
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="does not fit the model that it describes: size mismatch"):
+        load_classifier(tmp_path / "a.ckpt")
+
+
+def test_real_labels_need_imagenets_names(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="real_labels go by ImageNet's file names; give class folders"):
+        score(checkpoint, "digits", real_labels=tmp_path / "real.json", workers=0)
+    root = tmp_path / "val" / "0"
+    root.mkdir(parents=True)
+    for name in range(1, 10):
+        (tmp_path / "val" / str(name)).mkdir()
+    for number in range(10):
+        folder = tmp_path / "val" / str(number)
+        Image.new("RGB", (32, 32)).save(folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG", "JPEG")
+    said = score(checkpoint, str(tmp_path / "val"), workers=0).rows[0]
+    common = int(said.confusion.sum(0).argmax())  # the same picture ten times
+    (tmp_path / "real.json").write_text(json.dumps([[common], [common], [], *[[(common + 1) % 10]] * 7]))
+    rows = score(checkpoint, str(tmp_path / "val"), real_labels=tmp_path / "real.json", workers=0).rows
+    assert rows[0].real_top1 == pytest.approx(2 / 9)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_losses_of_labels_and_of_their_shares_are_the_same(kind):
+    logits, labels = torch.randn(5, 7), torch.randint(7, (5,))
+    shares = torch.nn.functional.one_hot(labels, 7).float()
+    both = [loss_of(logits, targets, kind=kind, smoothing=0.1) for targets in (labels, shares)]
+    assert torch.allclose(*both)
+    if kind == "ce":
+        own = -(shares * 0.9 + 0.1 / 7) * logits.log_softmax(1)
+        assert torch.allclose(both[0], own.sum(1).mean())
+
+
+def test_mixing_gives_shares_of_classes():
+    assert mixing(AugmentConfig(), classes=10) is None
+    mix = mixing(AugmentConfig(mixup=0.8, cutmix=1.0), classes=10)
+    images, shares = mix(torch.randn(5, 3, 8, 8), torch.arange(5))
+    assert images.shape == (5, 3, 8, 8)
+    assert torch.allclose(shares.sum(1), torch.ones(5))
+
+
+def test_right_counts_first_and_first_five():
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4]])
+    assert tuple(int(n) for n in right(logits, torch.tensor([0, 4, 5]))) == (1, 2)
+    assert tuple(int(n) for n in right(logits[:, :2], torch.tensor([0, 1, 1]))) == (1, 3)
+
+
+def test_the_lot_gives_every_picture_the_same_chance():
+    lot = Lot(3)
+    batch = type("B", (), {"images": torch.arange(50.0), "labels": torch.arange(50)})
+    lot.offer(batch, torch.randn(50, 4))
+    assert len(lot.images) == len(lot.said) == 3
+    assert [int(image) for image in lot.images] == [label for label, _, _ in lot.said]
+    assert max(int(image) for image in lot.images) > 3
+
+
+@pytest.mark.parametrize("name", recipe_names("botvision.classify.recipes"))
+def test_recipes_parse_and_build(name, capsys):
+    path = recipe_path(name, "botvision.classify.recipes")
+    with pytest.raises(SystemExit) as stop:
+        main(["classify", "train", "--recipe", name, "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    own = yaml.safe_load(path.read_text())
+    assert printed["model"]["name"] == own["model"]["name"]
+    assert Path(printed["out"]).name == name
+    with torch.device("meta"):
+        model = ModelConfig(**own["model"]).build(1000)
+    optim = OptimConfig(**own["optim"])
+    assert Task.groups(type("T", (), {"model": model, "optim": optim}))[0]["params"]
+
+
+def test_layer_decay_gives_each_depth_its_rate():
+    model = MODEL.build(10)
+    groups = Task.groups(type("T", (), {"model": model, "optim": OptimConfig(layer_decay=0.5)}))
+    scales = {group["lr_scale"] for group in groups}
+    assert max(scales) == 1.0
+    assert min(scales) <= 0.5**4
+    tables = {id(p) for name, p in model.named_parameters() if "rel_" in name}
+    assert tables
+    assert all(group["weight_decay"] == 0 for group in groups if any(id(p) in tables for p in group["params"]))
+
+
+def test_live_numbers_need_their_package(tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("tensorboard")
+
+    monkeypatch.setattr("botvision.engine.trainer.TensorBoardLogger", missing)
+    with pytest.raises(ValueError, match=r"engine\.live=tensorboard needs its package: pip install tensorboard"):
+        train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=replace(ENGINE, live="tensorboard"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_live_numbers_go_to_the_logger(tmp_path, monkeypatch):
+    class Kept(CSVLogger):
+        def __init__(self, out, **options):
+            super().__init__(out, name="", version="live")
+
+    monkeypatch.setattr("botvision.engine.trainer.TensorBoardLogger", Kept)
+    engine = replace(ENGINE, live="tensorboard")
+    train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=1), engine=engine)
+    assert "val/top1" in (tmp_path / "r" / "live" / "metrics.csv").read_text()
