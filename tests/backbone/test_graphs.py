@@ -5,7 +5,7 @@ import torch
 
 from botvision import create_model
 
-SIZES = [(64, 64), (96, 96), (96, 160), (129, 65)]
+SIZES = [(96, 160), (64, 64), (96, 96), (129, 65)]  # squares first: torch would take the sides for one symbol
 
 
 class Counting:

@@ -22,7 +22,7 @@ from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.trainer import EngineConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 8})
+MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 16})
 OPTIM = OptimConfig("adamw", lr_per_256=2e-2, warmup_epochs=0.5, epochs=2, clip=5.0)
 ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
 DATA = DataConfig(
@@ -94,11 +94,11 @@ def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
 
 
 def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_seen(tmp_path, monkeypatch):
-    seen, original = [], Task.training_step
+    seen, original, dies_at = [], Task.training_step, [30]
 
     def dies(self, batch, batch_idx):
         seen.append(batch.labels.tolist())
-        if len(seen) == 30:
+        if len(seen) in dies_at:
             raise KeyboardInterrupt
         return original(self, batch, batch_idx)
 
@@ -109,10 +109,13 @@ def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_se
     content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
     assert where_it_ended(content) == (1, 4)  # 21 batches an epoch, saved after 25
     train(DATA, tmp_path / "r", **options, on_existing="resume")
-    once = train(DATA, tmp_path / "whole", **options)
-    assert once.epochs == 2
-    resumed, whole = seen[30:47], seen[47 + 25 :]
-    assert resumed == whole
+    rows = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows if row.split(",")[-1]] == ["21", "42"]  # scored at the end of each epoch
+    resumed = seen[30:]
+    seen.clear()
+    dies_at.clear()
+    train(DATA, tmp_path / "whole", **options | {"save_every": None}, on_existing="replace")
+    assert resumed == seen[25:]
 
 
 def test_unreadable_pictures_are_counted_and_past_the_limit_listed(tmp_path, capsys):

@@ -19,13 +19,21 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
     Returns:
         rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
     """
-    both = q @ torch.cat([table_h, table_w]).T  # B M N 2H−1+2W−1; apart, each would copy a strided q
-    of_rows, of_columns = both[..., : table_h.shape[0]], both[..., table_h.shape[0] :]
     if torch.jit.is_scripting() or is_graph():
-        return pick_both(of_rows, of_columns, size=size)
+        return pick_both(q @ table_h.T, q @ table_w.T, size=size)
+    of_rows, of_columns = offset_products(q, table_h, table_w)
     rel_h = slide(of_rows.unflatten(2, size), along=2)
     rel_w = slide(of_columns.unflatten(2, size), along=3)
     return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+
+
+def offset_products(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries with every offset of rows and of columns: B M N 2H−1, B M N 2W−1."""
+    if torch.is_grad_enabled() and q.requires_grad:
+        q = q.contiguous()  # products copy a strided q and keep the copy: one for both
+        return q @ table_h.T, q @ table_w.T
+    both = q @ torch.cat([table_h, table_w]).T  # faster; its backward would hold one map more
+    return both[..., : table_h.shape[0]], both[..., table_h.shape[0] :]
 
 
 @torch.jit.ignore

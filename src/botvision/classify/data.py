@@ -168,6 +168,20 @@ class EpochBatches(Sampler[list[int]]):
             yield mine[number * share.batch_size : (number + 1) * share.batch_size]
 
 
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that goes on inside an epoch: its `Place` says where, so it keeps no state of its own.
+
+    Lightning takes a loader without these two methods for one that begins anew.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: lightning's own progress says how many batches were taken."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see `Place`."""
+
+
 class Loader(NamedTuple):
     """Batches, what their classes are called, and where the next epoch begins.
 
@@ -177,7 +191,7 @@ class Loader(NamedTuple):
         samples: pictures of a whole epoch, of all ranks.
     """
 
-    batches: DataLoader[Any]
+    batches: ResumableLoader
     classes: list[str]
     place: Place
     steps: int
@@ -213,7 +227,7 @@ def build_loader(
     """
     names = read_class_names(data.class_names) or list(classes)
     build = partial(
-        DataLoader,
+        ResumableLoader,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -222,7 +236,7 @@ def build_loader(
         if not names:
             raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
         stream = ShardBatches(find_shards(where), share)
-        batches: DataLoader[Any] = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names)))
+        batches = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names)))
         loader = Loader(batches, names, share.place, len(stream), stream.samples)
     else:
         split = data.splits[0 if share.train else 1]

@@ -166,7 +166,7 @@ def where_it_ended(checkpoint: dict[str, Any]) -> tuple[int, int]:
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if batches["is_last_batch"]:
         return checkpoint["epoch"] + 1, 0
-    return checkpoint["epoch"], batches["current"]["completed"]
+    return checkpoint["epoch"], batches["current"]["processed"]
 
 
 def build(
