@@ -1,6 +1,9 @@
 """The benchmarks run, their contenders compute the same, and their figures are what they say."""
 
+import importlib
 import json
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from botvision.backbone.blocks import BoTBlock
 from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, attention, core, layer
 from botvision.bench.backbone import backbone, build, prepared
 from botvision.bench.detector import detector, grid
-from botvision.bench.race import Engine, Row, Setting, peak_alone, race, ratio
+from botvision.bench.race import Engine, Report, Row, Setting, peak_alone, race, ratio
 
 CORES = [SDPA, *(f"attend {name}" for name in CPU_BACKENDS), LUCIDRAINS]
 LAYERS = [WITHOUT, *(f"MHSA2d {name}" for name in CPU_BACKENDS), TIMM]
@@ -62,14 +65,14 @@ def test_memory_tells_n_by_n_logits_from_a_block():
     assert without < explicit / 2
 
 
-def test_a_contender_that_the_system_ends_has_no_finite_peak():
-    assert peak_alone(killed, "any", setting()) == float("inf")
+def test_a_contender_that_the_system_ends_has_no_peak(contenders):
+    assert peak_alone(contenders.killed, "any", setting()) is None
 
 
-def killed(name, setting):
-    import os
-
-    os._exit(9)
+@pytest.fixture
+def contenders(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return importlib.import_module("contenders")
 
 
 @pytest.mark.parametrize(("sides", "rounds"), [((4,), 0), ((0,), 2)])
@@ -78,11 +81,52 @@ def test_nothing_to_run_is_refused(sides, rounds):
         attention(sides=sides, rounds=rounds)
 
 
-def test_every_contender_runs_once_more_than_it_counts():
+def test_rounds_run_every_contender_once_in_an_order_of_their_own():
     calls = []
-    rows = race(lambda name, _: lambda: calls.append(name), ["a", "b"], setting(), what="x", rounds=3)
-    assert calls == ["a", "b"] * 4
-    assert [len(row.seconds) for row in rows] == [3, 3]
+
+    def build(name, _):
+        return lambda: time.sleep(0.02) or calls.append(name)
+
+    rows = race(build, ["a", "b"], setting(), what="x", rounds=6)
+    pairs = [tuple(calls[number : number + 2]) for number in range(4, 16, 2)]
+    assert calls[:4] == ["a", "a", "b", "b"]  # warm
+    assert set(pairs) == {("a", "b"), ("b", "a")}
+    assert [len(row.seconds) for row in rows] == [6, 6]
+
+
+def test_short_steps_are_repeated_within_a_reading():
+    calls = []
+    (row,) = race(lambda *_: lambda: time.sleep(0.002) or calls.append(1), ["a"], setting(), what="x", rounds=2)
+    assert 2 + 2 * 2 <= len(calls) <= 2 + 2 * 10
+    assert all(0.002 <= seconds < 0.01 for seconds in row.seconds)
+
+
+def test_a_contender_that_cannot_run_says_why_and_the_others_go_on(tmp_path):
+    def build(name, _):
+        if name == "b":
+            raise ValueError("b needs a GPU; use a")
+        return lambda: None
+
+    rows = race(build, ["a", "b", "c"], setting(), what="x", rounds=1)
+    assert [row.why_not for row in rows] == ["", "b needs a GPU; use a", ""]
+    report = Report("T", "n", "e", rows)
+    report.save(tmp_path / "t.md")
+    assert "| b | b needs a GPU; use a | | | |" in str(report)
+    assert json.loads((tmp_path / "t.json").read_text())["rows"][1]["ratio"] is None
+    with pytest.raises(ValueError, match="b needs a GPU"):
+        race(build, ["b"], setting(), what="x", rounds=1)
+    with pytest.raises(ValueError, match="device='quantum' is unknown"):
+        race(build, ["a"], setting(engine=Engine(device="quantum")), what="x", rounds=1)
+
+
+def test_memory_does_not_hide_what_was_held_and_freed_before(contenders):
+    assert 70 < peak_alone(contenders.forgetful, "any", setting()) < 100
+
+
+def test_no_size_is_refused():
+    for bench, word in ((attention, "side"), (backbone, "size"), (detector, "size")):
+        with pytest.raises(ValueError, match=f"needs at least one {word}; e.g. --{word}s"):
+            bench(**{f"{word}s": ()})
 
 
 def test_backbones_fused_and_with_timms_layer(tmp_path):

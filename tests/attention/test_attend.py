@@ -225,6 +225,8 @@ def test_shapes_that_do_not_fit_are_named():
         ValueError, match=r"one dtype; got torch\.float32, torch\.float64; cast them with \.to\(q\.dtype\)"
     ):
         attend(q, k, v.float(), scale=1.0)
+    with pytest.raises(ValueError, match=r"one device; got cpu, meta; move them with \.to\(q\.device\)"):
+        attend(q, k.to("meta"), v, scale=1.0)
     with pytest.raises(ValueError, match="both rel_h and rel_w, or neither"):
         attend(q, k, v, rel_h, scale=1.0)
     with pytest.raises(ValueError, match=r"rel_w \(B, heads, H·W, W\)"):

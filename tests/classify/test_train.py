@@ -1,6 +1,9 @@
 """A whole run, small: folder, resuming, scoring at other sizes, predicting; recipes; and what stops it."""
 
+import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,15 +233,43 @@ def test_recipes_parse_and_build(name, capsys):
     assert Task.groups(type("T", (), {"model": model, "optim": optim}))[0]["params"]
 
 
-def test_layer_decay_gives_each_depth_its_rate():
+def test_layer_decay_gives_each_depth_its_rate(tmp_path, monkeypatch):
+    kept = []
+    original = Task.configure_optimizers
+    monkeypatch.setattr(Task, "configure_optimizers", lambda self: kept.append(original(self)) or kept[-1])
+    optim = OptimConfig(
+        "adamw", lr_per_256=1e-3, layer_decay=0.5, warmup_epochs=0, schedule="steps", milestones=(), epochs=1
+    )
+    train(replace(DATA, batch_size=256), tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
+    groups = kept[0]["optimizer"].param_groups
+    rates = {round(group["lr"], 12) for group in groups}
+    assert max(rates) == 1e-3
+    assert min(rates) <= 1e-3 * 0.5**4
+    assert all(group["weight_decay"] == 0 for group in groups if all(p.ndim == 1 for p in group["params"]))
     model = MODEL.build(10)
-    groups = Task.groups(type("T", (), {"model": model, "optim": OptimConfig(layer_decay=0.5)}))
-    scales = {group["lr_scale"] for group in groups}
-    assert max(scales) == 1.0
-    assert min(scales) <= 0.5**4
-    tables = {id(p) for name, p in model.named_parameters() if "rel_" in name}
+    spared = [
+        group for group in Task.groups(type("T", (), {"model": model, "optim": optim})) if not group["weight_decay"]
+    ]
+    tables = {id(p) for name, p in model.named_parameters() if name.endswith(("rel_h", "rel_w"))}
     assert tables
-    assert all(group["weight_decay"] == 0 for group in groups if any(id(p) in tables for p in group["params"]))
+    assert tables <= {id(p) for group in spared for p in group["params"]}
+
+
+@pytest.mark.slow
+def test_train_on_two_processes_streams_and_scores_every_sample_once(tmp_path):
+    make_digits(tmp_path / "d", size=32, shards=3)
+    command = [sys.executable, "-m", "botvision.cli", "classify", "train", "--out", str(tmp_path / "two")]
+    command += [f"--data.{split}={tmp_path}/d/{split}.json" for split in ("train", "val")]
+    command += [f"--data.class_names={tmp_path}/d/classes.txt", "--data.batch_size=64", "--data.workers=1"]
+    command += ["--data.crop=1.0", "--model.name=botnet14", "--model.img_size=32", "--optim.epochs=1"]
+    command += ["--engine.devices=2", "--engine.accelerator=cpu", "--engine.progress=false"]
+    subprocess.run(command, check=True, timeout=600)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    alone = score(tmp_path / "two" / "checkpoints" / "last.ckpt", str(tmp_path / "d" / "val.json"), workers=0)
+    assert alone.rows[0].pictures == 450
+    assert summary["top1"] == pytest.approx(alone.rows[0].top1, abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "two" / "metrics.csv").open()))
+    assert rows[-1]["step"] == str(1347 // 128)
 
 
 def test_live_numbers_need_their_package(tmp_path, monkeypatch):
@@ -259,4 +290,6 @@ def test_live_numbers_go_to_the_logger(tmp_path, monkeypatch):
     monkeypatch.setattr("botvision.engine.trainer.TensorBoardLogger", Kept)
     engine = replace(ENGINE, live="tensorboard")
     train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=1), engine=engine)
-    assert "val/top1" in (tmp_path / "r" / "live" / "metrics.csv").read_text()
+    written = (tmp_path / "r" / "live" / "metrics.csv").read_text()
+    assert "val/top1" in written
+    assert "lr-AdamW" in written

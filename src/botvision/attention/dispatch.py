@@ -109,6 +109,9 @@ def check(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor |
         raise ValueError(
             f"attend needs one dtype; got {', '.join(sorted(map(str, dtypes)))}; cast them with .to(q.dtype)"
         )
+    devices = {str(t.device) for t in (q, k, v, rel_h, rel_w) if t is not None}
+    if len(devices) > 1:
+        raise ValueError(f"attend needs one device; got {', '.join(sorted(devices))}; move them with .to(q.device)")
     if (rel_h is None) != (rel_w is None):
         raise ValueError("attend needs both rel_h and rel_w, or neither; got one")
     if rel_h is None or rel_w is None:

@@ -13,12 +13,10 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def why_not_eager(backend: str) -> str | None:
-    """Why a backend that loops over sizes and has a backward of its own cannot run now."""
+def why_not_eager(backend: str, *, does: str) -> str | None:
+    """Why a backend that `does` what no graph records, and has a backward of its own, cannot run now."""
     if is_recorded():
-        return (
-            f"{backend} loops over the size, which would be fixed in a compiled, exported or traced graph; use onehot"
-        )
+        return f"{backend} {does} in a compiled, exported or traced graph; use onehot"
     if is_transformed():
         return f"{backend} has a backward of its own, which torch.func cannot transform; use onehot"
     return None

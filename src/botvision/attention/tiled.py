@@ -32,10 +32,12 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
     """Needs position logits, a GPU with Triton, a dtype that it multiplies, and a row that fits into a tile."""
     if rel_h is None or rel_w is None:
         return "tiled adds position logits, but rel_h or rel_w is missing; use plain"
-    if reason := why_not_eager("tiled"):
+    if reason := why_not_eager("tiled", does="starts its kernels itself, which is not recorded"):
         return reason
     if not q.is_cuda and not is_interpreted():
         return f"tiled is a Triton kernel for GPUs, and these tensors are on {q.device}; use chunked"
+    if q.is_cuda and (torch.version.hip or torch.cuda.get_device_capability(q.device) < (8, 0)):
+        return "tiled is made for NVIDIA GPUs of compute capability 8.0 and on; use onehot"
     if importlib.util.find_spec("triton") is None:
         return "tiled needs Triton, which is not installed; pip install triton, or use onehot"
     longest = LONGEST_ROW.get(q.dtype)
@@ -71,7 +73,7 @@ class _Tiled(torch.autograd.Function):
         if groups:
             blocks = -(-q.shape[2] // rest["BLOCK"])
             with torch.cuda.device_of(q):
-                forward_kernel[blocks, groups](q, k, v, rel_h, rel_w, out, total, **rest)
+                forward_kernel[groups, blocks](q, k, v, rel_h, rel_w, out, total, **rest)
         return out
 
     @staticmethod
@@ -89,8 +91,8 @@ class _Tiled(torch.autograd.Function):
         if groups:
             blocks = -(-q.shape[2] // rest["BLOCK"])
             with torch.cuda.device_of(q):
-                query_gradient_kernel[blocks, groups](*inputs, dq, drel_h, drel_w, **rest)
-                key_gradient_kernel[rel_h.shape[2], groups](*inputs, dk, dv, **rest)
+                query_gradient_kernel[groups, blocks](*inputs, dq, drel_h, drel_w, **rest)
+                key_gradient_kernel[groups, rel_h.shape[2]](*inputs, dk, dv, **rest)
         return dq, dk, dv, drel_h.mT, drel_w, None
 
 
@@ -110,10 +112,17 @@ def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) 
         "ROW": row,
         "D": tile_side(q.shape[3]),
         "DV": tile_side(v.shape[3]),
-        "PRECISION": "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        "PRECISION": precision(q.dtype),
         "num_stages": 2 if low else 1,
         "num_warps": 8,
     }
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How exact products are: as exact as the dtype, unless torch was told that TensorFloat will do for float32."""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def tile_side(size: int) -> int:

@@ -35,8 +35,8 @@ def forward_kernel(
 ):  # fmt: skip
     """One block of queries over all rows of keys: an online softmax; rel_h is read transposed, a row at a time."""
     tokens = height * width
-    group = tl.program_id(1).to(tl.int64)
-    queries = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    group = tl.program_id(0).to(tl.int64)
+    queries = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     columns, channels, values = tl.arange(0, ROW), tl.arange(0, D), tl.arange(0, DV)
     q = load_tile(q_ptr + group * tokens * dim, queries, channels, tokens, dim)
     rel_w = load_tile(rel_w_ptr + group * tokens * width, queries, columns, tokens, width).to(tl.float32)
@@ -66,8 +66,8 @@ def query_gradient_kernel(
 ):  # fmt: skip
     """dq, drel_h and drel_w of one block of queries: sums inside the tile, one writer for each number."""
     tokens = height * width
-    group = tl.program_id(1).to(tl.int64)
-    queries = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    group = tl.program_id(0).to(tl.int64)
+    queries = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     columns, channels, values = tl.arange(0, ROW), tl.arange(0, D), tl.arange(0, DV)
     inside = queries < tokens
     q = load_tile(q_ptr + group * tokens * dim, queries, channels, tokens, dim)
@@ -101,7 +101,7 @@ def key_gradient_kernel(
 ):  # fmt: skip
     """dk and dv of one row of keys, over all blocks of queries."""
     tokens = height * width
-    y, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    group, y = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns, channels, values = tl.arange(0, ROW), tl.arange(0, D), tl.arange(0, DV)
     k = load_tile(k_ptr + (group * tokens + y * width) * dim, columns, channels, width, dim)
     v = load_tile(v_ptr + (group * tokens + y * width) * value_dim, columns, values, width, value_dim)

@@ -49,6 +49,8 @@ def attention(
     Raises:
         ValueError: no round, or a side below 1.
     """
+    if not sides:
+        raise ValueError("bench attention needs at least one side; e.g. --sides 14 32 64")
     backends = CPU_BACKENDS if engine.device == "cpu" else GPU_BACKENDS
     cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
     cores += [] if engine.device == "cpu" else [FLEX]  # compiled for a CPU it has crashed
@@ -59,7 +61,7 @@ def attention(
         rows += race(core, cores, setting, what="core", rounds=rounds, memory=memory)
         rows += race(layer, layers, setting, what="layer", rounds=rounds, memory=memory)
     note = (
-        f"{HEADS} heads of {HEAD_DIM}; contenders run in turn. The core's yardstick is torch's attention on the same "
+        f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's yardstick is torch's attention on the same "
         "q, k, v, without positions; the layer's, the layer without positions."
     )
     report = Report("Attention", note, str(engine), rows)
@@ -89,7 +91,8 @@ def core(name: str, setting: Setting) -> Callable[[], Any]:
         FLEX: lambda: ours(attend_flex),
     }
     forward = forwards.get(name) or partial(ours, partial(attend, backend=name.removeprefix("attend ")))
-    return trained(forward) if setting.train else forward
+    called = torch.compile(forward) if engine.compile and name != FLEX else forward
+    return trained(called, [q, k, v, *tables]) if setting.train else called
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, scale: float) -> Tensor:
@@ -105,8 +108,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *
 
 @functools.cache
 def flex(*, compiled: bool) -> Callable[..., Tensor]:
-    """FlexAttention's function, compiled once."""
-    function: Any = torch.compile(flex_attention) if compiled else flex_attention
+    """FlexAttention's function, compiled once for each size."""
+    function: Any = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
     return function
 
 
@@ -149,4 +152,4 @@ def layer(name: str, setting: Setting) -> Callable[[], Any]:
             out: Tensor = called(x)
         return out
 
-    return trained(forward) if setting.train else forward
+    return trained(forward, [x, *module.parameters()]) if setting.train else forward

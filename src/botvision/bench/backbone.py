@@ -54,11 +54,13 @@ def backbone(
     names = [name for name in models if not (train and name.endswith(FUSED))]
     if len(names) == 0 or names[0] != models[0]:
         raise ValueError(f"{models[0]!r} cannot be trained and is the yardstick; put a model that is not fused first")
+    if not sizes:
+        raise ValueError("bench backbone needs at least one size; e.g. --sizes 1024")
     rows: list[Row] = []
     for size in sizes:
         setting = Setting(size, batch, train, engine)
         rows += race(build, names, setting, what="backbone", rounds=rounds, memory=memory)
-    note = "Backbones without classifier, channels_last, random weights; contenders run in turn."
+    note = "Backbones without classifier, channels_last, random weights; rounds in random order."
     report = Report("Backbones", note, str(engine), rows)
     if out is not None:
         report.save(out)
@@ -78,7 +80,7 @@ def build(name: str, setting: Setting) -> Callable[[], Any]:
             features: Tensor = called(images)
         return features
 
-    return trained(forward) if setting.train else forward
+    return trained(forward, list(model.parameters())) if setting.train else forward
 
 
 def prepared(name: str, setting: Setting) -> nn.Module:

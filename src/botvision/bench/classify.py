@@ -53,7 +53,7 @@ def classify(
     rows = race(build, models, setting, what="classifiers, up to", rounds=rounds, memory=memory)
     published = ", ".join(f"{name} {TOP1[name]}" for name in models if name in TOP1)
     note = (
-        f"{CLASSES} classes, random weights, channels_last; contenders run in turn, each at its own px. "
+        f"{CLASSES} classes, random weights, channels_last; rounds in random order, each at its own px. "
         f"Published top-1, for orientation: {published or 'none of these'}."
     )
     report = Report("Classifiers", note, str(engine), rows)

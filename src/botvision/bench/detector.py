@@ -13,7 +13,7 @@ from botvision.maskrcnn.model import build_mask_rcnn
 
 CLASSES = 10  # so few that random weights find something: masks are predicted too
 OBJECTS = 4  # a side of the grid of objects in each picture
-PEERS: dict[str, Callable[..., nn.Module]] = {
+PEERS: dict[str, Callable[..., Any]] = {
     "torchvision maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
     "torchvision maskrcnn_resnet50_fpn_v2": maskrcnn_resnet50_fpn_v2,
 }
@@ -48,13 +48,15 @@ def detector(
     """
     if not models:
         raise ValueError("bench detector needs at least one model; e.g. resnet50 botnet50")
+    if not sizes:
+        raise ValueError("bench detector needs at least one size; e.g. --sizes 1024")
     rows: list[Row] = []
     for size in sizes:
         setting = Setting(size, batch, train, engine)
         rows += race(build, models, setting, what="Mask R-CNN", rounds=rounds, memory=memory)
     note = (
         f"{CLASSES} classes, {OBJECTS**2} objects a picture, random weights, channels_last, the TPU code's presets; "
-        "contenders run in turn; times include canvas, losses or masks, and when training SGD's step."
+        "rounds in random order; times include canvas, losses or masks, and when training SGD's step."
     )
     report = Report("Mask R-CNN", note, str(engine), rows)
     if out is not None:
@@ -65,13 +67,16 @@ def detector(
 def build(name: str, setting: Setting) -> Callable[[], Any]:
     """A detector's step on random pictures."""
     engine, size = setting.engine, setting.size
+    model: Any
     if name in PEERS:
         sizes = {"min_size": size, "max_size": size}
         model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
+        body = model.backbone.body
     else:
         model = build_mask_rcnn(name, CLASSES, canvas=size)
-        if engine.compile:
-            model.pyramid.body.compile()
+        body = model.pyramid.body
+    if engine.compile:
+        body.compile()
     model = model.to(engine.device).to(memory_format=torch.channels_last).train(setting.train)
     pictures = [torch.rand(3, size, size, device=engine.device) for _ in range(setting.batch)]
     if not setting.train:

@@ -1,13 +1,17 @@
 """Peak memory of a step, looked at from inside a process of its own."""
 
+import ctypes
+import gc
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PASSES = 2  # gradients are there from the second on
+PASSES = 2  # what an optimiser keeps is there from the second on
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux alone
 
 
 def peak(build: Callable[[str, Any], Callable[[], Any]], name: str, setting: Any, small: Any) -> float:
@@ -20,19 +24,35 @@ def peak(build: Callable[[str, Any], Callable[[], Any]], name: str, setting: Any
     with torch.inference_mode(not setting.train):
         build(name, small)()
         step = build(name, setting)
-        before = held(setting.engine.device, reset=True)
+        before = held_now(setting.engine.device)
         for _ in range(PASSES):
             step()
-    return (held(setting.engine.device) - before) / 1e6
+    return (held_most(setting.engine.device) - before) / 1e6
 
 
-def held(device: str, *, reset: bool = False) -> float:
-    """Most bytes held so far: by the process, or on a GPU by its tensors since the last reset."""
+def held_now(device: str) -> float:
+    """Bytes held, what was freed given back; from here on the most is counted anew."""
+    gc.collect()
     if device != "cpu":
-        if reset:
-            torch.accelerator.reset_peak_memory_stats()
-        return float(torch.accelerator.max_memory_allocated())
-    status = Path("/proc/self/status")  # where there is none, getrusage, which on Linux begins at the parent's peak
-    if status.is_file():
-        return 1024.0 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+        torch.accelerator.reset_peak_memory_stats(device)
+        return float(torch.accelerator.memory_allocated(device))
+    if not RESET.exists():
+        return held_most(device)  # elsewhere the system keeps one mark: what was held and freed before hides some
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    RESET.write_text("5")
+    return status("VmRSS")
+
+
+def held_most(device: str) -> float:
+    """Most bytes held so far: by the process, or on a GPU by its tensors."""
+    if device != "cpu":
+        return float(torch.accelerator.max_memory_allocated(device))
+    if STATUS.exists():  # getrusage begins at the parent's peak there
+        return status("VmHWM")
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def status(field: str) -> float:
+    """A field of the process's status, in bytes."""
+    return 1024.0 * int(STATUS.read_text().partition(f"{field}:")[2].split()[0])

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +20,11 @@ from tqdm import tqdm
 
 from botvision.bench.memory import peak
 from botvision.draw.ratios import draw_ratios
+from botvision.engine.checkpoint import pick_device
 from botvision.files import write_json, write_text
 
 WARM_UP = 4  # times smaller a side: the pass that loads what every pass needs, before memory is looked at
+READING = 0.02  # seconds that a reading takes at least, by repeating short steps
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class Engine:
         """The precision of layers and models."""
         return torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
 
-    def run(self, step: Callable[[], Any]) -> float:
-        """Seconds of one step, its last kernel included."""
+    def run(self, step: Callable[[], Any], *, times: int = 1) -> float:
+        """Seconds of one step, its last kernel included; the mean where it is repeated."""
         start = time.perf_counter()
-        step()
+        for _ in range(times):
+            step()
         if self.device != "cpu":
             torch.accelerator.synchronize(self.device)
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / times
 
     def __str__(self) -> str:
         where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
@@ -85,18 +89,23 @@ class Row(NamedTuple):
     Attributes:
         heat: what was compared.
         name: what ran.
-        seconds: of each round.
+        seconds: of each round; none where it could not run.
         ratio: median over the rounds of its time to the yardstick's of the same round.
-        peak_mb: memory of a step beyond what the process held, in a process of its own; none where not asked for.
+        peak_mb: memory of a step beyond what the process held, in a process of its own; none where not asked for, or
+            where the system ended it.
+        why_not: the sentence of a contender that could not run.
     """
 
     heat: str
     name: str
     seconds: list[float]
-    ratio: float
+    ratio: float | None
     peak_mb: float | None
+    why_not: str = ""
 
     def __str__(self) -> str:
+        if self.ratio is None:
+            return f"| {self.heat} | {self.name} | {self.why_not} | | | |"
         middle, best, worst = (1e3 * f(self.seconds) for f in (statistics.median, min, max))
         times = f"{middle:.1f} | {best:.1f} … {worst:.1f} | {self.ratio:.2f}"
         return f"| {self.heat} | {self.name} | {times} | {'' if self.peak_mb is None else f'{self.peak_mb:.0f}'} |"
@@ -119,43 +128,65 @@ class Report(NamedTuple):
         write_text(out, f"{self}\n")
         content = {"title": self.title, "engine": self.engine, "rows": [row._asdict() for row in self.rows]}
         write_json(out.with_suffix(".json"), content)
-        heats = {heat: {r.name: r.ratio for r in self.rows if r.heat == heat} for heat in heats_of(self.rows)}
+        heats: dict[str, dict[str, float]] = {row.heat: {} for row in self.rows}
+        for row in self.rows:
+            if row.ratio is not None:
+                heats[row.heat][row.name] = row.ratio
         draw_ratios(heats, out.with_suffix(".png"), title=f"{self.title}: time × the first row's")
-
-
-def heats_of(rows: Sequence[Row]) -> list[str]:
-    """Heats in their order."""
-    return list(dict.fromkeys(row.heat for row in rows))
 
 
 def race(
     build: Build, names: Sequence[str], setting: Setting, *, what: str, rounds: int, memory: bool = False
 ) -> list[Row]:
-    """Run contenders in turn, so that a machine whose speed drifts treats them alike; the first is the yardstick.
+    """Run contenders round after round, in random order, so that a drifting machine treats them alike.
+
+    The first is the yardstick. Another that cannot run gets a row that says why.
 
     Raises:
-        ValueError: no round, or a size or batch below 1.
+        ValueError: no round, a size or batch below 1, no such device, or a yardstick that cannot run.
     """
     if min(rounds, setting.size, setting.batch) < 1:
         got = f"rounds={rounds}, size={setting.size}, batch={setting.batch}"
         raise ValueError(f"rounds, sizes and batch must be at least 1; got {got}; e.g. 7, 64 and 1")
+    pick_device(setting.engine.device)
     heat = f"{what}, {setting.batch} × {setting.size}²{', training' if setting.train else ''}"
     if setting.engine.threads is not None:
         torch.set_num_threads(setting.engine.threads)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode(not setting.train):
-        steps = {name: build(name, setting) for name in names}
-        for number in tqdm(range(rounds + 1), desc=heat, unit="round", disable=None, leave=False):
-            for name, step in steps.items():
-                taken = setting.engine.run(step)
-                if number:  # the first round warms up
-                    seconds[name].append(taken)
+        steps, refused = warmed(build, names, setting)
+        for number in tqdm(range(rounds), desc=heat, unit="round", disable=None, leave=False):
+            for name in random.Random(number).sample(list(steps), len(steps)):  # what ran before leaves its mark
+                step, times = steps[name]
+                seconds[name].append(setting.engine.run(step, times=times))
     del steps
-    yardstick = seconds[names[0]]
-    return [
-        Row(heat, name, own, ratio(own, yardstick), peak_alone(build, name, setting) if memory else None)
-        for name, own in seconds.items()
-    ]
+    rows = []
+    for name in names:
+        if name in refused:
+            rows.append(Row(heat, name, [], None, None, refused[name]))
+            continue
+        beyond = peak_alone(build, name, setting) if memory else None
+        rows.append(Row(heat, name, seconds[name], ratio(seconds[name], seconds[names[0]]), beyond))
+    return rows
+
+
+def warmed(
+    build: Build, names: Sequence[str], setting: Setting
+) -> tuple[dict[str, tuple[Callable[[], Any], int]], dict[str, str]]:
+    """Each contender's step, after a first run, with how often a reading repeats it; and why others cannot run."""
+    steps: dict[str, tuple[Callable[[], Any], int]] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        torch.manual_seed(0)  # the same weights and inputs whoever runs
+        try:
+            step = build(name, setting)
+            setting.engine.run(step)
+            steps[name] = step, max(1, min(100, int(READING / setting.engine.run(step))))
+        except (ValueError, torch.OutOfMemoryError) as error:
+            if name == names[0]:
+                raise
+            refused[name] = str(error).partition("\n")[0]
+    return steps, refused
 
 
 def ratio(own: Sequence[float], yardstick: Sequence[float]) -> float:
@@ -163,21 +194,21 @@ def ratio(own: Sequence[float], yardstick: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(own, yardstick, strict=True))
 
 
-def peak_alone(build: Build, name: str, setting: Setting) -> float:
-    """MB that a contender's step takes, in a process of its own; infinite where the system ended it."""
+def peak_alone(build: Build, name: str, setting: Setting) -> float | None:
+    """MB that a contender's step takes, in a process of its own; none where the system ended it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         try:
             small = setting._replace(size=max(setting.size // WARM_UP, 1))
             return alone.submit(peak, build, name, setting, small).result()
         except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
-            return float("inf")
+            return None
 
 
-def trained(forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """Forward and backward, with ones for the output's gradient."""
+def trained(forward: Callable[[], torch.Tensor], leaves: Sequence[torch.Tensor]) -> Callable[[], None]:
+    """Forward and backward, with ones for the output's gradient; gradients are made anew, not added up."""
 
     def step() -> None:
         out = forward()
-        out.backward(torch.ones_like(out))
+        torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
 
     return step

@@ -123,12 +123,11 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its rate at each step."""
         o = self.optim
-        batch = self.data.batch_size * self.trainer.world_size * o.accumulate
+        lr = o.lr_per_256 * self.data.batch_size * self.trainer.world_size * o.accumulate / 256
+        groups = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in self.groups()]
         options = {"momentum": o.momentum} if o.optimizer in {"momentum", "sgd"} else {}
-        optimizer = create_optimizer_v2(
-            self.groups(), opt=o.optimizer, lr=o.lr_per_256 * batch / 256, weight_decay=0.0, **options
-        )
-        per_epoch = max(self.loader.steps // o.accumulate, 1)
+        optimizer = create_optimizer_v2(groups, opt=o.optimizer, lr=lr, weight_decay=0.0, **options)
+        per_epoch = -(-self.loader.steps // o.accumulate)  # lightning steps with what is left at an epoch's end
 
         def factor(step: int) -> float:
             return learning_rate_factor(

@@ -109,7 +109,7 @@ def train(
     resumed = read_checkpoint(last, house="classify") if on_existing == "resume" and last.is_file() else None
     L.seed_everything(engine.seed, workers=True, verbose=False)
     history = History(out, panels=PANELS, score="val/top1", log_every=engine.log_every, started=started)
-    course = Course(optim.epochs, "val/top1", clip=optim.clip, ema=optim.ema, accumulate=optim.accumulate)
+    course = Course(optim.epochs, "val/top1", clip=optim.clip, ema=optim.ema, accumulate=optim.accumulate, shared=True)
     trainer = build_trainer(out, course, engine, history, *inside_epochs(out, save_every))
     with torch.device("meta"):  # a wrong name is said before much data is read
         mean, std = normalisation(model.build(2))

@@ -44,7 +44,7 @@ class History(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
         if trainer.global_step % self.log_every == 0:
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

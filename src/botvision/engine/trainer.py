@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from botvision.engine.history import History
@@ -55,6 +55,7 @@ class Course:
         clip: largest norm of the gradient; none leaves it.
         ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
         accumulate: batches whose gradients are summed before a step.
+        shared: loaders give each process its own part themselves.
     """
 
     epochs: int
@@ -62,6 +63,7 @@ class Course:
     clip: float | None = None
     ema: float | None = None
     accumulate: int = 1
+    shared: bool = False
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:
@@ -85,6 +87,8 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
     ]
     if course.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=course.ema))
+    if engine.live is not None:
+        callbacks.append(LearningRateMonitor("step"))
     return L.Trainer(
         accelerator=engine.accelerator,
         devices=engine.devices,
@@ -94,6 +98,7 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
         check_val_every_n_epoch=engine.score_every,
         gradient_clip_val=course.clip,
         accumulate_grad_batches=course.accumulate,
+        use_distributed_sampler=not course.shared,
         num_sanity_val_steps=0,
         logger=False if engine.live is None else live_logger(engine.live, out),
         log_every_n_steps=engine.log_every,
