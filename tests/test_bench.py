@@ -12,6 +12,7 @@ from timm.layers.bottleneck_attn import BottleneckAttn
 from botvision.backbone.blocks import BoTBlock
 from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, attention, core, layer
 from botvision.bench.backbone import backbone, build, prepared
+from botvision.bench.classify import classify
 from botvision.bench.detector import detector, grid
 from botvision.bench.race import Engine, Report, Row, Setting, peak_alone, race, ratio
 
@@ -168,3 +169,15 @@ def test_the_detectors_objects_have_masks_on_the_picture_or_over_the_box():
     assert over_box["masks"].all()
     with pytest.raises(ValueError, match="bench detector needs at least one model"):
         detector(models=())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_classifiers_race_at_their_own_sizes(train, tmp_path):
+    models = ("tf_efficientnet_b0@96", "botnet26@64")
+    report = classify(models=models, batch=2, rounds=1, train=train, out=tmp_path / "c.md")
+    assert [row.name for row in report.rows] == list(models)
+    assert "Published top-1, for orientation: none of these" in (tmp_path / "c.md").read_text()
+    with pytest.raises(ValueError, match=r"'botnet26' must say its image size, e\.g\. botnet26@224"):
+        classify(models=("botnet26",))
+    with pytest.raises(ValueError, match="bench classify needs at least one model"):
+        classify(models=())

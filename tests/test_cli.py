@@ -149,6 +149,7 @@ def test_import_botvision_is_light():
         (["--sides", "[4, 5]"], ["--sides", "[4, 5]"]),
         (["--on-existing=resume-it", "7", "8"], ["--on_existing=resume-it", "7", "8"]),
         (["a.ckpt", "12", "13"], ["a.ckpt", "12", "13"]),
+        (["--data.augment.scale", "0.6", "1.0"], ["--data.augment.scale", "[0.6, 1.0]"]),
         (["--data.batch-size", "4"], ["--data.batch_size", "4"]),
     ],
 )

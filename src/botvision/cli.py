@@ -106,7 +106,7 @@ def as_jsonargparse_reads(arguments: list[str]) -> list[str]:
     read: list[str] = []
     numbers: list[str] = []
     for argument in [*arguments, ""]:
-        if argument.isdigit() and read and read[-1].startswith("--") and "=" not in read[-1]:
+        if is_number(argument) and read and read[-1].startswith("--") and "=" not in read[-1]:
             numbers.append(argument)
             continue
         read += [f"[{', '.join(numbers)}]"] if len(numbers) > 1 else numbers
@@ -114,6 +114,15 @@ def as_jsonargparse_reads(arguments: list[str]) -> list[str]:
         flag, sign, value = argument.partition("=")
         read.append(flag.replace("-", "_").replace("__", "--", 1) + sign + value if flag.startswith("--") else argument)
     return read[:-1]
+
+
+def is_number(argument: str) -> bool:
+    """Whether it reads as one."""
+    try:
+        float(argument)
+    except ValueError:
+        return False
+    return True
 
 
 def command_parser(command: Command, *, wanted: bool) -> Any:

@@ -13,6 +13,7 @@ from botvision.classify.data import (
     AugmentConfig,
     Bad,
     DataConfig,
+    Pictures,
     build_loader,
     check_classes,
     collate,
@@ -194,6 +195,21 @@ def test_timms_datasets_are_read_by_number(tmp_path):
     source = open_source("torch/image_folder", split="val", root=root, classes=[str(n) for n in range(10)])
     assert len(source) == 450
     assert source.open(0)[1] == 0
+    few = open_source("torch/image_folder", split="val", root=root, classes=["a", "b"])
+    with pytest.raises(ValueError, match=r"sample 449 is of class 9, but there are 2 class names from 0"):
+        Pictures(few, AS_IS)[449]
+    with pytest.raises(ValueError, match=r"timm cannot open torch/nothing"):
+        open_source("torch/nothing", split="val", root=root, classes=["a"])
+
+
+def test_timms_streams_are_refused(monkeypatch):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from ()
+
+    monkeypatch.setattr("botvision.classify.sources.create_dataset", lambda *_, **__: Stream())
+    with pytest.raises(ValueError, match=r"tfds/digits can only be streamed; give its tar shards to --data\.train"):
+        open_source("tfds/digits", split="train", classes=["a"])
 
 
 def test_augmentation_is_timms_and_leaves_the_size():

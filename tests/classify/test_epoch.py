@@ -77,8 +77,9 @@ def test_shards_go_on_inside_an_epoch_where_they_stopped(shards, workers, stop):
     whole = read(shards, share(), workers=workers)
     rest = share()
     rest.place.begin(0, stop)
-    assert [*whole[:stop], *read(shards, rest, workers=workers)] == whole or workers > 1
-    assert Counter(map(tuple, [*whole[:stop], *read(shards, rest, workers=workers)])) == Counter(map(tuple, whole))
+    found = [*whole[:stop], *read(shards, rest, workers=workers)]
+    assert sorted(found) == sorted(whole)  # with several workers their turns differ
+    assert workers > 1 or found == whole
 
 
 def test_each_epoch_has_another_order_and_persistent_workers_see_it(shards):

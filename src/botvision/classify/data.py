@@ -50,15 +50,15 @@ class DataConfig:
     """Where the pictures are and how they are read.
 
     Args:
-        train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern of local files or
-            an index (….json, by path or URL); a timm dataset (torch/…, hfds/…, tfds/…, wds/…); or digits.
+        train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern or an index
+            (….json), by path or URL; a timm dataset that is read by number (torch/…, hfds/…); or digits.
         val: to score on, in any of these forms.
         root: folder of a timm dataset.
         splits: a dataset's names of the splits for train and val.
         class_names: file with a class name a line, for shards and timm's datasets.
         batch_size: pictures a step and a device.
         workers: processes that read pictures, a device.
-        bad_limit: pictures that may turn out unreadable, in a session, before it stops; 0 stops at the first.
+        bad_limit: different pictures that may turn out unreadable for a process; one more stops the run.
         crop: share of the picture's shorter side that is scored.
         augment: of training pictures.
     """
@@ -114,7 +114,14 @@ class Pictures(Dataset[Sample]):
             picture, label = self.source.open(index)
         except (ValueError, OSError) as error:
             return Bad(str(error))
+        check_label(label, classes=len(self.source.classes), name=f"sample {index}")
         return self.transform(picture), label
+
+
+def check_label(label: int, *, classes: int, name: str) -> None:
+    """Refuse a label beyond the class names: the user's mistake, not the picture's."""
+    if not 0 <= label < classes:
+        raise ValueError(f"{name} is of class {label}, but there are {classes} class names from 0")
 
 
 class Decoder:
@@ -129,9 +136,8 @@ class Decoder:
         return collate([self.decode(raw) for raw in raws])
 
     def decode(self, raw: Raw) -> Sample:
-        """One sample; a label beyond the class names is the user's mistake, not the picture's."""
-        if raw.label >= self.classes:
-            raise ValueError(f"{raw.name} is of class {raw.label}, but there are {self.classes} class names from 0")
+        """One sample."""
+        check_label(raw.label, classes=self.classes, name=raw.name)
         try:
             return self.transform(open_picture(Path(raw.name), raw.picture)), raw.label
         except ValueError as error:
@@ -245,9 +251,9 @@ def build_loader(
         batches = build(Pictures(source, transform), batch_sampler=sampler, collate_fn=collate)
         loader = Loader(batches, source.classes, share.place, len(sampler), len(source))
     if loader.steps == 0:
+        least = f"batch_size={share.batch_size} × {share.world} devices" if share.train else f"{share.world} devices"
         raise ValueError(
-            f"{where} has {loader.samples} pictures, fewer than batch_size={share.batch_size} × {share.world} devices; "
-            "lower --data.batch_size"
+            f"{where} has {loader.samples} pictures, fewer than {least}; lower --data.batch_size or devices"
         )
     return loader
 

@@ -4,11 +4,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import timm
 import torch
 from torch import nn
 
 from botvision.backbone import VARIANTS, create_model
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+
+SMALLEST = 32  # px
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,11 @@ class ModelConfig:
 
     def build(self, num_classes: int, *, pretrained: bool = False) -> nn.Module:
         """The model, freshly initialised unless `pretrained`."""
-        if self.img_size < 32:
-            raise ValueError(f"model.img_size={self.img_size} must be at least 32 px; e.g. 224")
-        options: dict[str, Any] = {"drop_rate": self.drop, "drop_path_rate": self.drop_path, **(self.options or {})}
-        if self.name in VARIANTS:  # position tables with a row for every offset
+        if self.img_size < SMALLEST:
+            raise ValueError(f"model.img_size={self.img_size} must be at least {SMALLEST} px; e.g. 224")
+        drops = {"drop_rate": self.drop, "drop_path_rate": self.drop_path}  # not every model takes them
+        options: dict[str, Any] = {name: rate for name, rate in drops.items() if rate} | (self.options or {})
+        if self.name in VARIANTS or is_fixed(self.name):  # BoTNets: position tables with a row for every offset
             options.setdefault("img_size", self.img_size)
         return create_model(self.name, pretrained=pretrained, num_classes=num_classes, **options)
 
@@ -60,10 +64,25 @@ class Classifier:
     std: tuple[float, ...]
     crop: float
 
-    @property
-    def any_size(self) -> bool:
-        """Whether images of other sizes than the training's go in."""
-        return not bool(getattr(self.model, "pretrained_cfg", {}).get("fixed_input_size"))
+    def check_size(self, size: int) -> None:
+        """Refuse images that the model cannot take.
+
+        Raises:
+            ValueError: too small, or another size than a fixed one.
+        """
+        if size < SMALLEST:
+            raise ValueError(f"img_size={size} must be at least {SMALLEST} px; e.g. 224")
+        if size != self.config.img_size and is_fixed(self.config.name):
+            raise ValueError(
+                f"{self.config.name} takes images of {self.config.img_size} px alone, as it was built; got {size}; "
+                "leave img_size out"
+            )
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a timm model takes the one image size that it is built for."""
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(known is not None and known.fixed_input_size)
 
 
 def describe(config: ModelConfig, classes: list[str], model: nn.Module, *, crop: float) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def predict(
     place = pick_device(device)
     classifier = load_classifier(checkpoint, device=place)
     size = img_size or classifier.config.img_size
+    classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
     paths, said, skipped = find_pictures(source), list[dict[str, Any]](), list[str]()
     drawn: list[tuple[Image.Image, str]] = []

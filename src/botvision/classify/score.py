@@ -1,6 +1,7 @@
 """Top-1, top-5, throughput, latency and confusion of a trained classifier, at any sizes."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from botvision.classify.sources import Folders
 from botvision.classify.task import right
 from botvision.draw.classes import draw_confusion
 from botvision.engine.checkpoint import pick_device
-from botvision.files import write_json
+from botvision.files import read_json, write_json
 
 LATENCY_ROUNDS = 10
 
@@ -106,12 +107,14 @@ def score(
         FileNotFoundError, ValueError: files that are not there, not what they should be, or of other classes.
     """
     classifier = load_classifier(checkpoint, device=pick_device(device))
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
     data = DataConfig(pictures, pictures, batch_size=batch_size, workers=workers)
     if crop is not None:
         classifier = replace(classifier, crop=crop)
     sizes = (img_size or classifier.config.img_size,) if not isinstance(img_size, tuple) else img_size
-    if min(sizes) < 32:
-        raise ValueError(f"img_size={min(sizes)} must be at least 32 px; e.g. 224")
+    for size in sizes:
+        classifier.check_size(size)
     rows = [judge(classifier, data, size=size, real_labels=real_labels) for size in sizes]
     scores = Scores(rows, out)
     if out is not None:
@@ -140,7 +143,8 @@ def judge(
     place = next(classifier.model.parameters()).device
     counts, seconds, skipped = torch.zeros(2, dtype=torch.int64), 0.0, list[str]()
     confusion = torch.zeros(len(loader.classes), len(loader.classes), dtype=torch.int64)
-    lot = Lot(keep)
+    lot, one = Lot(keep), torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
+    timed(partial(classifier.model, one), place)  # the first call loads what the others need
     for batch in tqdm(loader.batches, desc=f"score {size} px", total=loader.steps, unit="batch", disable=None):
         skipped += batch.bad
         if not len(batch.labels):
@@ -163,7 +167,6 @@ def judge(
             f"real_labels need every picture, but {len(skipped)} could not be read; the first: {skipped[0]}"
         )
     top1, top5 = (counts / seen).tolist()
-    one = torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
     single = sorted(timed(partial(classifier.model, one), place)[1] for _ in range(LATENCY_ROUNDS))
     real_top1 = None if real is None else real.get_accuracy(k=1) / 100
     return Judged(
@@ -210,7 +213,13 @@ def open_real_labels(path: Path | None, dataset: object) -> RealLabelsImagenet |
         raise ValueError("real_labels go by ImageNet's file names; give class folders")
     if not path.is_file():
         raise FileNotFoundError(f"no real labels at {path}; give ImageNet's real.json")
-    return RealLabelsImagenet([name for name, _ in dataset.source.samples], real_json=str(path))
+    names = [name for name, _ in dataset.source.samples]
+    known = len(read_json(path, what="real labels"))
+    wrong = [name for name in names if not re.fullmatch(r"ILSVRC2012_val_\d{8}\.JPEG", Path(name).name)]
+    if known != len(names) or wrong:
+        said = f"{wrong[0]} is none of its names" if wrong else f"{len(names)} pictures for {known} labels"
+        raise ValueError(f"real labels fit ImageNet's whole val, by its file names; {said}; leave --real_labels out")
+    return RealLabelsImagenet(names, real_json=str(path))
 
 
 def to_picture(image: Tensor, classifier: Classifier) -> NDArray[np.uint8]:

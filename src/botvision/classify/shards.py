@@ -64,6 +64,8 @@ def shards_of_pattern(source: str) -> list[Shard]:
         try:
             known = {shard.url: shard for shard in read_index(index)}
         except (OSError, ValueError) as error:
+            if not remote:
+                raise
             raise ValueError(
                 f"{source}: how many samples are in shards behind URLs must be known before, and there is no index at "
                 f"{index}; write one with `widsindex create`, and put it there or give its path or URL itself"
@@ -93,7 +95,7 @@ def read_index(source: str) -> list[Shard]:
     else:
         content = read_json(Path(source), what="index of shards")
     listed = content.get("shardlist") if isinstance(content, dict) else None
-    if not listed or not all({"url", "nsamples"} <= entry.keys() for entry in listed):
+    if not listed or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in listed):
         raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
     folder = source.rpartition("/")[0]
     return [Shard(beside(folder, entry["url"]), int(entry["nsamples"])) for entry in listed]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 from timm.data import create_dataset
+from torch.utils.data import IterableDataset
 from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_pictures
@@ -83,11 +84,14 @@ class TimmDataset:
     """A timm dataset that can be read by number."""
 
     def __init__(self, name: str, *, root: str | None, split: str, classes: Sequence[str]) -> None:
-        dataset: Any = create_dataset(name, root=root, split=split)
-        if not hasattr(dataset, "__getitem__"):
+        try:
+            dataset: Any = create_dataset(name, root=root, split=split)
+        except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+            raise ValueError(f"timm cannot open {name} (root {root}, split {split}): {error}") from error
+        if isinstance(dataset, IterableDataset):
             raise ValueError(f"{name} can only be streamed; give its tar shards to --data.train and --data.val instead")
         self.dataset = dataset
-        self.classes = list(classes) or list(getattr(dataset, "classes", []))
+        self.classes = list(classes) or [str(entry) for entry in getattr(dataset, "classes", [])]
         if not self.classes:
             raise ValueError(f"{name} does not name its classes; give a file with a name a line as --data.class_names")
 

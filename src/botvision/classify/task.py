@@ -16,6 +16,8 @@ from botvision.classify.data import AugmentConfig, Batch, DataConfig, Loader
 from botvision.engine.checkpoint import KEY
 from botvision.recipe import Schedule, learning_rate_factor, names_without_decay, parameter_groups
 
+READING = "botvision_reading"
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -56,9 +58,18 @@ class Task(L.LightningModule):
     """Losses, rates and accuracies; the arithmetic is elsewhere, in plain torch."""
 
     def __init__(
-        self, model: nn.Module, *, about: dict[str, Any], optim: OptimConfig, data: DataConfig, train: Loader
+        self,
+        model: nn.Module,
+        *,
+        about: dict[str, Any],
+        reading: list[int],
+        optim: OptimConfig,
+        data: DataConfig,
+        train: Loader,
     ) -> None:
+        """`about` says what the checkpoint is of; `reading`, how its epochs were given out: seed, devices, workers."""
         super().__init__()
+        self.reading = reading
         self.model = model
         self.about = about
         self.optim = optim
@@ -66,17 +77,17 @@ class Task(L.LightningModule):
         self.loader = train
         self.mix = mixing(data.augment, classes=len(train.classes))
         self.counts: list[Tensor] = []
-        self.bad: list[str] = []
+        self.bad: dict[str, None] = {}  # reasons, in their order, each once
 
     def on_train_epoch_start(self) -> None:
         """Another order of the pictures each epoch."""
         self.loader.place.begin(self.current_epoch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, mixed."""
         batch = self.checked(batch)
-        if not len(batch.labels):
-            return None
+        if not len(batch.labels):  # every process must have a loss
+            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
         loss = loss_of(self.model(images), targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
         if not torch.isfinite(loss):
@@ -110,10 +121,11 @@ class Task(L.LightningModule):
     def checked(self, batch: Batch) -> Batch:
         """Count what could not be read; past the limit, stop with the list."""
         for reason in batch.bad:
-            print(f"skipped: {reason}", file=sys.stderr)
-        self.bad += batch.bad
+            if reason not in self.bad:
+                print(f"skipped: {reason}", file=sys.stderr)
+                self.bad[reason] = None
         if len(self.bad) > self.data.bad_limit:
-            listed = "; ".join(dict.fromkeys(self.bad))
+            listed = "; ".join(self.bad)
             raise ValueError(
                 f"{len(self.bad)} pictures could not be read, more than --data.bad_limit {self.data.bad_limit} allows: "
                 f"{listed}"
@@ -155,6 +167,7 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is needed to build the classifier again, in plain types."""
         checkpoint[KEY] = self.about
+        checkpoint[READING] = self.reading
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another model's run."""

@@ -2,7 +2,9 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from timm.layers import convert_sync_batchnorm
+from timm.optim import list_optimizers
 from torch import nn
 
 from botvision.backbone import load_resnet
@@ -26,7 +30,7 @@ from botvision.classify.data import (
 from botvision.classify.model import ModelConfig, describe, load_classifier, normalisation
 from botvision.classify.score import judge, to_picture
 from botvision.classify.share import Place, Share
-from botvision.classify.task import OptimConfig, Task
+from botvision.classify.task import READING, OptimConfig, Task
 from botvision.draw.classes import draw_confusion, draw_said
 from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.folder import OnExisting, check_place, clear, peak_memory_mb, plain_config
@@ -45,7 +49,7 @@ class Summary:
     Attributes:
         top1, top5: of the last weights on the val pictures, as fractions.
         wall_seconds: of all sessions of the run, scoring and drawing included.
-        unreadable: pictures that were skipped in the last session.
+        unreadable: different pictures that the first process skipped in the last session.
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
     """
 
@@ -101,6 +105,9 @@ def train(
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
     counts = {"optim.epochs": optim.epochs, "optim.accumulate": optim.accumulate, "save_every": save_every or 1}
+    if optim.optimizer not in list_optimizers():
+        near = ", ".join(get_close_matches(optim.optimizer, list_optimizers(), n=3)) or "momentum, adamw, lamb"
+        raise ValueError(f"unknown optimizer {optim.optimizer!r}; timm knows {near} and others")
     check_counts(engine, **counts, **{"data.batch_size": data.batch_size})
     given = {"data": data, "model": model, "optim": optim, "backbone_weights": backbone_weights}
     config = plain_config(engine, **given, save_every=save_every)
@@ -114,20 +121,23 @@ def train(
     with torch.device("meta"):  # a wrong name is said before much data is read
         mean, std = normalisation(model.build(2))
     share = Share(data.batch_size, True, Place(), engine.seed, trainer.global_rank, trainer.world_size)
+    check_launch(trainer)
     train_set = build_loader(data.train, data, train_transform(data, model.img_size, mean, std), share)
     as_is = val_transform(model.img_size, data.crop, mean, std)
     val_set = build_loader(data.val, data, as_is, share._replace(train=False, place=Place()))
     check_classes(train_set, val_set, data)
     network = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
     about = describe(model, train_set.classes, network, crop=data.crop)
-    task = Task(network, about=about, optim=optim, data=data, train=train_set)
+    reading = [engine.seed, share.world, data.workers]
+    task = Task(network, about=about, reading=reading, optim=optim, data=data, train=train_set)
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
         if on_existing == "replace":
             clear(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     if resumed is not None:
-        train_set.place.begin(*where_it_ended(resumed))
-        L.seed_everything(engine.seed + resumed["global_step"], workers=True, verbose=False)
+        train_set.place.begin(*where_it_ended(resumed, task.reading))
+    steps_before = 0 if resumed is None else resumed["global_step"]
+    L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
     trainer.fit(
         task, train_set.batches, val_set.batches, ckpt_path=None if resumed is None else str(last), weights_only=True
     )
@@ -135,7 +145,7 @@ def train(
         trainer.validate(task, val_set.batches, verbose=False)
     scored = history.last_score()
     if trainer.is_global_zero:
-        draw_end(last, data, out, device=task.device)
+        draw_end(last, data, out, device=trainer.strategy.root_device)  # lightning has moved the task to the CPU
     summary = Summary(
         top1=scored["val/top1"],
         top5=scored["val/top5"],
@@ -161,11 +171,28 @@ def inside_epochs(out: Path, save_every: int | None) -> list[ModelCheckpoint]:
     return [ModelCheckpoint(folder, "last", every_n_train_steps=save_every, enable_version_counter=False)]
 
 
-def where_it_ended(checkpoint: dict[str, Any]) -> tuple[int, int]:
-    """Epoch and batch with which a resumed run begins."""
+def check_launch(trainer: L.Trainer) -> None:
+    """Refuse processes that are forked from this one: they would all read the first one's part."""
+    if trainer.world_size > 1 and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            "several devices need a process each from the start; run `botvision classify train` or torchrun, not a "
+            "notebook, or give --engine.devices 1"
+        )
+
+
+def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:
+    """Epoch and batch with which a resumed run begins.
+
+    Raises:
+        ValueError: inside an epoch, whose pictures were given out in another way than `reading` says.
+    """
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if batches["is_last_batch"]:
         return checkpoint["epoch"] + 1, 0
+    if list(reading) != checkpoint[READING]:
+        names = ("engine.seed", "devices", "data.workers")
+        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=True))
+        raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
     return checkpoint["epoch"], batches["current"]["processed"]
 
 

@@ -17,7 +17,8 @@ def run_files(out: Path) -> list[Path]:
     """What an earlier run has left."""
     names = ("config.yaml", "metrics.csv", "curves.png", "confusion.png", "summary.json")
     files = [out / name for name in names]
-    files += [*(out / "checkpoints").glob("*.ckpt"), *(out / "predictions").glob("*.jpg")]
+    for folder, pattern in (("checkpoints", "*.ckpt"), ("predictions", "*.jpg"), ("tensorboard", "events*")):
+        files += (out / folder).glob(pattern)
     return [path for path in files if path.is_file()]
 
 

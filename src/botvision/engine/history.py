@@ -28,6 +28,7 @@ class History(Callback):
         self.started = started
         self.seconds_before = 0.0
         self.rows: list[dict[str, float]] = []
+        self.logged = 0
 
     def seconds(self) -> float:
         """Seconds of all sessions of this run."""
@@ -43,9 +44,16 @@ class History(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
-        if trainer.global_step % self.log_every == 0:
+        is_new = trainer.global_step > self.logged  # batches that are summed up to one step share its number
+        if is_new and trainer.global_step % self.log_every == 0:
+            self.logged = trainer.global_step
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last epoch is always scored, so that it can be the best."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A row of scores."""
@@ -80,6 +88,7 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after these rows."""
         self.rows = list(state_dict["rows"])
+        self.logged = max((int(row["step"]) for row in self.rows), default=0)
         self.seconds_before = state_dict["seconds"]
 
 

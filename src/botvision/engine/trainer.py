@@ -1,12 +1,13 @@
 """Where a run takes place: its options, and lightning's Trainer made of them."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from botvision.engine.history import History
@@ -23,7 +24,7 @@ class EngineConfig:
         num_nodes: nodes under torchrun or SLURM.
         precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
         channels_last: memory order that convolutions are fastest in.
-        compile: torch.compile for the backbone and pyramid; wants a square canvas.
+        compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square canvas).
         score_every: epochs between scores; the last epoch is always scored.
         log_every: steps between rows of metrics.csv.
         progress: show a progress bar.
@@ -79,14 +80,13 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         history,
-        ModelCheckpoint(
-            folder, "best", monitor=course.monitor, mode="max", save_weights_only=True, enable_version_counter=False
-        ),
+        # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
+        ModelCheckpoint(folder, "best", monitor=course.monitor, mode="max", enable_version_counter=False),
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         *more,
     ]
     if course.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=course.ema))
+        callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=course.ema)))
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
     return L.Trainer(
@@ -107,6 +107,11 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def averaged(average: torch.Tensor, current: torch.Tensor, _: Any, *, decay: float) -> torch.Tensor:
+    """The exponential moving average's next value; counters and index tables are taken as they are."""
+    return torch.lerp(current, average, decay) if average.is_floating_point() else current
 
 
 def live_logger(kind: str, out: Path) -> Logger:

@@ -127,7 +127,7 @@ def train(
         trainer.validate(task, loaders[1], verbose=False)
     scored = history.last_score()
     if trainer.is_global_zero:
-        draw_examples(Predictor.load(last, device=str(task.device)), val_set, out / "predictions")
+        draw_examples(Predictor.load(last, device=str(trainer.strategy.root_device)), val_set, out / "predictions")
     summary = Summary(
         box_ap=scored["val/box_ap"],
         mask_ap=scored["val/mask_ap"],
