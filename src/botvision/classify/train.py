@@ -104,11 +104,7 @@ def train(
     """
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
-    counts = {"optim.epochs": optim.epochs, "optim.accumulate": optim.accumulate, "save_every": save_every or 1}
-    if optim.optimizer not in list_optimizers():
-        near = ", ".join(get_close_matches(optim.optimizer, list_optimizers(), n=3)) or "momentum, adamw, lamb"
-        raise ValueError(f"unknown optimizer {optim.optimizer!r}; timm knows {near} and others")
-    check_counts(engine, **counts, **{"data.batch_size": data.batch_size})
+    check_options(data, optim, engine, save_every=save_every)
     given = {"data": data, "model": model, "optim": optim, "backbone_weights": backbone_weights}
     config = plain_config(engine, **given, save_every=save_every)
     if getattr(rank_zero_only, "rank", 0) == 0:
@@ -118,24 +114,19 @@ def train(
     history = History(out, panels=PANELS, score="val/top1", log_every=engine.log_every, started=started)
     course = Course(optim.epochs, "val/top1", clip=optim.clip, ema=optim.ema, accumulate=optim.accumulate, shared=True)
     trainer = build_trainer(out, course, engine, history, *inside_epochs(out, save_every))
-    with torch.device("meta"):  # a wrong name is said before much data is read
-        mean, std = normalisation(model.build(2))
-    share = Share(data.batch_size, True, Place(), engine.seed, trainer.global_rank, trainer.world_size)
     check_launch(trainer)
-    train_set = build_loader(data.train, data, train_transform(data, model.img_size, mean, std), share)
-    as_is = val_transform(model.img_size, data.crop, mean, std)
-    val_set = build_loader(data.val, data, as_is, share._replace(train=False, place=Place()))
-    check_classes(train_set, val_set, data)
+    share = Share(data.batch_size, True, Place(), engine.seed, trainer.global_rank, trainer.world_size)
+    train_set, val_set = open_splits(data, model, share)
     network = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
     about = describe(model, train_set.classes, network, crop=data.crop)
     reading = [engine.seed, share.world, data.workers]
     task = Task(network, about=about, reading=reading, optim=optim, data=data, train=train_set)
+    if resumed is not None:
+        train_set.place.begin(*where_it_ended(resumed, task.reading))
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
         if on_existing == "replace":
             clear(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    if resumed is not None:
-        train_set.place.begin(*where_it_ended(resumed, task.reading))
     steps_before = 0 if resumed is None else resumed["global_step"]
     L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
     trainer.fit(
@@ -161,6 +152,27 @@ def train(
     if trainer.is_global_zero:
         write_json(out / "summary.json", {**asdict(summary), "out": str(out)}, indent=2)
     return summary
+
+
+def check_options(data: DataConfig, optim: OptimConfig, engine: EngineConfig, *, save_every: int | None) -> None:
+    """Refuse an unknown optimiser, and counts below 1."""
+    if optim.optimizer not in list_optimizers():
+        near = ", ".join(get_close_matches(optim.optimizer, list_optimizers(), n=3)) or "momentum, adamw, lamb"
+        raise ValueError(f"unknown optimizer {optim.optimizer!r}; timm knows {near} and others")
+    counts = {"optim.epochs": optim.epochs, "optim.accumulate": optim.accumulate, "save_every": save_every or 1}
+    check_counts(engine, **counts, **{"data.batch_size": data.batch_size})
+
+
+def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Loader, Loader]:
+    """Training pictures, augmented, and val pictures as they are, of the same classes."""
+    with torch.device("meta"):  # a wrong name is said before much data is read
+        mean, std = normalisation(model.build(2))
+    augmented = train_transform(data, model.img_size, mean, std)
+    as_is = val_transform(model.img_size, data.crop, mean, std)
+    train_set = build_loader(data.train, data, augmented, share)
+    val_set = build_loader(data.val, data, as_is, share._replace(train=False, place=Place()))
+    check_classes(train_set, val_set, data)
+    return train_set, val_set
 
 
 def inside_epochs(out: Path, save_every: int | None) -> list[ModelCheckpoint]:
