@@ -1,16 +1,14 @@
 """Real handwritten digits as pictures: in memory, as class folders, or as tar shards."""
 
 import io
-import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from botvision.files import write_json, write_text
+from botvision.files import whole_folder, write_json, write_text
 
 Digit = NDArray[np.float32]  # (8, 8) in 0 … 1
 CLASSES = [str(digit) for digit in range(10)]
@@ -59,10 +57,8 @@ def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
         raise ValueError(f"size={size} must be at least 8 and shards={shards} at least 0; e.g. 32 and 4")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; give a folder that is empty or not there yet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=out.parent, prefix=".digits"))
-    try:
-        counts = {}
+    counts = {}
+    with whole_folder(out) as unfinished:
         for split in SPLITS:
             pictures = digit_pictures(split, size=size)
             counts[split] = len(pictures)
@@ -72,12 +68,6 @@ def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
                 write_folders(unfinished / split, pictures)
         if shards:
             write_text(unfinished / "classes.txt", "\n".join(CLASSES) + "\n")
-        unfinished.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     form = f"in {shards} + 1 shards" if shards else "in class folders"
     return f"{counts['train']} + {counts['val']} digits of {size} px {form} at {out}"
 

@@ -2,8 +2,6 @@
 
 # S picture side, all geometry in pixels
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from botvision.digits import load_digits
-from botvision.files import read_json, write_json, write_text
+from botvision.files import read_json, whole_folder, write_json, write_text
 
 CREDITS = """The digits are scikit-learn's copy of the UCI Optical Recognition of Handwritten Digits
 (E. Alpaydin, C. Kaynak).
@@ -82,19 +80,11 @@ def make_scenes(
         if made.is_file() and read_json(made, what="annotations")["info"].get("world") == wanted:
             return f"scenes are already at {out}"
         raise ValueError(f"{out} holds something else; give a folder that is empty or not there yet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=out.parent, prefix=".scenes"))
-    try:
+    with whole_folder(out) as unfinished:
         for number, (split, count) in enumerate((("train", train), ("val", val))):
             rng = np.random.default_rng([world.seed, number])
             write_split(unfinished, split, count, world, rng, info={"world": wanted})
         write_text(unfinished / "CREDITS.txt", CREDITS)
-        unfinished.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return f"{train} + {val} scenes of {world.size} px at {out}"
 
 
