@@ -1,0 +1,31 @@
+"""YOLO with BoTNet's attention, on the user's own ultralytics: importing this registers the blocks."""
+
+import os
+from importlib.metadata import version
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # no pip behind the user's back; ultralytics reads it when imported
+
+from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
+from botvision_yolo.reader import register
+
+register()
+
+from botvision_yolo.model import YOLO  # noqa: E402
+from botvision_yolo.transfer import Transfer, botify, load_pretrained  # noqa: E402
+from botvision_yolo.variants import derive, write_yaml  # noqa: E402
+
+__version__ = version("botvision-yolo")
+__all__ = [
+    "YOLO",
+    "BoTBottleneck",
+    "C2BoT",
+    "C3BoT",
+    "C3k2BoT",
+    "ResidualMHSA2d",
+    "Transfer",
+    "botify",
+    "derive",
+    "load_pretrained",
+    "register",
+    "write_yaml",
+]

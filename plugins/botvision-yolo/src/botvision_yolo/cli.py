@@ -1,0 +1,145 @@
+"""The command line: `bot-yolo` is ultralytics' `yolo` with our models in it, and a few verbs of its own."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
+USERS_MISTAKE = 2
+
+
+class Verb(NamedTuple):
+    """A function to offer by name: where it lives, how it is called, what it is for."""
+
+    function: str
+    usage: str
+    help: str
+
+
+VERBS = {
+    "init": Verb(
+        "botvision_yolo.seed:init",
+        "yolo11n-botnet.pt [weights=yolo11n.pt]",
+        "a variant as a .pt that the untouched yolo command trains",
+    ),
+    "yaml": Verb("botvision_yolo.cli:yaml", "yolo11n-botnet.yaml [folder=.]", "a variant's yaml, to read or change"),
+    "convert": Verb(
+        "botvision_yolo.convert:convert",
+        "old.pt new.pt [content_only=True]",
+        "a fork's checkpoint with the shared MHSA snippet, without the fork",
+    ),
+    "table": Verb(
+        "botvision_yolo.table:table",
+        "[model=yolo11 scales=nsm imgsz=640 rounds=9 out=table.md]",
+        "the variants' counts, kept weights and time",
+    ),
+    "scenes": Verb(
+        "botvision_yolo.scenes:scenes",
+        "DIR [train=1100 val=200 size=128 seed=0]",
+        "a small offline data set, to detect and to segment",
+    ),
+    "compare": Verb(
+        "botvision_yolo.compare:compare",
+        "DATA.yaml [models=yolo11n,yolo11n-botnet tasks=detect,segment seeds=3 epochs=30 out=DIR]",
+        "train variants beside the plain model, several seeds",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb of ours, or hand everything to ultralytics; a user's mistake is one line and exit code 2."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return run(given)
+    except (ValueError, OSError, SyntaxError, TypeError, ModuleNotFoundError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"bot-yolo: {str(error).strip()}", file=sys.stderr)
+        return USERS_MISTAKE
+
+
+def run(given: list[str]) -> int:
+    """Find the verb and call it."""
+    if given and given[0] in VERBS:
+        print(call(given[0], given[1:]))
+        return 0
+    if not given or given[0].lstrip("-") in {"help", "h"}:
+        print(help_text())
+    import ultralytics
+    from ultralytics import cfg
+
+    from botvision_yolo.model import YOLO
+    from botvision_yolo.variants import is_derived, write_yaml
+
+    words = []
+    for word in given:
+        key, sign, value = word.partition("=")
+        words.append(f"{key}={write_yaml(value)}" if key == "model" and sign and is_derived(value) else word)
+    stock, arguments = ultralytics.YOLO, list(cfg.ARGV)
+    ultralytics.YOLO, cfg.ARGV[1:] = YOLO, words  # what its entry point takes its model and its words from
+    try:
+        cfg.entrypoint()
+    finally:
+        ultralytics.YOLO, cfg.ARGV[:] = stock, arguments
+    return 0
+
+
+def call(name: str, words: list[str]) -> Any:
+    """Call a verb's function with words and `key=value` pairs.
+
+    Raises:
+        ValueError: words that it does not take.
+    """
+    from ultralytics.cfg import smart_value
+
+    verb = VERBS[name]
+    usage = f"usage: bot-yolo {name} {verb.usage}"
+    if words and words[0].lstrip("-") in {"help", "h"}:
+        return f"{usage}\n{verb.help}"
+    function = load(verb.function)
+    named = {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
+    numbers = {key: smart_value(value) if not isinstance_text(function, key) else value for key, value in named.items()}
+    try:
+        bound = inspect.signature(function).bind(*(word for word in words if "=" not in word), **numbers)
+    except TypeError as error:
+        raise ValueError(f"{error}; {usage}") from error
+    return function(*bound.args, **bound.kwargs)
+
+
+def isinstance_text(function: Callable[..., Any], key: str) -> bool:
+    """Whether a function takes a text by this name, so that `scales=n` stays one."""
+    parameter = inspect.signature(function).parameters.get(key)
+    return parameter is not None and "str" in str(parameter.annotation)
+
+
+def load(path: str) -> Callable[..., Any]:
+    """The function at `module:name`.
+
+    Raises:
+        ModuleNotFoundError: a package that only this verb needs, with how to get it.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; pip install 'botvision-yolo[all]'") from error
+    return found
+
+
+def yaml(name: str, *, folder: str = ".") -> str:
+    """Write a variant's yaml into a folder of the user's."""
+    from pathlib import Path
+
+    from botvision_yolo.variants import write_yaml
+
+    return f"{write_yaml(name, Path(folder))}"
+
+
+def help_text() -> str:
+    """Our verbs, each with its usage."""
+    lines = ["bot-yolo: everything that yolo does, with models such as yolo11n-botnet.yaml; and", ""]
+    lines += [f"    bot-yolo {name} {verb.usage}\n        {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(lines)

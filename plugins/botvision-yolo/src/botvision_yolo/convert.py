@@ -1,0 +1,103 @@
+"""Checkpoints of forks whose ultralytics had the shared `MHSA` snippet built in, as ones that open anywhere."""
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from botvision.backbone.convert import convert as convert_layer
+from botvision.files import whole_file
+from botvision_yolo.blocks import ResidualMHSA2d
+from botvision_yolo.reader import SNIPPET
+
+
+class SnippetLayer(nn.Module):
+    """What stands in for a fork's `MHSA` while its checkpoint is opened: its tensors and numbers, no code."""
+
+
+class Unpickler(pickle.Unpickler):
+    """Torch's, but that the snippet's class need not exist."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class that a checkpoint names."""
+        return SnippetLayer if name == SNIPPET else super().find_class(module, name)
+
+
+def convert(source: str | Path, target: str | Path, *, content_only: bool = False) -> str:
+    """Rewrite a fork's checkpoint so that it needs this package instead of the fork.
+
+    The snippet's content term is exactly `MHSA2d(position="none", qkv_bias=True)`, and a model of it computes the same
+    afterwards. Its position term is transposed and bound to one size, so no layer of ours computes it.
+
+    Args:
+        source: the fork's `.pt`; opening it runs what it pickles, as ultralytics does.
+        target: the `.pt` to write.
+        content_only: leave the position term out, so that the model must be trained on; refused otherwise.
+
+    Returns:
+        A line that says what was converted.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no checkpoint with the snippet, a position term, or classes that are not here, all by name.
+    """
+    checkpoint = opened(Path(source))
+    found = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"{source} holds no model; give a .pt that ultralytics or a fork of it has written")
+    model: Any = found
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, SnippetLayer)}
+    if not layers:
+        raise ValueError(f"{source} has no {SNIPPET} in it; it needs no conversion")
+    for name, layer in layers.items():
+        place, _, child = name.rpartition(".")
+        setattr(model.get_submodule(place), child, converted(layer, name, content_only=content_only))
+    for row in [*model.yaml["backbone"], *model.yaml["head"]]:
+        if row[2] == SNIPPET:
+            row[2], row[3] = "MHSA2d", [next(iter(heads_of(layer) for layer in layers.values())), "none", False, True]
+    target = Path(target)
+    with whole_file(target) as unfinished:
+        torch.save({**checkpoint, "model": model.half(), "ema": None, "optimizer": None, "epoch": -1}, unfinished)
+    lost = ", their position terms left out: train it on" if content_only else ", exactly"
+    return f"{len(layers)} {SNIPPET} converted{lost}: {', '.join(layers)}; saved as {target}"
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, with the snippet's layers as stand-ins."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give a .pt that exists")
+    module = SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="botvision_yolo")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+    except (AttributeError, ModuleNotFoundError) as error:
+        raise ValueError(f"{path} holds a class that is not here: {error}; only {SNIPPET} can be converted") from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of ultralytics: {error}; is the file whole?") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; give a .pt that ultralytics has written")
+    return content
+
+
+def converted(layer: SnippetLayer, name: str, *, content_only: bool) -> ResidualMHSA2d:
+    """One layer of the snippet as ours, with its place in the model."""
+    state = {key: value.float() for key, value in layer.state_dict().items()}
+    found = convert_layer(state, num_heads=heads_of(layer))
+    if found.left_out and not content_only:
+        why = "; ".join(f"{key}: {reason}" for key, reason in found.left_out.items())
+        raise ValueError(f"{name} cannot be converted exactly: {why}; content_only=True leaves it out, to train on")
+    dim = state["query.weight"].shape[0]
+    ours = ResidualMHSA2d(dim, found.options["num_heads"], "none", residual=False, qkv_bias=True)
+    ours.mhsa.load_state_dict(found.tensors)
+    for attribute in ("i", "f", "np", "training"):  # where ultralytics has put it
+        if hasattr(layer, attribute):
+            setattr(ours, attribute, getattr(layer, attribute))
+    vars(ours)["type"] = f"{ResidualMHSA2d.__module__}.{ResidualMHSA2d.__name__}"  # it hides a method of torch's
+    return ours
+
+
+def heads_of(layer: SnippetLayer) -> int:
+    """The heads of a layer of the snippet, which keeps them as a number."""
+    return int(getattr(layer, "heads", 4))

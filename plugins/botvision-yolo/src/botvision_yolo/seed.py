@@ -1,0 +1,35 @@
+"""A variant as a checkpoint, so that the untouched `yolo` command can train it."""
+
+from pathlib import Path
+
+from botvision.files import whole_file
+from botvision_yolo.model import YOLO
+from botvision_yolo.variants import split
+
+
+def init(target: str | Path, *, weights: str | Path | None = None) -> str:
+    """Write a variant's initial weights as a `.pt`.
+
+    Args:
+        target: the file to write, named after the variant, e.g. `yolo11n-botnet.pt`.
+        weights: a `.pt` whose weights it starts from, e.g. `yolo11n.pt`; rows are aligned.
+
+    Returns:
+        A line that says what was written, and the command that trains it.
+
+    Raises:
+        ValueError: a name that is no variant's, with the nearest.
+        FileNotFoundError: no such weights.
+    """
+    target = Path(target)
+    if target.suffix != ".pt":
+        raise ValueError(f"a seed is a .pt file; got {target}; e.g. yolo11n-botnet.pt")
+    name = f"{target.stem}.yaml"
+    split(name)
+    model = YOLO(name)
+    if weights is not None:
+        model.load(weights)
+    with whole_file(target) as unfinished:
+        model.save(unfinished)
+    start = "its initial weights" if weights is None else f"weights from {weights}"
+    return f"{target} holds {name} with {start}; train it: yolo {model.task} train model={target} data=…"

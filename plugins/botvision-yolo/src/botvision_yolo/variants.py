@@ -1,0 +1,202 @@
+"""Variants of the installed yamls, made when they are asked for: nothing of ultralytics is copied."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ultralytics
+from ultralytics.nn import tasks
+from ultralytics.utils import ROOT, USER_CONFIG_DIR
+
+from botvision.files import write_text
+from botvision_yolo.reader import BLOCKS
+
+TASKS = ("", "-seg", "-cls", "-pose", "-obb")
+# The CSP blocks of a last stage, and what takes their place: the depth is the row's, C3k2's `c3k` is kept
+CSP = {"C3k2": "C3k2BoT", "C2f": "C3k2BoT", "C2fCIB": "C3k2BoT", "A2C2f": "C3k2BoT", "C3": "C3BoT"}
+POOLS = ("SPPF", "SPP")
+OWN_ATTENTION = ("C2PSA", "PSA")
+Content = dict[str, Any]
+
+
+class Variant(NamedTuple):
+    """One way to put BoTNet's attention into a YOLO: what it is, and the change to a yaml's content."""
+
+    about: str
+    change: Callable[[Content], Content]
+
+
+def derive(content: Content, variant: str) -> Content:
+    """A yaml's content with BoTNet's attention in its last stage.
+
+    Args:
+        content: what a model's yaml holds, e.g. `model.model.yaml`.
+        variant: one of `VARIANTS`.
+
+    Returns:
+        A changed copy; absolute row numbers follow an inserted row.
+
+    Raises:
+        ValueError: an unknown variant, content that has our blocks already, or none of the blocks it changes.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; use one of {', '.join(VARIANTS)}")
+    if there := [row[2] for row in content["backbone"] if row[2] in BLOCKS]:
+        raise ValueError(f"this model has {there[0]} already; derive from the yaml without it")
+    return VARIANTS[variant].change(deepcopy(content))
+
+
+def replace_stage(content: Content) -> Content:
+    """The paper's rule: attention for the 3×3 convolutions of the last stage."""
+    row = content["backbone"][last_stage(content)]
+    channels, *rest = row[3]
+    rest = [bool(rest[0]) if rest else False, *rest[1:2]] if row[2] == "C3k2" else [True] if row[2] == "A2C2f" else []
+    row[2], row[3] = CSP[row[2]], [channels, *rest]
+    return content
+
+
+def insert_block(content: Content) -> Content:
+    """The paper's insertion: one more block behind the last stage, which keeps its convolutions."""
+    place = last_stage(content)
+    return insert_row(content, place + 1, [-1, 1, "BoTBottleneck", [content["backbone"][place][3][0]]])
+
+
+def insert_layer(content: Content) -> Content:
+    """The post's way: the bare layer, here with a residual and a norm, behind the pooling or the last stage."""
+    pools = [number for number, row in enumerate(content["backbone"]) if row[2] in POOLS]
+    return insert_row(content, (pools[-1] if pools else last_stage(content)) + 1, [-1, 1, "MHSA2d", []])
+
+
+def replace_attention(content: Content) -> Content:
+    """The paper's blocks for YOLO11's own attention behind the last stage."""
+    own = [row for row in content["backbone"] if row[2] in OWN_ATTENTION]
+    if not own:
+        raise ValueError(f"this yaml has no {' or '.join(OWN_ATTENTION)} to replace; use botnet, insert or mhsa")
+    own[-1][2], own[-1][3] = "C2BoT", own[-1][3][:1]
+    return content
+
+
+VARIANTS: dict[str, Variant] = {
+    "botnet": Variant("the paper's rule: the last stage's 3×3 convolutions become attention", replace_stage),
+    "insert": Variant("the paper's insertion: a BoT block more behind the last stage", insert_block),
+    "mhsa": Variant("the post's: a layer after SPPF, here residual and of any size", insert_layer),
+    "c2bot": Variant("C2PSA's attention and feed-forward become BoT blocks", replace_attention),
+}
+
+
+def last_stage(content: Content) -> int:
+    """The row of the last stage's block: the deepest CSP block of the backbone.
+
+    Raises:
+        ValueError: there is none that this package knows.
+    """
+    found = [number for number, row in enumerate(content["backbone"]) if row[2] in CSP]
+    strided = [n for n, row in enumerate(content["backbone"]) if row[2] == "Conv" and row[3][1:3] == [3, 2]]
+    if not found or (strided and found[-1] < strided[-1]):
+        names = sorted({row[2] for row in content["backbone"]})
+        raise ValueError(f"no CSP block ({', '.join(CSP)}) in this yaml's last stage; it has {', '.join(names)}")
+    return found[-1]
+
+
+def insert_row(content: Content, place: int, row: list[Any]) -> Content:
+    """Put a row into the backbone; whoever read the row before it, or one behind it, by number reads one further on."""
+    rows = [*content["backbone"], *content["head"]]
+    for number, other in enumerate(rows):
+        sources = [other[0]] if isinstance(other[0], int) else other[0]
+        absolute = [source if source >= 0 or source == -1 else number + source for source in sources]
+        moved = [source + 1 if source >= place - 1 and source != -1 else source for source in absolute]
+        if any(source < -1 for source in sources) and number < place:
+            moved = sources  # the rows before the new one stay as they are
+        other[0] = moved[0] if isinstance(other[0], int) else moved
+    content["backbone"].insert(place, row)
+    return content
+
+
+def write_yaml(name: str, folder: Path | None = None) -> Path:
+    """A derived yaml as a file, by a name such as `yolo11n-botnet.yaml` or `yolo11s-mhsa-seg.yaml`.
+
+    Args:
+        name: an installed yaml's, with `-` and a variant before its task.
+        folder: where to write it; ultralytics' own folder of settings by default.
+
+    Returns:
+        The file's path; it bears the name, from which ultralytics reads the scale.
+
+    Raises:
+        ValueError: a name that is not of this form, or whose yaml ultralytics does not have, with the nearest.
+    """
+    base, variant = split(name)
+    content = tasks.yaml_model_load(base)
+    derived = derive({key: value for key, value in content.items() if key not in {"scale", "yaml_file"}}, variant)
+    path = (USER_CONFIG_DIR / "botvision" if folder is None else folder) / Path(name).name
+    text = as_yaml(
+        derived, f"{VARIANTS[variant].about}; from {base} of ultralytics {ultralytics.__version__}, AGPL-3.0"
+    )
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
+
+
+def split(name: str) -> tuple[str, str]:
+    """The installed yaml and the variant of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})((?:-\w+)*)", stem)
+    if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[3]}"):
+        return f"{found[1]}{found[3]}.yaml", found[2]
+    scale = scale_of(stem)
+    known = [
+        f"{with_scale(re.sub(rf'({task})?$', '', base), scale)}-{variant}{task}.yaml"
+        for base in installed()
+        for variant in VARIANTS
+        for task in [next((t for t in TASKS[1:] if base.endswith(t)), "")]
+    ]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml"
+    raise ValueError(f"no yaml {name!r} in ultralytics {ultralytics.__version__}; {hint}")
+
+
+def is_derived(name: str) -> bool:
+    """Whether a name asks for a variant: a yaml that is no file, with a variant's name or nearly so in it."""
+    stem = Path(name).stem.lower()
+    if Path(name).suffix.lower() not in {".yaml", ".yml"} or Path(name).is_file() or is_installed(stem):
+        return False
+    parts = stem.split("-")[1:]
+    return any(difflib.get_close_matches(part, VARIANTS, n=1, cutoff=0.7) for part in parts)
+
+
+def installed() -> list[str]:
+    """Names of the yamls that ultralytics brings, without scale and suffix."""
+    return sorted(path.stem for path in (ROOT / "cfg" / "models").rglob("yolo*.yaml"))
+
+
+def is_installed(stem: str) -> bool:
+    """Whether ultralytics brings a yaml for a name, with or without a scale."""
+    return stem in installed() or re.sub(r"(\d+)([nslmx])", r"\1", stem, count=1) in installed()
+
+
+def scale_of(stem: str) -> str:
+    """The letter after a name's number, which is its scale."""
+    found = re.match(r"yolov?\d+([nslmx])", stem)
+    return found[1] if found else ""
+
+
+def with_scale(base: str, scale: str) -> str:
+    """A yaml's name with a scale behind its number."""
+    return re.sub(r"(yolov?\d+)", rf"\1{scale}", base, count=1)
+
+
+def as_yaml(content: Content, note: str) -> str:
+    """A yaml's content as text, a row a line."""
+    lines = [f"# {note}"]
+    for key, value in content.items():
+        if key in {"backbone", "head"}:
+            lines += [f"{key}:", *(f"  - {json.dumps(row)}" for row in value)]
+        elif isinstance(value, dict):
+            lines += [f"{key}:", *(f"  {name}: {json.dumps(entry)}" for name, entry in value.items())]
+        else:
+            lines.append(f"{key}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"

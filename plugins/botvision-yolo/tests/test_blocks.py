@@ -1,0 +1,103 @@
+"""The blocks: any size, identity at the start, the core's layer inside, the shapes that C3k2 and its kin have."""
+
+import pytest
+import torch
+from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
+
+from botvision.attention import MHSA2d
+from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d, attention
+
+BLOCKS = {
+    "row": lambda: ResidualMHSA2d(64),
+    "bottleneck": lambda: BoTBottleneck(64, 64),
+    "c3": lambda: C3BoT(64, 48),
+    "c3k2": lambda: C3k2BoT(64, 48, 2),
+    "c3k2 of c3": lambda: C3k2BoT(64, 48, 2, True),
+    "c2": lambda: C2BoT(64, 64, 2),
+}
+
+
+@pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("size", [(1, 1), (10, 10), (20, 15), (3, 41)])
+def test_any_size_and_every_weight_learns(make, size):
+    block = make().train()
+    block(torch.randn(2, 64, *size)).square().sum().backward()
+    assert block(torch.randn(1, 64, 7, 5)).shape[2:] == (7, 5) if size != (1, 1) else True
+    assert all(p.grad is not None for p in block.parameters())
+
+
+@pytest.mark.parametrize("make", [BLOCKS["row"], BLOCKS["bottleneck"]])
+def test_a_residual_block_starts_as_identity_and_leaves_it(make):
+    block, x = make(), torch.randn(2, 64, 6, 7)
+    assert torch.equal(block(x), x)
+    block(x).square().sum().backward()
+    gamma = block.norm.weight if isinstance(block, ResidualMHSA2d) else block.expand.bn.weight
+    assert gamma.grad.abs().sum() > 0
+
+
+def test_the_row_is_the_cores_layer_with_a_norm_and_a_residual():
+    block = ResidualMHSA2d(64, 2).double().eval()
+    block.norm.weight.data.uniform_(0.5, 1.5)
+    block.norm.running_var.uniform_(0.5, 1.5)
+    x = torch.randn(2, 64, 5, 6, dtype=torch.float64)
+    layer = MHSA2d(64, 2, max_size=(20, 20)).double()
+    layer.load_state_dict(block.mhsa.state_dict())
+    layer.backend = "reference"
+    scaled = layer(x) * (block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt())[:, None, None]
+    assert (block(x) - (x + scaled)).abs().max() < 1e-12
+
+
+def test_without_residual_the_row_is_the_bare_layer():
+    block = ResidualMHSA2d(64, 4, "none", residual=False, qkv_bias=True)
+    x = torch.randn(1, 64, 5, 6)
+    assert torch.equal(block(x), block.mhsa(x))
+    assert block.mhsa.qkv.bias is not None
+
+
+def test_the_bottleneck_is_the_papers_block_in_the_papers_order():
+    block = BoTBottleneck(32, 32, e=1.0).double().eval()
+    block.expand.bn.weight.data.fill_(1.0)
+    x = torch.randn(1, 32, 4, 6, dtype=torch.float64)
+    narrow = torch.nn.functional.silu(block.contract.bn(block.contract.conv(x)))
+    attended = torch.nn.functional.silu(block.norm(block.mhsa(narrow)))
+    assert (block(x) - (x + block.expand.bn(block.expand.conv(attended)))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(16, 1), (64, 2), (96, 3), (192, 6), (80, 2), (112, 2), (768, 24)])
+def test_heads_are_as_many_as_leave_32_channels_each(dim, heads):
+    layer = attention(dim)
+    assert layer.num_heads == heads
+    assert layer.head_dim >= min(dim, 32)
+
+
+def test_the_other_parts_have_the_names_and_shapes_of_the_block_replaced():
+    def outer(block):
+        return {key: value.shape for key, value in block.state_dict().items() if not key.startswith("m.0.m.")}
+
+    assert outer(C3k2BoT(64, 96, 1, True)) == outer(C3k2(64, 96, 1, True))
+    assert {k: v for k, v in outer(C3BoT(64, 96)).items() if k[0] == "c"} == {
+        k: v for k, v in outer(C3(64, 96)).items() if k[0] == "c"
+    }
+    own = {k for k in C2BoT(64, 64).state_dict() if k[0] == "c"}
+    assert own == {k for k in C2PSA(64, 64).state_dict() if k[0] == "c"}
+
+
+def test_no_tensor_of_a_bottleneck_fits_another_of_the_papers_block():
+    assert not set(BoTBottleneck(64, 64).state_dict()) & set(Bottleneck(64, 64).state_dict())
+
+
+def test_blocks_refuse_what_they_cannot_be():
+    with pytest.raises(ValueError, match=r"C2BoT keeps its channels; got 64 in and 32 out; give the row before it"):
+        C2BoT(64, 32)
+    with pytest.raises(ValueError, match=r"num_heads=3 does not divide dim=64"):
+        ResidualMHSA2d(64, 3)
+
+
+def test_a_class_that_behaves_like_another_is_itself():
+    block = C3k2BoT(16, 16)
+    assert C3k2BoT == C3k2
+    assert hash(C3k2BoT) == hash(C3k2)
+    assert C3k2BoT is not C3k2
+    assert not isinstance(block, C3k2)
+    assert C3BoT != C3k2
+    assert C3k2BoT != C2BoT

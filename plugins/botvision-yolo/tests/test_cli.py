@@ -1,0 +1,108 @@
+"""The command line: ultralytics' grammar with our names, our verbs, one line and exit code 2 for a user's mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+
+from botvision_yolo.cli import VERBS, main
+
+BIN = Path(sys.executable).parent
+
+
+def words_of(options):
+    return [f"{key}={value}" for key, value in options.items()]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+
+
+def test_it_trains_a_variant_by_its_name_and_scores_it(data, tmp_path, small):
+    command = [
+        BIN / "bot-yolo",
+        "train",
+        "model=yolo11n-botnet.yaml",
+        f"data={data}",
+        "epochs=1",
+        f"project={tmp_path}",
+        *words_of(small),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "botvision_yolo.blocks.C3k2BoT" in done.stdout + done.stderr
+    best = next(tmp_path.rglob("best.pt"))
+    done = subprocess.run(
+        [BIN / "bot-yolo", "val", f"model={best}", f"data={data}", *words_of(small)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_untouched_yolo_command_trains_a_seed(data, tmp_path, capsys, small):
+    assert main(["init", "yolo11n-mhsa.pt"]) == 0
+    assert "yolo detect train model=yolo11n-mhsa.pt" in capsys.readouterr().out
+    command = [
+        BIN / "yolo",
+        "train",
+        "model=yolo11n-mhsa.pt",
+        f"data={data}",
+        "epochs=1",
+        f"project={tmp_path}",
+        *words_of(small),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(tmp_path.rglob("best.pt"))
+
+
+def test_a_seed_from_trained_weights_holds_them(trained, capsys):
+    source = trained("yolo11n-seg.yaml")
+    source.save("plain.pt")
+    assert main(["init", "yolo11n-insert-seg.pt", "weights=plain.pt"]) == 0
+    seed = ultralytics.YOLO("yolo11n-insert-seg.pt").model
+    assert torch.equal(seed.model[10].cv1.conv.weight, source.model.model[9].cv1.conv.weight.half().float())
+
+
+def test_a_yaml_to_read(capsys):
+    assert main(["yaml", "yolo11s-mhsa.yaml"]) == 0
+    assert Path("yolo11s-mhsa.yaml").is_file()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert f"usage: bot-yolo {verb} {VERBS[verb].usage}" in capsys.readouterr().out
+
+
+def test_help_names_our_verbs_and_theirs(capsys):
+    assert main(["help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"bot-yolo {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "model=yolo11n-botnett.yaml"], "did you mean yolo11n-botnet.yaml"),
+        (["init", "yolo11n-bitnet.pt"], "no yaml 'yolo11n-bitnet.yaml'"),
+        (["init", "yolo11n-botnet.onnx"], "a seed is a .pt file; got yolo11n-botnet.onnx"),
+        (["init", "yolo11n-botnet.pt", "weights=gone.pt"], "gone.pt"),
+        (["init", "a.pt", "b.pt"], "usage: bot-yolo init"),
+        (["yaml", "yolo11n-botnet.yaml", "fodler=x"], "unexpected keyword argument 'fodler'; usage: bot-yolo yaml"),
+        (["convert", "gone.pt", "new.pt"], "no checkpoint at gone.pt"),
+        (["compare", "gone.yaml"], "no data at gone.yaml; make some: bot-yolo scenes"),
+        (["compare", "gone.yaml", "tasks=fly"], "unknown task 'fly'; use detect, segment"),
+        (["scenes", "x", "size=1"], "size=1 must be at least 32"),
+        (["trane", "model=yolo11n-botnet.yaml"], "trane"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path):
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error or message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

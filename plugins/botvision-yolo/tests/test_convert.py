@@ -1,0 +1,118 @@
+"""Checkpoints of forks with the shared MHSA snippet: exact where it can be, refused by name where not."""
+
+import sys
+
+import pytest
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn.modules import conv
+
+from botvision_yolo import YOLO
+from botvision_yolo.convert import convert
+
+
+class MHSA(nn.Module):
+    """The snippet's arithmetic, written anew: unscaled q·k with biases, and absolute positions, transposed."""
+
+    def __init__(self, dim, side=14, heads=4, positions=False):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Conv2d(dim, dim, 1) for _ in range(3))
+        if positions:
+            self.rel_h_weight = nn.Parameter(torch.randn(1, heads, dim // heads, 1, side))
+            self.rel_w_weight = nn.Parameter(torch.randn(1, heads, dim // heads, side, 1))
+        self.positions = positions
+
+    def forward(self, x):
+        q, k, v = (layer(x).flatten(2).unflatten(1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
+        logits = q.transpose(2, 3) @ k
+        if self.positions:
+            logits = logits + (self.rel_h_weight + self.rel_w_weight).flatten(3).transpose(2, 3) @ q
+        return (v @ logits.softmax(-1).transpose(2, 3)).flatten(1, 2).unflatten(2, x.shape[2:])
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """A function that writes a checkpoint as a fork would, whose ultralytics has the class; here it is gone again."""
+
+    def make(**options):
+        made = type("MHSA", (MHSA,), {"__module__": conv.__name__, "__qualname__": "MHSA"})
+        monkeypatch.setattr(conv, "MHSA", made, raising=False)
+        model = YOLO("yolo11n-mhsa.yaml").model.eval()
+        ours = model.model[10]
+        layer = made.__new__(made)
+        MHSA.__init__(layer, ours.mhsa.dim, **options)
+        layer.i, layer.f, layer.np, layer.type = ours.i, ours.f, 0, "ultralytics.nn.modules.conv.MHSA"
+        model.model[10] = layer
+        model.yaml["backbone"][10] = [-1, 1, "MHSA", [14, 14, 4]]
+        path = tmp_path / "old.pt"
+        torch.save({"model": model, "ema": None, "epoch": 3, "train_args": {"imgsz": 64}}, path)
+        image = torch.rand(1, 3, 448, 448)
+        with torch.inference_mode():
+            out = model(image)[0]
+        monkeypatch.undo()
+        return path, image, out
+
+    return make
+
+
+def test_the_content_term_is_converted_exactly(old, tmp_path):
+    path, image, before = old()
+    with pytest.raises(Exception, match=r"MHSA"):
+        ultralytics.YOLO(path)
+    line = convert(path, tmp_path / "new.pt")
+    assert line.startswith("1 MHSA converted, exactly: model.10; saved as ")
+    model = ultralytics.YOLO(tmp_path / "new.pt")
+    with torch.inference_mode():
+        after = model.model.eval()(image)[0]
+    assert (before - after).abs().max() < 2e-2 * before.abs().max()  # ultralytics saves halves
+    model.model(torch.rand(1, 3, 320, 96))
+    rebuilt = type(model.model)(model.model.yaml, verbose=False).state_dict()
+    assert {k: v.shape for k, v in rebuilt.items()} == {k: v.shape for k, v in model.model.state_dict().items()}
+
+
+def test_the_layer_itself_is_exact_in_float64():
+    from botvision_yolo.convert import SnippetLayer, converted
+
+    theirs = MHSA(32).double()
+    layer = SnippetLayer()
+    layer.__dict__.update(theirs.__dict__)
+    ours = converted(layer, "layer", content_only=False)
+    x = torch.randn(2, 32, 5, 7, dtype=torch.float64)
+    assert (ours.double()(x) - theirs(x)).abs().max() < 1e-6  # weights pass through float32
+
+
+def test_positions_are_refused_by_name_or_left_out_when_asked(old, tmp_path):
+    path, *_ = old(positions=True)
+    with pytest.raises(
+        ValueError, match=r"model.10 cannot be converted exactly: rel_h_weight: the port's position term"
+    ):
+        convert(path, tmp_path / "new.pt")
+    assert not (tmp_path / "new.pt").exists()
+    assert "their position terms left out: train it on" in convert(path, tmp_path / "new.pt", content_only=True)
+    ultralytics.YOLO(tmp_path / "new.pt").model(torch.rand(1, 3, 64, 64))
+
+
+def test_what_is_no_such_checkpoint_is_refused(tmp_path, trained):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at"):
+        convert(tmp_path / "gone.pt", tmp_path / "new.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ValueError, match=r"is no checkpoint of ultralytics: .*; is the file whole"):
+        convert(tmp_path / "text.pt", tmp_path / "new.pt")
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"holds a list; give a .pt"):
+        convert(tmp_path / "list.pt", tmp_path / "new.pt")
+    trained().save(tmp_path / "plain.pt")
+    with pytest.raises(ValueError, match=r"has no MHSA in it; it needs no conversion"):
+        convert(tmp_path / "plain.pt", tmp_path / "new.pt")
+
+
+def test_another_class_that_is_gone_is_named(tmp_path):
+    module = type(sys)("ultralytics.nn.fork")
+    module.Fancy = type("Fancy", (nn.Module,), {"__module__": module.__name__, "__qualname__": "Fancy"})
+    sys.modules[module.__name__] = module
+    torch.save({"model": module.Fancy()}, tmp_path / "fancy.pt")
+    del sys.modules[module.__name__]
+    with pytest.raises(ValueError, match=r"holds a class that is not here: .*fork.*; only MHSA can be converted"):
+        convert(tmp_path / "fancy.pt", tmp_path / "new.pt")

@@ -1,0 +1,209 @@
+"""ultralytics' own engine with our blocks: train, resume, val, predict, track, fuse, export, workers, reopening."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import ultralytics
+from PIL import Image
+from ultralytics.utils import dist
+
+from botvision_yolo import YOLO
+from botvision_yolo.blocks import C3k2BoT
+from botvision_yolo.trainer import DetectionTrainer
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (96, 64, 3), np.uint8)
+
+
+def run(code, *arguments, cwd):
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def best(data, tmp_path_factory, small):
+    """The best.pt of one epoch, made once."""
+    out = tmp_path_factory.mktemp("runs")
+    model = YOLO("yolo11n-botnet.yaml")
+    model.train(data=data, epochs=1, project=str(out), name="one", **small)
+    return out / "one" / "weights" / "best.pt"
+
+
+def test_training_leaves_what_ultralytics_leaves(best):
+    assert best.is_file()
+    assert (best.parent / "last.pt").is_file()
+    assert (best.parent.parent / "args.yaml").is_file()
+
+
+@pytest.mark.parametrize("opened", [YOLO, ultralytics.YOLO], ids=["ours", "stock"])
+def test_val_predict_fuse(best, data, opened, tmp_path, small):
+    model = opened(best)
+    assert model.val(data=data, project=str(tmp_path), rect=True, **small).box.map >= 0
+    assert len(model.predict(PICTURE, imgsz=64, verbose=False, device="cpu")) == 1
+    image = torch.rand(1, 3, 64, 96)
+    plain = opened(best).model.eval()
+    with torch.inference_mode():
+        before = plain(image)[0]
+        after = plain.fuse(verbose=False)(image)[0]
+    assert (before - after).abs().max() < 1e-3 * before.abs().max()
+    assert plain.is_fused()
+
+
+def test_a_fresh_process_that_knows_ultralytics_alone_opens_and_predicts(best, tmp_path):
+    code = """
+import sys, numpy
+from ultralytics import YOLO
+model = YOLO(sys.argv[1])
+print(type(model.model.model[8]).__module__, len(model(numpy.zeros((64, 96, 3), numpy.uint8), verbose=False)))
+"""
+    done = run(code, best, cwd=tmp_path)
+    assert done.stdout.strip().splitlines()[-1] == "botvision_yolo.blocks 1", done.stderr
+
+
+def test_restricted_loading_opens_it_where_this_package_is_imported(best, tmp_path):
+    if not hasattr(ultralytics.nn.tasks, "_SafeLoad"):
+        pytest.skip("this ultralytics has no restricted loading")
+    code = "import sys, botvision_yolo; from ultralytics import YOLO; print(YOLO(sys.argv[1]).task)"
+    environment = {"ULTRALYTICS_SAFE_LOAD": "1"}
+    done = run("import os; os.environ.update(" + repr(environment) + "); " + code, best, cwd=tmp_path)
+    assert done.stdout.strip().splitlines()[-1:] == ["detect"], done.stderr
+
+
+def test_a_stock_yolo_trains_on_from_a_file(best, data, tmp_path, small):
+    model = ultralytics.YOLO(best)
+    before = model.model.model[8].cv1.conv.weight.detach().clone()
+    model.train(data=data, epochs=1, lr0=0.0, lrf=0.0, optimizer="SGD", project=str(tmp_path), **small)
+    after = ultralytics.YOLO(tmp_path / "train" / "weights" / "last.pt").model.model[8].cv1.conv.weight
+    assert torch.allclose(before.half(), after.half(), atol=1e-3)  # it did not begin anew
+
+
+def test_an_interrupted_run_goes_on(data, tmp_path, small):
+    class StoppedError(Exception):
+        pass
+
+    def stop(trainer):
+        if trainer.epoch == 1:
+            raise StoppedError
+
+    model = YOLO("yolo11n-mhsa.yaml")
+    model.add_callback("on_train_epoch_start", stop)
+    with pytest.raises(StoppedError):
+        model.train(data=data, epochs=2, project=str(tmp_path), name="run", **small)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    resumed = YOLO(last)
+    resumed.train(resume=True)
+    rows = (tmp_path / "run" / "results.csv").read_text().strip().splitlines()
+    assert [row.split(",")[0].strip() for row in rows[1:]] == ["1", "2"]
+
+
+def test_pretrained_weights_come_by_aligned_rows_in_training(trained, data, tmp_path, capsys, small):
+    trained().save(tmp_path / "plain.pt")
+    model = YOLO("yolo11n-mhsa.yaml")
+    model.train(
+        data=data,
+        epochs=1,
+        pretrained=str(tmp_path / "plain.pt"),
+        lr0=0.0,
+        optimizer="SGD",
+        project=str(tmp_path),
+        **small,
+    )
+    source = ultralytics.YOLO(tmp_path / "plain.pt").model.model
+    target = ultralytics.YOLO(tmp_path / "train" / "weights" / "last.pt").model.model
+    for mine, theirs in ((11, 10), (14, 13), (23, 22)):  # rows behind the inserted one
+        assert torch.allclose(target[mine].cv1.conv.weight.half(), source[theirs].cv1.conv.weight.half(), atol=2e-3)
+
+
+@pytest.mark.parametrize("variant", ["botnet", "mhsa"])
+def test_segmentation_trains_with_multi_scale(variant, data, tmp_path, small):
+    many = {"multi_scale": 0.5} if ultralytics.__version__ >= "8.4" else {"multi_scale": True}
+    model = YOLO(f"yolo11n-{variant}-seg.yaml")
+    model.train(data=data, epochs=1, project=str(tmp_path), **many, **small)
+    assert model.val(data=data, project=str(tmp_path), **small).seg.map >= 0
+
+
+def labelled(folder, line, **more):
+    """A data set of four pictures with one label line each."""
+    for split in ("train", "val"):
+        for number in range(4):
+            for kind, suffix in (("images", "png"), ("labels", "txt")):
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+                path = folder / kind / split / f"{number}.{suffix}"
+                Image.fromarray(PICTURE).save(path) if kind == "images" else path.write_text(line)
+    lines = ["train: images/train", "val: images/val", "names: {0: thing}", *(f"{k}: {v}" for k, v in more.items())]
+    (folder / "data.yaml").write_text("\n".join(lines))
+    return folder / "data.yaml"
+
+
+def test_poses_train(tmp_path, small):
+    data = labelled(tmp_path / "data", "0 .5 .5 .4 .4 .4 .4 2 .6 .6 2", kpt_shape=[2, 3], flip_idx=[1, 0])
+    model = YOLO("yolo11n-botnet-pose.yaml")
+    model.train(data=data, epochs=1, project=str(tmp_path), **small)
+    assert model.predict(PICTURE, imgsz=64, verbose=False, device="cpu")[0].keypoints is not None
+
+
+def test_rotated_boxes_train(tmp_path, small):
+    data = labelled(tmp_path / "data", "0 .3 .3 .7 .3 .7 .7 .3 .7")
+    model = YOLO("yolo11n-c2bot-obb.yaml")
+    model.train(data=data, epochs=1, project=str(tmp_path), **small)
+    assert model.predict(PICTURE, imgsz=64, verbose=False, device="cpu")[0].obb is not None
+
+
+def test_classification_trains(tmp_path, small):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(PICTURE).save(folder / f"{number}.png")
+    model = YOLO("yolo11n-mhsa-cls.yaml")
+    model.train(data=tmp_path / "data", epochs=1, project=str(tmp_path), **small)
+    assert model.predict(PICTURE, imgsz=64, verbose=False, device="cpu")[0].probs is not None
+
+
+def test_tracking(best, tmp_path):
+    pytest.importorskip("lap")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(PICTURE, number, 1)).save(frames / f"{number}.png")
+    tracked = YOLO(best).track(frames, imgsz=64, conf=0.0001, verbose=False, device="cpu", persist=True)
+    assert len(tracked) == 3
+
+
+# What ultralytics starts for several GPUs is a file that a fresh process runs; here it runs as one worker, on the CPU
+
+
+@pytest.mark.parametrize("start", ["ours", "stock", "seed"])
+def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, tmp_path, monkeypatch, small):
+    from botvision_yolo.seed import init
+    from botvision_yolo.variants import write_yaml
+
+    monkeypatch.chdir(tmp_path)
+    if start == "ours":
+        model = YOLO("yolo11n-mhsa.yaml")
+    elif start == "stock":
+        model = ultralytics.YOLO(str(write_yaml("yolo11n-mhsa.yaml", tmp_path)))
+    else:
+        init(tmp_path / "yolo11n-mhsa.pt")
+        model = ultralytics.YOLO(tmp_path / "yolo11n-mhsa.pt")
+    overrides = {**model.overrides, "data": str(data), "epochs": 1, "project": str(tmp_path), "name": "worker", **small}
+    trainer = model._smart_load("trainer")(overrides=overrides, _callbacks=model.callbacks)
+    assert isinstance(trainer, DetectionTrainer) == (start == "ours")
+    if model.ckpt:  # as `train` does before it starts workers
+        trainer.model = trainer.get_model(weights=model.model, cfg=model.model.yaml, verbose=False)
+    file = dist.generate_ddp_file(trainer)
+    try:
+        done = subprocess.run([sys.executable, file], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    finally:
+        dist.ddp_cleanup(trainer, file)
+    last = next(Path(tmp_path).rglob("last.pt"))
+    assert type(ultralytics.YOLO(last).model.model[10]).__name__ == "ResidualMHSA2d"
+
+
+def test_the_names_in_a_checkpoint_are_importable(best):
+    module = ultralytics.YOLO(best).model.model[8]
+    assert type(module) is C3k2BoT

@@ -1,0 +1,155 @@
+"""The yaml reader: channels, width and depth reach our blocks; bad rows are named; no file is touched."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import ultralytics
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+
+from botvision_yolo import reader as plug
+from botvision_yolo.blocks import C3k2BoT, ResidualMHSA2d
+
+
+def read(*rows, scale="n", scales=None, **more):
+    d = {"nc": 3, "scales": scales or {"n": [0.5, 0.25, 1024]}, "scale": scale}
+    return tasks.parse_model({**d, "backbone": list(rows), "head": [], **more}, 3, verbose=False)[0]
+
+
+CONV = [-1, 1, "Conv", [256, 3, 2]]
+
+
+@pytest.mark.parametrize("scale", ["n", "m", "x"])
+def test_channels_width_and_depth_are_those_of_the_block_replaced(scale):
+    scales = {"n": [0.5, 0.25, 1024], "m": [0.5, 1.0, 512], "x": [1.0, 1.5, 512]}
+    for ours, theirs in (("C3k2BoT", "C3k2"), ("C2BoT", "C2PSA"), ("C3BoT", "C3")):
+        rows = [
+            [CONV, [-1, 4, name, [256, True] if name != "C2BoT" and name != "C2PSA" else [256]]]
+            for name in (ours, theirs)
+        ]
+        (_, own), (_, other) = (read(*row, scale=scale, scales=scales) for row in rows)
+        assert own.cv1.conv.weight.shape == other.cv1.conv.weight.shape
+        assert len(own.m) == len(other.m)
+
+
+def test_a_layer_takes_the_channels_of_the_row_before():
+    rows = read(CONV, [-1, 1, "MHSA2d", []], [-1, 1, "Conv", [128, 1]], [-1, 1, "MHSA2d", [2, "absolute"]])
+    assert (rows[1].mhsa.dim, rows[3].mhsa.dim, rows[3].mhsa.num_heads) == (64, 32, 2)
+    assert rows[3].mhsa.position == "absolute"
+
+
+def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(caplog):
+    LOGGER.propagate = True
+    with caplog.at_level("WARNING"):
+        layer = read(CONV, [-1, 1, "MHSA", [14, 14, 4]])[1]
+    assert isinstance(layer, ResidualMHSA2d)
+    assert layer.mhsa.num_heads == 4
+    assert layer(torch.randn(1, 64, 9, 13)).shape == (1, 64, 9, 13)
+    assert "the sizes are ignored, since this layer takes any" in caplog.text
+    assert "row 1 [MHSA, [14, 14, 4]]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([-1, 1, "C3k2Bot", [256]], "row 1 names 'C3k2Bot', which ultralytics .* does not know; did you mean C3k2BoT"),
+        ([-1, 1, "MHSA2D", []], "did you mean MHSA2d"),
+        ([-1, 1, "Wurzel", []], "row 1 names 'Wurzel'.*; ours are MHSA2d"),
+        ([-1, 1, "C3k2BoT", []], r"row 1 .*C3k2BoT takes \[channels, c3k, e, num_heads, position\]; got 0 arguments"),
+        ([-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", 1]], r"row 1 \[-1, 1, C3k2BoT, .* takes .*; got 5 arguments"),
+        ([-1, 1, "C2BoT", [4]], r"row 1 .*C2BoT takes \[channels, .*; got channels 4, e.g. 1024"),
+        ([-1, 1, "MHSA2d", [1024]], r"row 1 \[-1, 1, MHSA2d, \[1024\]\]: num_heads=1024 does not divide dim=64"),
+        ([0, 1, "MHSA2d", []], "MHSA2d follows the row before; its from must be -1, got 0"),
+        ([[-1, 0], 1, "C2BoT", [256]], "C2BoT reads one row; its from must be a number"),
+        ([-1, 1, "C2BoT", [512]], r"row 1 \[-1, 1, C2BoT, \[512\]\]: C2BoT keeps its channels; got 64 in and 128 out"),
+        ([-1, 1, "C3k2BoT", [256, False, 0.5, 0, "sideways"]], "row 1 .*position='sideways' is unknown"),
+    ],
+)
+def test_a_bad_row_is_named(row, message):
+    with pytest.raises(ValueError, match=message):
+        read(CONV, row)
+
+
+def test_errors_of_ultralytics_own_rows_stay_its_own():
+    with pytest.raises(AssertionError):
+        read(CONV, [-1, 1, "C2PSA", [512]])
+
+
+def test_the_readers_input_is_not_changed():
+    d = {"nc": 1, "backbone": [CONV, [-1, 1, "MHSA", [14, 14, 4]]], "head": []}
+    tasks.parse_model(d, 3, verbose=False)
+    assert d["backbone"][1] == [-1, 1, "MHSA", [14, 14, 4]]
+
+
+def test_registering_twice_changes_nothing():
+    before = tasks.parse_model
+    plug.register()
+    assert tasks.parse_model is before
+
+
+def test_another_block_by_our_name_is_not_overwritten(monkeypatch):
+    monkeypatch.setattr(tasks, "parse_model", lambda *_: None)
+    monkeypatch.setattr(tasks, "C2BoT", torch.nn.Identity)
+    with pytest.raises(ValueError, match=r"ultralytics has a block C2BoT already"):
+        plug.register()
+
+
+def test_a_reader_that_counts_otherwise_is_refused_with_the_tested_versions(monkeypatch):
+    read_as_before = tasks.parse_model
+
+    def without_depth(d, ch, verbose=True):
+        return read_as_before({**d, "depth_multiple": 1.0}, ch, verbose)
+
+    monkeypatch.setattr(tasks, "parse_model", without_depth)
+    with pytest.raises(RuntimeError, match=r"reads a yaml otherwise .*got \[4, 32.*tested are 8.3.203"):
+        plug.check_reader()
+
+
+@pytest.mark.parametrize(
+    ("version", "warns"), [("8.3.1", True), ("8.4.60", False), ("9.0.0", True), ("8.4.190", False)]
+)
+def test_versions_outside_the_tested_ones_are_told(version, warns, caplog):
+    LOGGER.propagate = True
+    with caplog.at_level("WARNING"):
+        plug.warn_outside(version)
+    assert (f"this is {version}" in caplog.text) == warns
+
+
+def test_importing_uses_no_network_installs_nothing_and_leaves_the_core_alone():
+    code = """
+import socket, sys
+import ultralytics
+def refuse(*arguments, **options): raise AssertionError("network")
+socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+import botvision_yolo
+from ultralytics.utils import AUTOINSTALL
+print([m for m in ("timm", "lightning") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+    code = "import botvision_yolo; from ultralytics.utils import AUTOINSTALL; print(AUTOINSTALL)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+def test_safe_loading_knows_our_blocks_apart_from_those_they_equal():
+    allowed = torch.serialization.get_safe_globals()
+    named = {entry[1]: entry[0] for entry in allowed if isinstance(entry, tuple)}
+    assert named["botvision_yolo.blocks.C3k2BoT"] is C3k2BoT
+
+
+def test_ultralytics_files_are_untouched():
+    import base64
+    import hashlib
+    from importlib.metadata import files
+    from pathlib import Path
+
+    package = Path(ultralytics.__file__).parent
+    recorded = [f for f in files("ultralytics") or [] if f.suffix in {".py", ".yaml"} and f.hash]
+    seen = [f for f in recorded if Path(f.locate()).is_relative_to(package)]
+    for file in seen:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(Path(file.locate()).read_bytes()).digest()).rstrip(b"=")
+        assert digest.decode() == file.hash.value, file
+    assert seen
