@@ -78,8 +78,8 @@ def test_the_other_parts_have_the_names_and_shapes_of_the_block_replaced():
     assert {k: v for k, v in outer(C3BoT(64, 96)).items() if k[0] == "c"} == {
         k: v for k, v in outer(C3(64, 96)).items() if k[0] == "c"
     }
-    own = {k for k in C2BoT(64, 64).state_dict() if k[0] == "c"}
-    assert own == {k for k in C2PSA(64, 64).state_dict() if k[0] == "c"}
+    own = {k for k in C2BoT(128, 128).state_dict() if k[0] == "c"}
+    assert own == {k for k in C2PSA(128, 128).state_dict() if k[0] == "c"}
 
 
 def test_no_tensor_of_a_bottleneck_fits_another_of_the_papers_block():

@@ -26,7 +26,7 @@ def test_channels_width_and_depth_are_those_of_the_block_replaced(scale):
     scales = {"n": [0.5, 0.25, 1024], "m": [0.5, 1.0, 512], "x": [1.0, 1.5, 512]}
     for ours, theirs in (("C3k2BoT", "C3k2"), ("C2BoT", "C2PSA"), ("C3BoT", "C3")):
         rows = [
-            [CONV, [-1, 4, name, [256, True] if name != "C2BoT" and name != "C2PSA" else [256]]]
+            [[-1, 1, "Conv", [512, 3, 2]], [-1, 4, name, [512] if ours == "C2BoT" else [512, True]]]
             for name in (ours, theirs)
         ]
         (_, own), (_, other) = (read(*row, scale=scale, scales=scales) for row in rows)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from botvision.attention.position import places
+
 
 def attend_onehot(
     q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
@@ -31,10 +33,9 @@ def attend_onehot(
 def row_and_column(rel_h: Tensor, rel_w: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """One-hot row and column of each token: (N, H) and (N, W). `arange ==` alone exports right at every size."""
     height, width = rel_h.shape[-1], rel_w.shape[-1]
-    place = torch.arange(height * width, device=rel_h.device)
-    rows = (place // width)[:, None] == place[:height]
-    columns = (place % width)[:, None] == place[:width]
-    return rows.to(dtype), columns.to(dtype)
+    token = torch.arange(height * width, device=rel_h.device)
+    row, column = places(token, width)
+    return (row[:, None] == token[:height]).to(dtype), (column[:, None] == token[:width]).to(dtype)
 
 
 def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:

@@ -44,9 +44,14 @@ def is_graph() -> bool:
 
 def pick_both(of_rows: Tensor, of_columns: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Row and column logits by gathering, for graphs: their sizes are free, and strides are not."""
-    height, width = size
-    token = torch.arange(height * width, device=of_rows.device)
-    return pick(of_rows, query=token // width, side=height), pick(of_columns, query=token % width, side=width)
+    row, column = places(torch.arange(size[0] * size[1], device=of_rows.device), size[1])
+    return pick(of_rows, query=row, side=size[0]), pick(of_columns, query=column, side=size[1])
+
+
+def places(token: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column of each token: without a remainder, which one of torch's ONNX exporters refuses of a free size."""
+    row = token // width
+    return row, token - row * width
 
 
 def slide(products: Tensor, *, along: int) -> Tensor:

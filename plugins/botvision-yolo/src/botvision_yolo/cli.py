@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, SyntaxError, TypeError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG):
             raise
-        print(f"bot-yolo: {str(error).strip()}", file=sys.stderr)
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)  # ultralytics' go on for a page
+        print(f"bot-yolo: {first}", file=sys.stderr)
         return USERS_MISTAKE
 
 

@@ -12,7 +12,8 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
 
     Args:
         target: the file to write, named after the variant, e.g. `yolo11n-botnet.pt`.
-        weights: a `.pt` whose weights it starts from, e.g. `yolo11n.pt`; rows are aligned.
+        weights: a `.pt` whose weights it starts from; a bare name such as `yolo11n.pt` is downloaded where it is not
+            there. Rows are aligned.
 
     Returns:
         A line that says what was written, and the command that trains it.
@@ -26,6 +27,10 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
         raise ValueError(f"a seed is a .pt file; got {target}; e.g. yolo11n-botnet.pt")
     name = f"{target.stem}.yaml"
     split(name)
+    if weights is not None and not Path(weights).is_file() and Path(weights).name != str(weights):
+        raise FileNotFoundError(
+            f"no weights at {weights}; give a .pt that exists, or a name that ultralytics downloads"
+        )
     model = YOLO(name)
     if weights is not None:
         model.load(weights)
