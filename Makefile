@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test test-slow demo bench docs clean
+.PHONY: setup check test test-slow test-yolo-versions demo bench docs clean
 
 setup: $(READY)
 
@@ -27,6 +27,12 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-yolo-versions: setup
+	set -e; for version in 8.3.203 8.4.60; do \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/ultralytics-$$version ultralytics==$$version; \
+		PYTHONPATH=$(CURDIR)/$(VENV)/ultralytics-$$version $(BIN)/python -m pytest plugins/botvision-yolo/tests; \
+	done
 
 demo: setup
 	$(BIN)/botvision scenes data/scenes

@@ -43,6 +43,16 @@ def test_it_trains_a_variant_by_its_name_and_scores_it(data, tmp_path, small):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("way", ["spaced", "cfg"])
+def test_the_grammars_other_ways_to_name_a_model(way, data, tmp_path, small):
+    words = ["model", "=", "yolo11n-mhsa.yaml"]
+    if way == "cfg":
+        (tmp_path / "my.yaml").write_text("model: yolo11n-mhsa.yaml\n")
+        words = ["cfg=my.yaml"]
+    assert main(["train", *words, f"data={data}", "epochs=1", f"project={tmp_path}", *words_of(small)]) == 0
+    assert list(tmp_path.rglob("best.pt"))
+
+
 def test_the_untouched_yolo_command_trains_a_seed(data, tmp_path, capsys, small):
     assert main(["init", "yolo11n-mhsa.pt"]) == 0
     assert "yolo detect train model=yolo11n-mhsa.pt" in capsys.readouterr().out
@@ -97,6 +107,7 @@ def test_help_names_our_verbs_and_theirs(capsys):
         (["convert", "gone.pt", "new.pt"], "no checkpoint at gone.pt"),
         (["compare", "gone.yaml"], "no data at gone.yaml; make some: bot-yolo scenes"),
         (["compare", "gone.yaml", "tasks=fly"], "unknown task 'fly'; use detect, segment"),
+        (["train", "model=yolo11n-botnet.yaml", "data=gone.yaml", "project=/nowhere"], "gone.yaml"),
         (["scenes", "x", "size=1"], "size=1 must be at least 32"),
         (["trane", "model=yolo11n-botnet.yaml"], "trane"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 import ultralytics
 from torch import nn
+from ultralytics.nn import tasks
 from ultralytics.nn.modules import conv
 
 from botvision_yolo import YOLO
@@ -32,50 +33,77 @@ class MHSA(nn.Module):
         return (v @ logits.softmax(-1).transpose(2, 3)).flatten(1, 2).unflatten(2, x.shape[2:])
 
 
+def outputs_of(model, image, places):
+    """What the rows at these places give."""
+    found = []
+    hooks = [model.model[place].register_forward_hook(lambda *given: found.append(given[2])) for place in places]
+    with torch.inference_mode():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     """A function that writes a checkpoint as a fork would, whose ultralytics has the class; here it is gone again."""
 
-    def make(**options):
+    def make(second=None, **options):
         made = type("MHSA", (MHSA,), {"__module__": conv.__name__, "__qualname__": "MHSA"})
         monkeypatch.setattr(conv, "MHSA", made, raising=False)
-        model = YOLO("yolo11n-mhsa.yaml").model.eval()
-        ours = model.model[10]
-        layer = made.__new__(made)
-        MHSA.__init__(layer, ours.mhsa.dim, **options)
-        layer.i, layer.f, layer.np, layer.type = ours.i, ours.f, 0, "ultralytics.nn.modules.conv.MHSA"
-        model.model[10] = layer
-        model.yaml["backbone"][10] = [-1, 1, "MHSA", [14, 14, 4]]
+        d = YOLO("yolo11n-mhsa.yaml").model.yaml
+        if second:
+            d["head"][0] = [-1, 1, "MHSA2d", []]  # where the size is doubled otherwise: of no use, but a second row
+            d["head"] = [d["head"][0], [-1, 1, "Conv", [64, 3, 1]], [[-1], 1, "Detect", ["nc"]]]
+        model = tasks.DetectionModel(d, verbose=False).eval()
+        places = {10: options} | ({12: {"heads": second}} if second else {})
+        for place, given in places.items():
+            ours = model.model[place]
+            layer = made.__new__(made)
+            MHSA.__init__(layer, ours.mhsa.dim, **given)
+            layer.query.weight.data.mul_(8)  # so that attention is not uniform
+            layer.i, layer.f, layer.np, layer.type = ours.i, ours.f, 0, "ultralytics.nn.modules.conv.MHSA"
+            model.model[place] = layer
+            rows = d["backbone"] if place < 12 else d["head"]
+            rows[place if place < 12 else place - 12] = [-1, 1, "MHSA", [14, 14, given.get("heads", 4)]]
+        model.yaml = {**model.yaml, "backbone": d["backbone"], "head": d["head"]}
         path = tmp_path / "old.pt"
         torch.save({"model": model, "ema": None, "epoch": 3, "train_args": {"imgsz": 64}}, path)
         image = torch.rand(1, 3, 448, 448)
-        with torch.inference_mode():
-            out = model(image)[0]
+        out = outputs_of(model, image, places)
         monkeypatch.undo()
         return path, image, out
 
     return make
 
 
-def test_the_content_term_is_converted_exactly(old, tmp_path):
-    path, image, before = old()
+@pytest.mark.parametrize("second", [None, 2])
+def test_the_content_term_is_converted_exactly(second, old, tmp_path):
+    path, image, before = old(second=second, heads=8)
     with pytest.raises(Exception, match=r"MHSA"):
         ultralytics.YOLO(path)
     line = convert(path, tmp_path / "new.pt")
-    assert line.startswith("1 MHSA converted, exactly: model.10; saved as ")
+    layers = (
+        "1 MHSA converted, exactly: model.10;" if second is None else "2 MHSA converted, exactly: model.10, model.12;"
+    )
+    assert line.startswith(layers)
     model = ultralytics.YOLO(tmp_path / "new.pt")
-    with torch.inference_mode():
-        after = model.model.eval()(image)[0]
-    assert (before - after).abs().max() < 2e-2 * before.abs().max()  # ultralytics saves halves
+    after = outputs_of(model.model.eval(), image, [10, 12] if second else [10])
+    for ours, theirs in zip(after, before, strict=True):
+        assert (ours - theirs).abs().max() < 1e-2 * (theirs - theirs.mean((2, 3), keepdim=True)).abs().max()  # halves
     model.model(torch.rand(1, 3, 320, 96))
-    rebuilt = type(model.model)(model.model.yaml, verbose=False).state_dict()
-    assert {k: v.shape for k, v in rebuilt.items()} == {k: v.shape for k, v in model.model.state_dict().items()}
+    rebuilt = type(model.model)(model.model.yaml, verbose=False)
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {
+        k: v.shape for k, v in model.model.state_dict().items()
+    }
+    assert rebuilt.model[10].mhsa.num_heads == 8
+    assert second is None or rebuilt.model[12].mhsa.num_heads == second
 
 
 def test_the_layer_itself_is_exact_in_float64():
     from botvision_yolo.convert import SnippetLayer, converted
 
-    theirs = MHSA(32).double()
+    theirs = MHSA(32, heads=8).double()
     layer = SnippetLayer()
     layer.__dict__.update(theirs.__dict__)
     ours = converted(layer, "layer", content_only=False)

@@ -1,5 +1,7 @@
 """ultralytics' own engine with our blocks: train, resume, val, predict, track, fuse, export, workers, reopening."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import ultralytics
 from PIL import Image
 from ultralytics.utils import dist
 
-from botvision_yolo import YOLO
+from botvision_yolo import YOLO, botify
 from botvision_yolo.blocks import C3k2BoT
 from botvision_yolo.trainer import DetectionTrainer
 
@@ -176,7 +178,7 @@ def test_tracking(best, tmp_path):
 # What ultralytics starts for several GPUs is a file that a fresh process runs; here it runs as one worker, on the CPU
 
 
-@pytest.mark.parametrize("start", ["ours", "stock", "seed"])
+@pytest.mark.parametrize("start", ["ours", "stock", "seed", "botified"])
 def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, tmp_path, monkeypatch, small):
     from botvision_yolo.seed import init
     from botvision_yolo.variants import write_yaml
@@ -186,9 +188,14 @@ def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, t
         model = YOLO("yolo11n-mhsa.yaml")
     elif start == "stock":
         model = ultralytics.YOLO(str(write_yaml("yolo11n-mhsa.yaml", tmp_path)))
-    else:
+    elif start == "seed":
         init(tmp_path / "yolo11n-mhsa.pt")
         model = ultralytics.YOLO(tmp_path / "yolo11n-mhsa.pt")
+    else:
+        plain = YOLO("yolo11n.yaml")
+        plain.model.model[13].cv1.bn.bias.data.fill_(0.5)  # no initial weights have that
+        plain.save(tmp_path / "plain.pt")
+        model = botify(ultralytics.YOLO(tmp_path / "plain.pt"), "mhsa")
     overrides = {**model.overrides, "data": str(data), "epochs": 1, "project": str(tmp_path), "name": "worker", **small}
     trainer = model._smart_load("trainer")(overrides=overrides, _callbacks=model.callbacks)
     assert isinstance(trainer, DetectionTrainer) == (start == "ours")
@@ -200,8 +207,37 @@ def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, t
         assert done.returncode == 0, done.stderr[-3000:]
     finally:
         dist.ddp_cleanup(trainer, file)
-    last = next(Path(tmp_path).rglob("last.pt"))
-    assert type(ultralytics.YOLO(last).model.model[10]).__name__ == "ResidualMHSA2d"
+    last = ultralytics.YOLO(next(Path(tmp_path).rglob("last.pt"))).model
+    assert type(last.model[10]).__name__ == "ResidualMHSA2d"
+    if start == "botified":  # it began with the model's weights: in one epoch of two small steps they do not go far
+        assert torch.allclose(last.model[14].cv1.bn.bias, torch.tensor(0.5), atol=0.05)
+
+
+def one_of_two(rank, port, folder):
+    """A worker of two under gloo: one step of a botified model on half of the pictures, as ultralytics wraps it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = YOLO("yolo11n-mhsa.yaml").model.train()
+    model.args = ultralytics.utils.DEFAULT_CFG
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    labels = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.3]])}
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
+    wrapped({"img": picture, **labels})[0].sum().backward()
+    layer = model.model[10]
+    torch.save([layer.norm.weight.grad, model.model[0].conv.weight.grad], Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_agree_on_the_gradients_of_our_blocks(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for mine, theirs in zip(first, second, strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.abs().sum() > 0
 
 
 def test_the_names_in_a_checkpoint_are_importable(best):

@@ -1,5 +1,6 @@
 """The yaml reader: channels, width and depth reach our blocks; bad rows are named; no file is touched."""
 
+import os
 import subprocess
 import sys
 
@@ -40,15 +41,18 @@ def test_a_layer_takes_the_channels_of_the_row_before():
     assert rows[3].mhsa.position == "absolute"
 
 
-def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(caplog):
+@pytest.mark.parametrize(
+    ("sizes", "heads"), [([14, 14, 4], 4), ([14, 14], 4), ([64, 14, 14, 8], 8), ([1024, 14, 14, 4], 4)]
+)
+def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(sizes, heads, caplog):
     LOGGER.propagate = True
     with caplog.at_level("WARNING"):
-        layer = read(CONV, [-1, 1, "MHSA", [14, 14, 4]])[1]
+        layer = read(CONV, [-1, 1, "MHSA", sizes])[1]
     assert isinstance(layer, ResidualMHSA2d)
-    assert layer.mhsa.num_heads == 4
+    assert layer.mhsa.num_heads == heads
     assert layer(torch.randn(1, 64, 9, 13)).shape == (1, 64, 9, 13)
     assert "the sizes are ignored, since this layer takes any" in caplog.text
-    assert "row 1 [MHSA, [14, 14, 4]]" in caplog.text
+    assert f"row 1 [MHSA, {sizes}]" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -64,17 +68,17 @@ def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(caplog):
         ([0, 1, "MHSA2d", []], "MHSA2d follows the row before; its from must be -1, got 0"),
         ([[-1, 0], 1, "C2BoT", [256]], "C2BoT reads one row; its from must be a number"),
         ([-1, 1, "C2BoT", [512]], r"row 1 \[-1, 1, C2BoT, \[512\]\]: C2BoT keeps its channels; got 64 in and 128 out"),
-        ([-1, 1, "C3k2BoT", [256, False, 0.5, 0, "sideways"]], "row 1 .*position='sideways' is unknown"),
+        ([-1, 1, "C3k2BoT", [256, False, 0.5, 0, "sideways"]], r"row 1 .*position='sideways' is unknown"),
+        ([-1, 1, "C3k2BoT", [256, True, 0.5, "relative"]], r"row 1 .*: num_heads must be of type int; got 'relative'"),
+        ([-1, 1, "BoTBottleneck", [256, True, 0.01]], r"row 1 .*attention needs at least 1 channel; got 0"),
+        ([-1, 1, "MHSA", [4]], r"row 1 \[-1, 1, MHSA, \[4\]\]: MHSA takes \[width, height, heads\]; got 1 arguments"),
+        ([-1, 1, "C3k2", [256, True, 0.5, 4, 1, 2, 3, 4]], r"row 1 \[-1, 1, C3k2, .*positional arguments"),
+        ([-1, 1, "C2PSA", [512]], r"row 1 \[-1, 1, C2PSA, \[512\]\]: AssertionError"),
     ],
 )
 def test_a_bad_row_is_named(row, message):
     with pytest.raises(ValueError, match=message):
         read(CONV, row)
-
-
-def test_errors_of_ultralytics_own_rows_stay_its_own():
-    with pytest.raises(AssertionError):
-        read(CONV, [-1, 1, "C2PSA", [512]])
 
 
 def test_the_readers_input_is_not_changed():
@@ -91,9 +95,26 @@ def test_registering_twice_changes_nothing():
 
 def test_another_block_by_our_name_is_not_overwritten(monkeypatch):
     monkeypatch.setattr(tasks, "parse_model", lambda *_: None)
-    monkeypatch.setattr(tasks, "C2BoT", torch.nn.Identity)
+    for name in plug.BLOCKS:
+        monkeypatch.delattr(tasks, name)
+    monkeypatch.setattr(tasks, "C2BoT", torch.nn.Identity, raising=False)
     with pytest.raises(ValueError, match=r"ultralytics has a block C2BoT already"):
         plug.register()
+    assert not hasattr(tasks, "MHSA2d")
+
+
+def test_a_reader_that_fails_its_check_is_left_as_it_was_and_fails_again(monkeypatch):
+    def other(d, ch, verbose=True):
+        return []
+
+    monkeypatch.setattr(tasks, "parse_model", other)
+    for name in plug.BLOCKS:
+        monkeypatch.delattr(tasks, name)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"reads a yaml otherwise"):
+            plug.register()
+        assert tasks.parse_model is other
+        assert not hasattr(tasks, "MHSA2d")
 
 
 def test_a_reader_that_counts_otherwise_is_refused_with_the_tested_versions(monkeypatch):
@@ -124,14 +145,20 @@ import ultralytics
 def refuse(*arguments, **options): raise AssertionError("network")
 socket.socket = socket.create_connection = socket.getaddrinfo = refuse
 import botvision_yolo
-from ultralytics.utils import AUTOINSTALL
 print([m for m in ("timm", "lightning") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
-    code = "import botvision_yolo; from ultralytics.utils import AUTOINSTALL; print(AUTOINSTALL)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("order", ["ultralytics, botvision_yolo", "botvision_yolo, ultralytics"])
+@pytest.mark.parametrize("said", [None, "true"])
+def test_nothing_is_installed_silently_unless_the_user_says_so(order, said):
+    code = f"import {order}; from ultralytics.utils import checks; print(checks.AUTOINSTALL)"
+    environment = {key: value for key, value in os.environ.items() if key != "YOLO_AUTOINSTALL"}
+    environment |= {"YOLO_AUTOINSTALL": said} if said else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip().splitlines()[-1] == str(said == "true")
 
 
 def test_safe_loading_knows_our_blocks_apart_from_those_they_equal():

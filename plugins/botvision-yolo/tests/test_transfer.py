@@ -9,6 +9,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils.torch_utils import intersect_dicts
 
 from botvision_yolo import YOLO, botify, load_pretrained
+from botvision_yolo.seed import init
 from botvision_yolo.table import neck
 from botvision_yolo.trainer import TRAINERS, DetectionTrainer
 from botvision_yolo.transfer import align_rows
@@ -97,6 +98,31 @@ def test_load_of_a_file_by_aligned_rows(trained, tmp_path):
     target.model.eval()
     assert same(half, target.model) == 0.0
     assert target.ckpt
+
+
+def test_a_seed_of_an_unstripped_checkpoint_is_the_variant_and_starts_anew(trained, tmp_path):
+    source = trained()
+    kept = {"model": None, "ema": source.model, "epoch": 3, "optimizer": {"state": {}}, "train_args": {}}
+    torch.save(kept, tmp_path / "last.pt")
+    init(tmp_path / "yolo11n-mhsa.pt", weights=tmp_path / "last.pt")
+    content = torch.load(tmp_path / "yolo11n-mhsa.pt", weights_only=False)
+    assert content.get("ema") is None
+    assert content.get("optimizer") is None
+    assert content.get("epoch", -1) == -1
+    seed = ultralytics.YOLO(tmp_path / "yolo11n-mhsa.pt")
+    assert type(seed.model.model[10]).__name__ == "ResidualMHSA2d"
+    assert seed.names == source.names
+    with pytest.raises(ValueError, match=r"yolo11n-mhsa.pt is there already; give another name"):
+        init(tmp_path / "yolo11n-mhsa.pt")
+
+
+def test_the_source_is_left_as_it_is(trained):
+    source = trained().model.half()
+    target = YOLO("yolo11n-mhsa.yaml")
+    load_pretrained(target, source)
+    assert {p.dtype for p in source.parameters()} == {torch.float16}
+    assert {p.dtype for p in botify(source).parameters()} == {torch.float16}
+    assert target.names[3] == "thing 3"
 
 
 def test_another_number_of_classes_keeps_all_but_the_classifier(trained):

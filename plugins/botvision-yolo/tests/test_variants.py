@@ -121,8 +121,25 @@ def test_a_folder_with_a_digit_and_a_scales_letter_is_no_trap(tmp_path):
     assert model.model.yaml["scale"] == "s"
 
 
+def test_a_path_means_that_file_and_a_changed_file_is_not_overwritten(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        YOLO(str(tmp_path / "yolo11n-botnet.yaml"))
+    path = write_yaml("yolo11n-botnet.yaml", tmp_path)
+    assert write_yaml("YOLO11n-BoTNet.yaml", tmp_path) == path
+    path.write_text("nc: 7\n")
+    with pytest.raises(ValueError, match=r"yolo11n-botnet.yaml holds something else; give another folder"):
+        write_yaml("yolo11n-botnet.yaml", tmp_path)
+    assert path.read_text() == "nc: 7\n"
+
+
+def test_a_yaml_of_ultralytics_name_beside_the_user_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolo11.yaml").write_text("nc: 7\n")
+    assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 80
+
+
 def test_a_users_own_file_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = write_yaml("yolo11n-botnet.yaml", tmp_path)
-    own.write_text(own.read_text().replace("nc: 80", "nc: 7"))
+    own.write_text(own.read_text().replace("nc: 80", "nc: 7"), encoding="utf-8")
     assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 7

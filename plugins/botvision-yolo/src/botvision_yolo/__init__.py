@@ -1,9 +1,6 @@
 """YOLO with BoTNet's attention, on the user's own ultralytics: importing this registers the blocks."""
 
-import os
 from importlib.metadata import version
-
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # no pip behind the user's back; ultralytics reads it when imported
 
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
 from botvision_yolo.reader import register

@@ -21,7 +21,12 @@ def attention(dim: int, *, num_heads: int = 0, position: str = "relative", qkv_b
         num_heads: must divide `dim`; 0 for as many as give each head at least 32 channels.
         position: "relative", "absolute", "relative_only" or "none", the paper's ablation rows.
         qkv_bias: a bias on the projections, which the paper does not have.
+
+    Raises:
+        ValueError: no channel, or an option that `MHSA2d` refuses.
     """
+    if dim < 1:
+        raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
     heads = num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
     return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias)
 
@@ -54,7 +59,7 @@ class ResidualMHSA2d(nn.Module):
 class BoTBottleneck(nn.Module, metaclass=Likeness):
     """The paper's block: 1×1 convolution → attention → 1×1 convolution, added to its input.
 
-    BatchNorm after each; the last one's gamma is zero, so the block starts as identity (paper section 4.1). Its parts
+    BatchNorm after each; the last one's gamma is zero, as in the authors' code: the block starts as identity. Its parts
     have other names than `Bottleneck`'s, so that no statistics of a 3×3 convolution are taken for theirs.
 
     Args:

@@ -54,8 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return run(given)
-    except (ValueError, OSError, SyntaxError, TypeError, ModuleNotFoundError) as error:
-        if os.environ.get(DEBUG):
+    except (ValueError, OSError, SyntaxError, ModuleNotFoundError, RuntimeError) as error:
+        data = isinstance(error, RuntimeError) and str(error).startswith("Dataset")  # one that ultralytics cannot find
+        if os.environ.get(DEBUG) or (isinstance(error, RuntimeError) and not data):
             raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)  # ultralytics' go on for a page
         print(f"bot-yolo: {first}", file=sys.stderr)
@@ -73,14 +74,9 @@ def run(given: list[str]) -> int:
     from ultralytics import cfg
 
     from botvision_yolo.model import YOLO
-    from botvision_yolo.variants import is_derived, write_yaml
 
-    words = []
-    for word in given:
-        key, sign, value = word.partition("=")
-        words.append(f"{key}={write_yaml(value)}" if key == "model" and sign and is_derived(value) else word)
     stock, arguments = ultralytics.YOLO, list(cfg.ARGV)
-    ultralytics.YOLO, cfg.ARGV[1:] = YOLO, words  # what its entry point takes its model and its words from
+    ultralytics.YOLO, cfg.ARGV[1:] = YOLO, given  # what its entry point takes its model and its words from
     try:
         cfg.entrypoint()
     finally:

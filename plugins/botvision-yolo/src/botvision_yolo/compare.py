@@ -99,11 +99,11 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
     start = time.monotonic()
     model.train(**recipe, project=str(folder.resolve()), name="train", exist_ok=True, val=False)
     last = YOLO(folder / "train" / "weights" / "last.pt")
+    parameters = sum(p.numel() for p in last.model.parameters())  # older versions fuse the model that they score
     keys = ("imgsz", "batch", "device", "workers", "plots", "verbose", "data")
     scored = last.val(**{key: recipe[key] for key in keys}, project=str(folder.resolve()), name="val", exist_ok=True)
     found = {"box": scored.box.map, **({"mask": scored.seg.map} if kind == "segment" else {})}
     metrics = {metric: round(float(value), 5) for metric, value in found.items()}
-    parameters = sum(p.numel() for p in last.model.parameters())
     run = Run(kind, name, seed, metrics, parameters, round(time.monotonic() - start, 1))
     write_json(result, {"run": run._asdict(), "recipe": recipe}, indent=1)
     return run
@@ -117,7 +117,8 @@ def yaml_of(name: str, kind: str) -> str:
 def write_summary(runs: list[Run], out: Path, *, epochs: int) -> None:
     """The table, the numbers and the picture of all runs so far."""
     write_text(out / "summary.md", summary(runs, epochs=epochs))
-    write_json(out / "summary.json", [run._asdict() for run in runs], indent=1)
+    content = {"recipe": {**RECIPE, "epochs": epochs}, "runs": [run._asdict() for run in runs]}
+    write_json(out / "summary.json", content, indent=1)
     draw(runs, out / "summary.png")
 
 

@@ -42,8 +42,11 @@ def convert(source: str | Path, target: str | Path, *, content_only: bool = Fals
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no checkpoint with the snippet, a position term, or classes that are not here, all by name.
+        ValueError: no checkpoint with the snippet, a position term, classes that are not here, or a target that is.
     """
+    target = Path(target)
+    if target.exists():
+        raise ValueError(f"{target} is there already; give another name, or remove it")
     checkpoint = opened(Path(source))
     found = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(found, nn.Module):
@@ -52,13 +55,13 @@ def convert(source: str | Path, target: str | Path, *, content_only: bool = Fals
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, SnippetLayer)}
     if not layers:
         raise ValueError(f"{source} has no {SNIPPET} in it; it needs no conversion")
+    for number, row in enumerate([*model.yaml["backbone"], *model.yaml["head"]]):
+        if row[2] == SNIPPET:
+            first = next(layer for name, layer in layers.items() if f"{name}.".startswith(f"model.{number}."))
+            row[2], row[3] = "MHSA2d", [heads_of(first), "none", False, True]
     for name, layer in layers.items():
         place, _, child = name.rpartition(".")
         setattr(model.get_submodule(place), child, converted(layer, name, content_only=content_only))
-    for row in [*model.yaml["backbone"], *model.yaml["head"]]:
-        if row[2] == SNIPPET:
-            row[2], row[3] = "MHSA2d", [next(iter(heads_of(layer) for layer in layers.values())), "none", False, True]
-    target = Path(target)
     with whole_file(target) as unfinished:
         torch.save({**checkpoint, "model": model.half(), "ema": None, "optimizer": None, "epoch": -1}, unfinished)
     lost = ", their position terms left out: train it on" if content_only else ", exactly"

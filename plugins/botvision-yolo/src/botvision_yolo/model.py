@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
-from ultralytics.nn import tasks
+from ultralytics.engine import tuner
 
 from botvision_yolo.trainer import TRAINERS
-from botvision_yolo.transfer import load_pretrained, unwrapped
+from botvision_yolo.transfer import load_pretrained
 from botvision_yolo.variants import is_derived, write_yaml
 
 
@@ -42,11 +42,28 @@ class YOLO(ultralytics.YOLO):
             weights: a `.pt` file, a `YOLO`, an ultralytics model, or a checkpoint's content.
         """
         self._check_is_pytorch_model()
-        if isinstance(weights, str | Path):
-            source, checkpoint = tasks.load_checkpoint(weights)
-        else:
-            source, checkpoint = unwrapped(weights), {"model": self.model}
-        load_pretrained(self.model, source)
+        load_pretrained(self.model, weights)
         self.overrides.pop("pretrained", None)
-        self.ckpt, self.ckpt_path, self.predictor = checkpoint, getattr(source, "pt_path", None), None
+        self.ckpt, self.ckpt_path, self.predictor = {"model": self.model}, None, None
         return self
+
+    def train(self, trainer: Any = None, **options: Any) -> Any:
+        """Train as ultralytics does; `model=` takes our names too, and `pretrained=` a file, by aligned rows."""
+        if is_derived(str(options.get("model", ""))):
+            options["model"] = str(write_yaml(options["model"]))
+        if isinstance(options.get("pretrained"), str | Path) and not options.get("resume"):
+            self.load(options.pop("pretrained"))
+        return super().train(trainer, **options)
+
+    def tune(self, *arguments: Any, **options: Any) -> Any:
+        """Tune as ultralytics does.
+
+        Raises:
+            ValueError: a yaml, on versions whose tuner runs commands, which do not know our blocks.
+        """
+        if not self.ckpt and hasattr(tuner, "subprocess"):
+            raise ValueError(
+                f"ultralytics {ultralytics.__version__} tunes by commands that know no block of ours in a yaml; "
+                "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
+            )
+        return super().tune(*arguments, **options)

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 import ultralytics
 from torch import nn
+from ultralytics import utils
 from ultralytics.nn import tasks
-from ultralytics.utils import LOGGER, dist
+from ultralytics.utils import LOGGER, checks, dist
 from ultralytics.utils.callbacks.base import default_callbacks
 
 from botvision import attention
+from botvision.files import whole_file
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
 
 TESTED = ("8.3.203", "8.4.60", "8.4.190")  # `make test-yolo-versions` runs the tests on each
@@ -27,6 +30,8 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "C2BoT": C2BoT,
 }
 SNIPPET = "MHSA"  # what the snippet that YOLO forks share calls its row
+SNIPPET_HEADS = 4  # the snippet's own default
+INSTALLS = "YOLO_AUTOINSTALL"  # the environment's word on that
 CHANNELS_BEFORE = "c2"  # the reader's own name for the channels of the row before
 Reader = Callable[..., Any]
 
@@ -40,33 +45,40 @@ def register() -> None:
     """
     if getattr(tasks.parse_model, "by_botvision", False):
         return
-    for name, block in BLOCKS.items():
-        existing = getattr(tasks, name, None)
-        if existing is not None and existing is not block:
+    for name in BLOCKS:
+        if (existing := getattr(tasks, name, None)) is not None:
             raise ValueError(
                 f"ultralytics has a block {name} already, {existing!r}; remove it from ultralytics.nn.tasks"
             )
-        setattr(tasks, name, block)
-    tasks.parse_model = reading(tasks.parse_model)
+    given = tasks.parse_model
+    vars(tasks).update(BLOCKS)
+    tasks.parse_model = reading(given)
+    try:
+        check_reader()
+    except RuntimeError:
+        tasks.parse_model = given
+        for name in BLOCKS:
+            delattr(tasks, name)
+        raise
     dist.generate_ddp_file = importing_us(dist.generate_ddp_file)
     # workers of newer versions get the callbacks by pickle, and import this package with them
     default_callbacks["on_pretrain_routine_start"].append(imported)
     allow_safe_loading()
+    no_silent_installs()
     warn_outside(ultralytics.__version__)
-    check_reader()
 
 
 def reading(parse: Reader) -> Reader:
-    """The yaml reader, given rows that it can read, and telling the row where one of ours cannot be built."""
+    """The yaml reader, given rows that it can read, and telling the row that cannot be built."""
 
     @functools.wraps(parse)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
         try:
             return parse(readable(d), ch, verbose)
-        except (TypeError, ValueError, IndexError) as error:
+        except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             if (row := row_in(error)) is None:
                 raise
-            raise ValueError(f"{told(d, row)}: {error}") from error
+            raise ValueError(f"{told(d, row)}: {str(error) or type(error).__name__}") from error
 
     parse_model.by_botvision = True  # type: ignore[attr-defined]
     return parse_model
@@ -86,7 +98,7 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
                 f"WARNING row {number} [{SNIPPET}, {row[3]}]: the sizes are ignored, since this layer takes any; "
                 "its positions are relative, where the snippet's are absolute and transposed"
             )
-            row[2], row[3] = "MHSA2d", list(row[3][2:])
+            row[2], row[3] = "MHSA2d", [heads_of_snippet(row[3], told(given, number))]
         if row[2] == "MHSA2d":
             if row[0] != -1:
                 raise ValueError(
@@ -96,6 +108,17 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
         if row[2] in BLOCKS:
             check_arguments(row, told(given, number))
     return d
+
+
+def heads_of_snippet(arguments: list[Any], shown: str) -> int:
+    """The heads in the arguments of the post's row: width and height, before them perhaps its width in channels.
+
+    Raises:
+        ValueError: another number of arguments.
+    """
+    if len(arguments) not in {2, 3, 4}:
+        raise ValueError(f"{shown}: {SNIPPET} takes [width, height, heads]; got {len(arguments)} arguments")
+    return int(arguments[-1]) if len(arguments) > 2 else SNIPPET_HEADS
 
 
 def check_name(name: str, number: int) -> None:
@@ -119,8 +142,18 @@ def check_arguments(row: list[Any], shown: str) -> None:
         raise ValueError(f"{shown}: {row[2]} reads one row; its from must be a number, got {row[0]}")
     if not row[3] or len(given) > len(taken):
         raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(given) if row[3] else 0} arguments")
+    check_types(block, taken, given, shown)
     if row[2] != "MHSA2d" and (not isinstance(row[3][0], int) or row[3][0] < 8):
         raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {row[3][0]!r}, e.g. 1024")
+
+
+def check_types(block: type[nn.Module], taken: list[str], given: list[Any], shown: str) -> None:
+    """Refuse an argument of another kind than a block's signature says."""
+    for name, value in zip(taken, given, strict=False):
+        kind = inspect.signature(block).parameters[name].annotation
+        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not fits:
+            raise ValueError(f"{shown}: {name} must be of type {kind.__name__}; got {value!r}")
 
 
 def told(d: dict[str, Any], number: int) -> str:
@@ -130,27 +163,39 @@ def told(d: dict[str, Any], number: int) -> str:
 
 
 def row_in(error: BaseException) -> int | None:
-    """The row that the reader was at when building one of our blocks failed."""
+    """The row that the reader was at when building a block failed."""
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         if frame.f_code.co_name == "parse_model" and "layers" in frame.f_locals:
-            built = frame.f_locals.get("m")
-            return frame.f_locals.get("i") if any(built is block for block in BLOCKS.values()) else None
+            return frame.f_locals.get("i")
         trace = trace.tb_next
     return None
 
 
 def importing_us(generate: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The worker file of a multi-GPU run, made to import this package where the run's state does not."""
+    """The worker file of a multi-GPU run, made to import this package and to begin with the model that it is given.
+
+    Newer versions send their workers objects. Older ones send names: a model that was changed or loaded in memory would
+    be built anew from its first file, so it is saved for the workers as `weights/start.pt` of the run.
+    """
+    if "cloudpickle" in inspect.getsource(generate):
+        return generate
 
     @functools.wraps(generate)
     def generate_ddp_file(trainer: Any) -> str:
-        file = generate(trainer)
-        if not Path(file).with_suffix(".pt").exists():  # older versions send the worker names, not objects
-            path = Path(file)
-            path.write_text(f"import {__package__}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
-        return file
+        named = trainer.args.model, trainer.args.pretrained
+        if isinstance(trainer.model, nn.Module) and not trainer.resume:
+            trainer.wdir.mkdir(parents=True, exist_ok=True)
+            with whole_file(trainer.wdir / "start.pt") as unfinished:
+                torch.save({"model": deepcopy(trainer.model).half(), "train_args": {}}, unfinished)
+            trainer.args.model, trainer.args.pretrained = str(trainer.wdir / "start.pt"), True
+        try:
+            path = Path(generate(trainer))
+        finally:
+            trainer.args.model, trainer.args.pretrained = named
+        path.write_text(f"import {__package__}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
+        return str(path)
 
     return generate_ddp_file
 
@@ -166,6 +211,13 @@ def allow_safe_loading() -> None:
     """
     allowed = [*BLOCKS.values(), attention.MHSA2d]
     torch.serialization.add_safe_globals([(block, f"{block.__module__}.{block.__qualname__}") for block in allowed])
+
+
+def no_silent_installs() -> None:
+    """Keep ultralytics from running pip by itself, unless the user has said something about it."""
+    if INSTALLS not in os.environ:
+        os.environ[INSTALLS] = "false"  # for the processes that it starts
+        utils.AUTOINSTALL = checks.AUTOINSTALL = False  # and here, where it has read it already
 
 
 def warn_outside(version: str) -> None:

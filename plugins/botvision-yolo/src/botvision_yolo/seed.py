@@ -19,12 +19,14 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
         A line that says what was written, and the command that trains it.
 
     Raises:
-        ValueError: a name that is no variant's, with the nearest.
+        ValueError: a name that is no variant's, with the nearest; a target that is there.
         FileNotFoundError: no such weights.
     """
     target = Path(target)
     if target.suffix != ".pt":
         raise ValueError(f"a seed is a .pt file; got {target}; e.g. yolo11n-botnet.pt")
+    if target.exists():
+        raise ValueError(f"{target} is there already; give another name, or remove it")
     name = f"{target.stem}.yaml"
     split(name)
     if weights is not None and not Path(weights).is_file() and Path(weights).name != str(weights):

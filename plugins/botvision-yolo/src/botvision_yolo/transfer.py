@@ -51,10 +51,11 @@ def load_pretrained(model: nn.Module, weights: Any, *, verbose: bool = True) -> 
     """
     target, source = unwrapped(model), unwrapped(weights)
     placed = align_rows(list(target.model), list(source.model))
-    aligned = copy.copy(source)
-    aligned._modules = dict(source._modules)  # copy.copy shares it
-    aligned.model = nn.Sequential(*(nn.Identity() if row is None else source.model[row] for row in placed))
+    aligned = copy.deepcopy(source)  # ultralytics' loader makes its source float
+    aligned.model = nn.Sequential(*(nn.Identity() if row is None else aligned.model[row] for row in placed))
     target.load(aligned, verbose=False)
+    if placed[-1] is not None and is_numbered(target.names) and len(target.names) == len(source.names):
+        target.names = dict(source.names)  # as ultralytics does, but only where every tensor fits
     own, came = target.state_dict(), aligned.state_dict()
     fresh = [key for key, value in own.items() if key not in came or came[key].shape != value.shape]
     report = Transfer(len(own) - len(fresh), len(own), placed, by_row(target.model, fresh))
@@ -82,12 +83,12 @@ def botify(model: Any, variant: str = "insert") -> Any:
     net = unwrapped(model)
     if net.is_fused():
         raise ValueError("this model is fused for inference; botify the checkpoint that it was opened from")
+    like = next(net.parameters())
     changed = derive(net.yaml, variant)
     changed["nc"] = len(net.names)
     fresh = type(net)(changed, ch=changed.get("channels", changed.get("ch", 3)), verbose=False)
     fresh.names = net.names
     LOGGER.info(f"botify, {variant}: {load_pretrained(fresh, net, verbose=False)}")
-    like = next(net.parameters())
     fresh.train(net.training).to(like.device, like.dtype)
     net.model, net.save, net.yaml = fresh.model, fresh.save, fresh.yaml
     if model is not net:
@@ -127,6 +128,11 @@ def gain(target: nn.Module, source: nn.Module, own: dict[str, Any], came: dict[s
 def shapes(row: nn.Module) -> dict[str, Any]:
     """A row's tensors by name, as shapes."""
     return {key: value.shape for key, value in row.state_dict().items()}
+
+
+def is_numbered(names: dict[int, str]) -> bool:
+    """Whether classes have no names yet, only numbers."""
+    return all(str(number) == str(name) for number, name in names.items())
 
 
 def by_row(rows: nn.Sequential, keys: list[str]) -> dict[str, int]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ultralytics
-from ultralytics.nn import tasks
-from ultralytics.utils import ROOT, USER_CONFIG_DIR
+from ultralytics.utils import ROOT, USER_CONFIG_DIR, YAML
 
 from botvision.files import write_text
 from botvision_yolo.reader import BLOCKS
@@ -121,29 +120,33 @@ def write_yaml(name: str, folder: Path | None = None) -> Path:
 
     Args:
         name: an installed yaml's, with `-` and a variant before its task.
-        folder: where to write it; ultralytics' own folder of settings by default.
+        folder: where to write it, for a user to change; by default within ultralytics' folder of settings.
 
     Returns:
         The file's path; it bears the name, from which ultralytics reads the scale.
 
     Raises:
-        ValueError: a name that is not of this form, or whose yaml ultralytics does not have, with the nearest.
+        ValueError: a name that is not of this form, or whose yaml ultralytics does not have, with the nearest; another
+            file of that name in `folder`.
     """
     base, variant = split(name)
-    content = tasks.yaml_model_load(base)
-    derived = derive({key: value for key, value in content.items() if key not in {"scale", "yaml_file"}}, variant)
-    path = (USER_CONFIG_DIR / "botvision" if folder is None else folder) / Path(name).name
+    derived = derive(YAML.load(installed_path(base)), variant)
+    own = USER_CONFIG_DIR / "botvision" / ultralytics.__version__ / Path(name).stem  # older ones read neighbours
+    path = (own if folder is None else folder) / Path(name).name.lower()
     text = as_yaml(
         derived, f"{VARIANTS[variant].about}; from {base} of ultralytics {ultralytics.__version__}, AGPL-3.0"
     )
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return path
+    if path.exists() and folder is not None:
+        raise ValueError(f"{path} holds something else; give another folder, or remove it")
+    write_text(path, text)
     return path
 
 
 def split(name: str) -> tuple[str, str]:
     """The installed yaml and the variant of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`."""
-    stem, suffix = Path(name).stem, Path(name).suffix
+    stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
     found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})((?:-\w+)*)", stem)
     if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[3]}"):
         return f"{found[1]}{found[3]}.yaml", found[2]
@@ -154,14 +157,16 @@ def split(name: str) -> tuple[str, str]:
         for variant in VARIANTS
         for task in [next((t for t in TASKS[1:] if base.endswith(t)), "")]
     ]
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(f"{stem}{suffix}", known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml"
     raise ValueError(f"no yaml {name!r} in ultralytics {ultralytics.__version__}; {hint}")
 
 
 def is_derived(name: str) -> bool:
-    """Whether a name asks for a variant: a yaml that is no file, with a variant's name or nearly so in it."""
+    """Whether a bare name asks for a variant: a yaml that is no file, with a variant's name or nearly so in it."""
     stem = Path(name).stem.lower()
+    if Path(name).name != name:
+        return False  # a path means that file
     if Path(name).suffix.lower() not in {".yaml", ".yml"} or Path(name).is_file() or is_installed(stem):
         return False
     parts = stem.split("-")[1:]
@@ -170,12 +175,24 @@ def is_derived(name: str) -> bool:
 
 def installed() -> list[str]:
     """Names of the yamls that ultralytics brings, without scale and suffix."""
-    return sorted(path.stem for path in (ROOT / "cfg" / "models").rglob("yolo*.yaml"))
+    return sorted(path.stem for path in (ROOT / "cfg" / "models").rglob("yolo*.yaml") if "yoloe" not in path.stem)
+
+
+def installed_path(base: str) -> Path:
+    """The file that ultralytics brings for a yaml's name, with or without a scale."""
+    stems = (Path(base).stem, without_scale(Path(base).stem))
+    found = [path for stem in stems for path in (ROOT / "cfg" / "models").rglob(f"{stem}.yaml")]
+    return found[0]
 
 
 def is_installed(stem: str) -> bool:
     """Whether ultralytics brings a yaml for a name, with or without a scale."""
-    return stem in installed() or re.sub(r"(\d+)([nslmx])", r"\1", stem, count=1) in installed()
+    return stem in installed() or without_scale(stem) in installed()
+
+
+def without_scale(stem: str) -> str:
+    """A name without the letter after its number."""
+    return re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", stem, count=1)
 
 
 def scale_of(stem: str) -> str:
