@@ -14,15 +14,22 @@ SIZES = [(64, 64), (96, 160), (320, 224)]
 
 
 def outputs(model, size):
+    """A random picture and what a model says of it: boxes and class scores."""
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        return image, model(image)[0]
+        out = model(image.to(next(model.parameters()).dtype))[0]
+    return image, (out[0] if isinstance(out, tuple) else out).double().numpy()
 
 
-def close(ours, theirs, tolerance=1e-3):
-    """Boxes and scores apart, each to its own spread: boxes in pixels would drown the scores."""
-    parts = [(ours[:, :4], theirs[:, :4]), (ours[:, 4:], theirs[:, 4:])]
-    return all(float(np.abs(a - b).max()) < tolerance * float(np.ptp(a)) for a, b in parts)
+def error(model, size, theirs):
+    """How far outputs are from float64's, as a multiple of how far float32 torch is: the larger of boxes and scores."""
+    exact, ours = outputs(copy.deepcopy(model).double(), size)[1], outputs(model, size)[1]
+    parts = [slice(0, 4), slice(4, None)]
+    floor = [1e-6 * np.ptp(exact[:, part]) for part in parts]
+    return max(
+        np.abs(theirs[:, part] - exact[:, part]).max() / (np.abs(ours[:, part] - exact[:, part]).max() + least)
+        for part, least in zip(parts, floor, strict=True)
+    )
 
 
 def without_positions(model):
@@ -36,24 +43,17 @@ def without_positions(model):
 
 
 @pytest.fixture
-def model(trained, tmp_path, monkeypatch):
+def model(trained, calibrated, tmp_path, monkeypatch):
     def make(name):
         monkeypatch.chdir(tmp_path)
         found = trained(name)
-        for part in found.model.modules():  # so that a graph which loses attention, or its positions, is seen to
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.weight.data.uniform_(0.8, 1.6)
-            if isinstance(part, MHSA2d):
-                part.qkv.weight.data.normal_(std=0.5)
-                part.rel_h.data.normal_(std=2.0)
-                part.rel_w.data.normal_(std=2.0)
+        for layer in found.model.modules():
+            if isinstance(layer, MHSA2d):
+                layer.qkv.weight.data.normal_(std=0.1)  # so that positions matter
         for branch in found.model.model[-1].cv3:
-            branch[-1].weight.data.normal_(std=0.3)
             branch[-1].bias.data.zero_()
-        _, ours = outputs(found.model.eval(), SIZES[1])
-        _, lost = outputs(without_positions(found.model), SIZES[1])
-        ours, lost = (out[0] if isinstance(out, tuple) else out for out in (ours, lost))
-        assert not close(ours.numpy(), lost.numpy(), 5e-3)
+        lost = without_positions(calibrated(found.model))
+        assert error(found.model, SIZES[0], outputs(lost, SIZES[0])[1]) > 100  # a graph that loses positions is seen
         return found
 
     return make
@@ -65,34 +65,34 @@ def test_one_onnx_graph_equals_torch_at_three_sizes(variant, model):
     yolo = model(f"yolo11n-{variant}.yaml")
     session = onnxruntime.InferenceSession(yolo.export(format="onnx", dynamic=True, imgsz=64, device="cpu"))
     for size in SIZES:
-        image, ours = outputs(yolo.model.eval(), size)
-        assert close(ours.numpy(), session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]), size
+        image, _ = outputs(yolo.model.eval(), size)
+        assert error(yolo.model, size, session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]) < 8, size
 
 
 def test_an_onnx_graph_of_one_size_and_a_segmentation_models(model):
     onnxruntime = pytest.importorskip("onnxruntime")
     yolo = model("yolo11n-botnet-seg.yaml")
     session = onnxruntime.InferenceSession(yolo.export(format="onnx", imgsz=(96, 160), device="cpu"))
-    image, ours = outputs(yolo.model.eval(), (96, 160))
+    image, _ = outputs(yolo.model.eval(), (96, 160))
     theirs = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
-    assert close((ours[0] if isinstance(ours, tuple) else ours).numpy(), theirs)
+    assert error(yolo.model, (96, 160), theirs) < 8
 
 
 def test_torchscript(model):
     yolo = model("yolo11n-botnet.yaml")
     graph = torch.jit.load(yolo.export(format="torchscript", imgsz=64, device="cpu"))
-    image, ours = outputs(yolo.model.eval(), (64, 64))
-    assert close(ours.numpy(), graph(image).detach().numpy())
+    image, _ = outputs(yolo.model.eval(), (64, 64))
+    assert error(yolo.model, (64, 64), graph(image).detach().numpy()) < 8
 
 
 def test_openvino(model):
     openvino = pytest.importorskip("openvino")
     yolo = model("yolo11n-botnet.yaml")
     folder = yolo.export(format="openvino", imgsz=64, device="cpu")
-    graph = openvino.Core().compile_model(next(Path(folder).glob("*.xml")), "CPU")
-    image, ours = outputs(yolo.model.eval(), (64, 64))
-    theirs = graph(image.numpy())[0]
-    assert close(ours.numpy(), theirs, 5e-3)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # otherwise bfloat16, where the CPU has it
+    graph = openvino.Core().compile_model(next(Path(folder).glob("*.xml")), "CPU", exact)
+    image, _ = outputs(yolo.model.eval(), (64, 64))
+    assert error(yolo.model, (64, 64), graph(image.numpy())[0]) < 20
 
 
 def test_an_exported_model_predicts_and_scores_through_ultralytics(model, data, tmp_path):

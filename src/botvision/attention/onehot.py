@@ -25,9 +25,16 @@ def attend_onehot(
     key = torch.cat([k, rows.expand(lead), columns.expand(lead)], -1)
     lack = max(v.shape[-1] - q.shape[-1], 0)  # at 0 content channels the positions alone may be narrower than v
     spare = lack + -(query.shape[-1] + lack) % 8
-    query, key = pad(query, (0, spare)), pad(key, (0, spare))
-    value = pad(v, (0, query.shape[-1] - v.shape[-1]))
+    query, key = widened(query, spare), widened(key, spare)
+    value = widened(v, query.shape[-1] - v.shape[-1])
     return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D
+
+
+def widened(x: Tensor, by: int) -> Tensor:
+    """Zeros behind the last dimension; joined in a traced graph, whose padding onnxslim turns round."""
+    if torch.jit.is_tracing():
+        return torch.cat([x, x.new_zeros(x.shape[0], x.shape[1], x.shape[2], by)], -1)
+    return pad(x, (0, by))
 
 
 def row_and_column(rel_h: Tensor, rel_w: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
