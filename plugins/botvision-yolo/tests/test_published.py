@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from botvision_yolo.compare import Run, summary
-from botvision_yolo.reader import TESTED
+from botvision_yolo.registry import TESTED
 from botvision_yolo.variants import VARIANTS
 
 HERE = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import ultralytics
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
-from botvision_yolo import reader as plug
+from botvision_yolo import registry as plug
 from botvision_yolo.blocks import C3k2BoT, ResidualMHSA2d
 
 

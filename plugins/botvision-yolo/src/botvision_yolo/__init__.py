@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
-from botvision_yolo.reader import register
+from botvision_yolo.registry import register
 
 register()
 
