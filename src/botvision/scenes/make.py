@@ -191,9 +191,7 @@ def draw_relation(
     return canvas, objects
 
 
-def draw_thing(
-    canvas: Floats, thing: Thing, material: Material, rng: np.random.Generator
-) -> tuple[Floats, Picture]:
+def draw_thing(canvas: Floats, thing: Thing, material: Material, rng: np.random.Generator) -> tuple[Floats, Picture]:
     """One digit, or a scrambled one, in its square."""
     if thing.category:
         image = material.specimen(thing.digit, rng)

@@ -42,7 +42,7 @@ def build_world(task: str, *, size: int, seed: int, clutter: int, **given: Any) 
         raise ValueError(f"task={task!r} is unknown; use one of {', '.join(USUAL)}")
     for name, only in (("overlap", "plain"), ("distance", "relation")):
         if given.get(name) is not None and (task == "plain") != (only == "plain"):
-            raise ValueError(f"{name}={given[name]} is for {only} scenes, task={task!r} has no use for it; leave it out")
+            raise ValueError(f"{name}={given[name]} is for {only} scenes, not for task={task!r}; leave it out")
     chosen = {name: value for name, value in given.items() if value is not None}
     world = World(size=size, seed=seed, task=task, clutter=clutter, **{**USUAL[task], **chosen})
     check_world(world)
