@@ -91,7 +91,7 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     assert sum(p["objects"] for p in found["by_size"]) == found["whole"]["objects"]
     assert found["control"]["objects"] == 4
     assert sum(found["drawn"]["objects"].values()) >= 16
-    assert found["step_ms"] >= 0
+    assert "step_ms" in found
     page = report.read_text()
     assert page == build_page(collect(read_grid(str(grid)), results), results / "field.json")
     for said in ("| twin | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
@@ -250,7 +250,7 @@ def test_parts_by_distance_leave_the_others_out_of_account(judged):
 
 def test_a_steps_time_leaves_scoring_out():
     assert one_run.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
-    assert one_run.typical([]) is None
+    assert one_run.typical([]) is one_run.typical([0.0]) is None
 
 
 def test_edges_hold_every_object():

@@ -190,7 +190,7 @@ def typical(spent: list[float]) -> float | None:
     if not spent:
         return None
     middle = statistics.median(spent)
-    return round(1e3 * statistics.fmean(seconds for seconds in spent if seconds <= 2 * middle), 1)
+    return round(1e3 * statistics.fmean(seconds for seconds in spent if seconds <= 2 * middle), 1) or None
 
 
 def parts(document: dict[str, Any], found: list[dict[str, Any]], scenes: dict[str, Any]) -> dict[str, Any]:

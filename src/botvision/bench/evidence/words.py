@@ -14,8 +14,8 @@ TITLE = "# Does global attention win where it should?"
 CLAIMS = (
     "Differences of box / mask AP in per cent, seed by seed, with 95 % t-intervals over the seeds. *Reproduces*: the "
     "interval of box AP lies above zero, as in the paper; *the contrary*: it lies below. The paper's figures are "
-    "single runs on COCO with models fifty times as costly: the sign can be compared, the size cannot. Several "
-    "intervals are looked at and none is widened for that."
+    "of large models on COCO, printed without an interval: the sign can be compared, the size cannot. Several "
+    "intervals are looked at here, and none is widened for that."
 )
 CURVES = (
     "Means over the seeds, with their intervals.\n\n"
@@ -107,9 +107,9 @@ def worlds(grid: Grid, found: Found) -> list[str]:
         "![Scenes of match](images/evidence_match.jpg)",
         "![Scenes of side](images/evidence_side.jpg)",
         "What remains: with several digits around one key, that they may not overlap disturbs the half a little near "
-        "the ends of their range; a key stands towards an edge, and a network with zero padding knows edges; val "
+        "the ends of their range; a key stands towards an edge, and a network with zero padding knows edges. Val "
         "digits and photographs never occur in training. A classifier on the crops alone stays at chance "
-        "([test](../tests/scenes/test_relations.py)).",
+        "(`tests/scenes/test_relations.py`).",
     ]
     for world, options in grid.worlds.items():
         seeds = {seed: result for by_seed in found.get(world, {}).values() for seed, result in by_seed.items()}
@@ -193,22 +193,22 @@ def not_run(grid: Grid, missing: Sequence[Run]) -> list[str]:
 
 
 def by_world(missing: Sequence[Run]) -> dict[str, str]:
-    """Variants that a world lacks, with the seeds."""
-    said = {}
+    """Variants that a world lacks, with the seeds where it has some."""
+    grid, said = missing[0].grid, {}
     for world in dict.fromkeys(run.world for run in missing):
-        own = [run for run in missing if run.world == world]
-        said[world] = ", ".join(
-            f"{variant} {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-            for variant in dict.fromkeys(run.variant for run in own)
-            for seeds in [[run.seed for run in own if run.variant == variant]]
-        )
+        lacking: dict[str, list[int]] = {}
+        for run in missing:
+            if run.world == world:
+                lacking.setdefault(run.variant, []).append(run.seed)
+        names = [v if seeds == grid.seeds else f"{v} seed {' '.join(map(str, seeds))}" for v, seeds in lacking.items()]
+        said[world] = "all" if names == list(grid.variants) else ", ".join(names)
     return said
 
 
 def again(grid: str) -> str:
     """How to make all of it once more."""
     return (
-        f"```bash\nbotvision bench evidence --grid {grid}\n"
+        f"```bash\nbotvision bench evidence --grid {grid}{' --jobs 2' if grid == 'cpu' else ''}\n"
         f"botvision bench field --grid {grid} --out runs/evidence/{grid}/results/field.json\n"
         f"botvision bench evidence --grid {grid} --limit 0 --report evidence.md\n```\n\n"
         "A sweep that is broken off goes on where it was when the command is given again. A grid is a YAML file: copy "
