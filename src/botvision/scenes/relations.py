@@ -1,4 +1,4 @@
-"""Relations: where digits stand and what they are called, so that no digit's own pixels tell its class."""
+"""Relations: where digits stand and what they are called, their own pixels telling nothing."""
 
 # x, y centre of a digit's square, side its length, all in pixels
 

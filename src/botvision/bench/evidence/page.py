@@ -1,4 +1,4 @@
-"""The evidence as a page: tables, verdicts and pictures of all runs that have a result, and what was not run."""
+"""The evidence as a page: tables and verdicts of the runs that are there, and what was not run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

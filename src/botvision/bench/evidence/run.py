@@ -1,4 +1,4 @@
-"""One run of a grid: scenes, training as a process of its own, score; its result a JSON file, written whole."""
+"""One run of a grid: scenes, training in a process of its own, score; its result as JSON."""
 
 import csv
 import os

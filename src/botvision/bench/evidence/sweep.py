@@ -1,4 +1,4 @@
-"""`botvision bench evidence`: the runs of a grid that are not there yet, one after another, and their page."""
+"""`botvision bench evidence`: the runs of a grid that are not there yet, and their page."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
