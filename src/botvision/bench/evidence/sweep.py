@@ -62,7 +62,7 @@ def evidence(
         grid: "cpu", "gpu", or a YAML file of one's own.
         worlds, variants, seeds: only these; none for all that the grid has.
         limit: most runs to make now; none for all, 0 only reports.
-        jobs: runs at a time, which share the cores; more than one only on a CPU, where it is the faster way.
+        jobs: runs at a time, which share the cores; more than one on a CPU alone.
         out: folder for scenes, trainings and results, each grid's in one of its own.
         results: folder of the run files instead of the one under `out`.
         report: Markdown file to write of all runs that have a result, with its pictures in `images` beside it.
