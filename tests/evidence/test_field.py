@@ -32,7 +32,7 @@ def test_attention_looks_farther_than_its_twin(tmp_path):
     assert ours.share > twin.share
     assert twin.side == pytest.approx(128 * twin.share**0.5, abs=0.1)
     content = json.loads((tmp_path / "f.json").read_text())
-    assert [len(f["map"]) for f in content["fields"]] == [48, 48]
+    assert [len(f["map"]) for f in content["fields"]] == [32, 32]
     assert max(map(max, content["fields"][0]["map"])) == 1
     assert (tmp_path / "f.png").stat().st_size > 10_000
     assert "botnet26" in str(found)

@@ -24,7 +24,7 @@ from botvision.scenes.material import load_material
 from botvision.scenes.world import build_world
 
 ENERGY = 0.95
-MAP = 48  # side of the map that is kept for the picture
+MAP = 32  # side of the map that is kept for the picture
 
 
 class Field(NamedTuple):
