@@ -82,6 +82,7 @@ def build_page(evidence: Evidence, field: Path) -> str:
         *words.worlds(evidence.grid, evidence.found),
         "## Tables",
         words.tables(evidence.grid),
+        *words.recipe(evidence.grid),
         *[part for world in evidence.grid.worlds for part in world_sections(evidence, world)],
         *(["## Curves", words.CURVES, "## What the twins find", words.FOUND] if evidence.found else []),
         "## The paper's own path: the ResNet first",

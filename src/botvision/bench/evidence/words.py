@@ -153,6 +153,25 @@ def tables(grid: Grid) -> str:
     )
 
 
+def recipe(grid: Grid) -> list[str]:
+    """How all of them are trained, and what the backbones are."""
+    settings = {part: ", ".join(f"{k} {v}" for k, v in options.items()) for part, options in grid.train.items()}
+    models = [
+        f"| {variant.title} | `{variant.backbone}` | {', '.join(f'{k} {v}' for k, v in variant.options.items())} |"
+        for variant in grid.variants.values()
+        if variant.first is None
+    ]
+    narrow = any("qkv_std" in variant.options for variant in grid.variants.values())
+    why = " Why the narrow backbones begin as they do: `docs/decisions/0016`." if narrow else ""
+    return [
+        "All from scratch, by one recipe: "
+        + "; ".join(f"*{part}*: {said}" for part, said in settings.items())
+        + "."
+        + why,
+        "\n".join(["| | backbone | options |", "| --- | --- | --- |", *models]),
+    ]
+
+
 def field(found: Mapping[str, Any] | None) -> list[str]:
     """The receptive fields' picture and numbers."""
     how = (
