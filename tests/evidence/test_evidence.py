@@ -99,7 +99,7 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
         assert said in page, said
     made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
     assert made == {f"evidence_{name}" for name in
-                    ("match.jpg", "side.jpg", "distance.png", "curves.png", "found.jpg")}  # fmt: skip
+                    ("key.jpg", "match.jpg", "side.jpg", "distance.png", "curves.png", "found.jpg")}  # fmt: skip
     content = yaml.safe_load(grid.read_text())
     content["train"]["optim"]["lr"] = 1.0
     grid.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -136,7 +136,7 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
 
     grid = read_grid(name)
     assert len(grid.seeds) >= 3
-    assert {options.get("task") for options in grid.worlds.values()} == {"plain", "match", "side"}
+    assert {options.get("task") for options in grid.worlds.values()} == {"plain", "key", "match", "side"}
     assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
     for options in grid.worlds.values():
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in {"clutter": 0, **options}.items()}

@@ -60,14 +60,15 @@ def make_scenes(
 
     Args:
         out: folder to make; one that holds the same scenes already is left as it is.
-        task: "plain": the class is the digit. "match": a digit is "paired" where the same digit stands elsewhere in
-            the picture, otherwise "single". "side": a digit is "left" or "right" of the picture's "key", a 0. In the
-            last two a digit's own pixels tell nothing of its class; annotations bear their `partner`'s id and the
-            `distance` to it in pixels, centre to centre.
+        task: "plain": the class is the digit. "key": a digit is "under 0" or "under 1", whichever of these is in the
+            picture. "match": it is "paired" where the same digit stands elsewhere in the picture, otherwise "single".
+            "side": it is "left" or "right" of the picture's "key", a 0. But for "plain", a digit's own pixels tell
+            nothing of its class; annotations bear their `partner`'s id and the `distance` to it in pixels, centre to
+            centre.
         train: pictures to train on.
         val: pictures to score on.
         size: side of a picture in pixels.
-        digits: fewest and most digits a picture, the key counted; by default [2, 7], match [4, 6], side [2, 4].
+        digits: fewest and most digits a picture, the key counted; by default [2, 7], match [4, 6], else [2, 4].
         scale: smallest and largest digit as a share of the side, drawn log-uniformly, so small ones are common; by
             default [0.2, 0.5], in a relation [0.15, 0.22].
         overlap: largest share of a digit that later digits may hide, by default 0.1; in a relation none is hidden.

@@ -9,7 +9,7 @@ import numpy as np
 from botvision.scenes.material import random_side
 from botvision.scenes.world import CATEGORIES, World
 
-KEY = 0  # the digit that "left" and "right" are told from
+KEYS = (0, 1)  # digits that others are named after; the first is the one that "left" and "right" are told from
 STEEPEST = np.deg2rad(60)  # of the line from a digit to its key: a side must be a side
 ATTEMPTS = 200
 GAP = 2  # pixels between squares
@@ -73,7 +73,7 @@ class Field:
 def lay_out(world: World, rng: np.random.Generator) -> list[Thing]:
     """A picture's digits, then its clutter."""
     field = Field(world)
-    things = match(field, rng) if world.task == "match" else side(field, rng)
+    things = {"key": key, "match": match, "side": side}[world.task](field, rng)
     for _ in range(world.clutter):
         for _attempt in range(ATTEMPTS):
             more = Thing(*field.anywhere(rng), field.side(rng))
@@ -116,6 +116,15 @@ def coupled(pair: list[Thing], digits: list[int], *, is_same: bool, number: int)
     ]
 
 
+def key(field: Field, rng: np.random.Generator) -> list[Thing]:
+    """A key, a 0 or a 1 by a coin, and digits at a controlled distance, all "under" it; placed as for `side`."""
+    number = int(rng.integers(len(KEYS)))
+    first, *others = side(field, rng)
+    first = first._replace(digit=KEYS[number], category=CATEGORIES["key"][2 + number])
+    name = CATEGORIES["key"][number]
+    return [first, *(thing._replace(digit=int(rng.integers(len(KEYS), 10)), category=name) for thing in others)]
+
+
 def side(field: Field, rng: np.random.Generator) -> list[Thing]:
     """A key, and digits "left" or "right" of it at a controlled distance.
 
@@ -131,13 +140,13 @@ def side(field: Field, rng: np.random.Generator) -> list[Thing]:
         if field.holds(x - right, x + right, y + down):
             break
     is_left = bool(rng.random() < 0.5)
-    key = Thing(x + right if is_left else x - right, y + down, field.side(rng), KEY, CATEGORIES["side"][2])
-    things = [key, beside(field, (x, y), rng, is_left=is_left)]
+    middle = Thing(x + right if is_left else x - right, y + down, field.side(rng), KEYS[0], CATEGORIES["side"][2])
+    things = [middle, beside(field, (x, y), rng, is_left=is_left)]
     for _ in range(count - 2):
         for _attempt in range(ATTEMPTS):
             right, down = field.step(rng, steepest=STEEPEST)
             is_left = bool(rng.random() < 0.5)
-            x, y = (key.x - right if is_left else key.x + right), key.y - down
+            x, y = (middle.x - right if is_left else middle.x + right), middle.y - down
             more = beside(field, (x, y), rng, is_left=is_left)
             if field.holds(x - right, x + right, y) and apart([*things, more]):
                 things.append(more)
@@ -147,7 +156,7 @@ def side(field: Field, rng: np.random.Generator) -> list[Thing]:
 
 def beside(field: Field, place: tuple[float, float], rng: np.random.Generator, *, is_left: bool) -> Thing:
     """A digit that is not the key's, with its class."""
-    digit = int(rng.integers(KEY + 1, 10))
+    digit = int(rng.integers(KEYS[0] + 1, 10))
     return Thing(*place, field.side(rng), digit, CATEGORIES["side"][0 if is_left else 1], partner=0)
 
 

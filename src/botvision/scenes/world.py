@@ -2,13 +2,18 @@
 
 from typing import Any, Literal, NamedTuple
 
-TaskName = Literal["plain", "match", "side"]
+TaskName = Literal["plain", "key", "match", "side"]
 CATEGORIES: dict[str, list[str]] = {
     "plain": [str(digit) for digit in range(10)],
+    "key": ["under 0", "under 1", "0", "1"],
     "match": ["paired", "single"],
     "side": ["left", "right", "key"],
 }
-RELATION = {"match": ("paired", "single"), "side": ("left", "right")}  # classes that need the partner
+RELATION = {
+    "key": ("under 0", "under 1"),
+    "match": ("paired", "single"),
+    "side": ("left", "right"),
+}  # classes that need the partner
 MOST = 10  # digits of a relation picture: singles are of different digits
 
 
@@ -27,6 +32,7 @@ class World(NamedTuple):
 
 USUAL: dict[str, dict[str, Any]] = {  # what a task takes where nothing is said
     "plain": {"digits": (2, 7), "scale": (0.2, 0.5), "overlap": 0.1, "distance": (0.0, 0.0)},
+    "key": {"digits": (2, 4), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
     "match": {"digits": (4, 6), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
     "side": {"digits": (2, 4), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
 }

@@ -19,7 +19,7 @@ from botvision.maskrcnn.coco import corners
 from botvision.maskrcnn.data import CocoInstances
 from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
-from botvision.scenes.world import CATEGORIES, World, build_world
+from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
 
 EXAMPLES = 4  # scenes of a task
 FOUND = 2  # val pictures with predictions
@@ -32,7 +32,7 @@ Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
 
 def draw_pictures(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
     """All that there are results for; what a training shows is left as it is where the training is not at hand."""
-    for task in ("match", "side"):
+    for task in RELATION:
         draw_examples(grid, task, folder / f"evidence_{task}.jpg")
     draw_intervals(
         {f"{world}: box AP": by_distance(grid, found, world) for world in found},

@@ -6,6 +6,7 @@ from typing import Any
 from botvision.bench.evidence.commands import commands
 from botvision.bench.evidence.grid import Grid, Run, read_grid
 from botvision.bench.paper import NOT_RUN
+from botvision.scenes.world import RELATION
 
 Result = dict[str, Any]
 Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
@@ -98,14 +99,15 @@ def summary(sentences: Sequence[str]) -> list[str]:
 def worlds(grid: Grid, found: Found) -> list[str]:
     """What the worlds are, and what was counted in their training scenes."""
     parts = [
-        "*match*: a digit is “paired” where the same digit, by another hand and in another colour and size, stands "
-        "elsewhere in the picture, else “single”. Couples of digits are placed first, at a distance within the range; "
-        "then a coin says whether a couple is the same digit twice or two that occur once: a single has a partner at "
-        "the same distances, only of another digit. *side*: a digit is “left” or “right” of the picture's key, a 0. "
-        "It stands only where the key could stand on its other side as well, and a coin says on which. Sizes, "
-        "colours, hands and digits are drawn independently of the class; nothing overlaps.",
-        "![Scenes of match](images/evidence_match.jpg)",
-        "![Scenes of side](images/evidence_side.jpg)",
+        "*key*: a digit is “under 0” or “under 1”, whichever of these two stands in the picture, by a coin: something "
+        "must be seen far away, wherever it is. *match*: a digit is “paired” where the same digit, by another hand and "
+        "in another colour and size, stands elsewhere in the picture, else “single”. Couples of digits are placed "
+        "first, at a distance within the range; then a coin says whether a couple is the same digit twice or two that "
+        "occur once: a single has a partner at the same distances, only of another digit. *side*: a digit is “left” or "
+        "“right” of the picture's key, a 0: where it is must be seen too. It stands only where the key could stand on "
+        "its other side as well, and a coin says on which. Sizes, colours, hands and digits are drawn independently of "
+        "the class; nothing overlaps.",
+        *(f"![Scenes of {task}](images/evidence_{task}.jpg)" for task in RELATION),
         "What remains: with several digits around one key, that they may not overlap disturbs the half a little near "
         "the ends of their range; a key stands towards an edge, and a network with zero padding knows edges. Val "
         "digits and photographs never occur in training. A classifier on the crops alone stays at chance "
