@@ -33,7 +33,7 @@ def attend_onehot(
 def widened(x: Tensor, by: int) -> Tensor:
     """Zeros behind the last dimension; joined in a traced graph, whose padding onnxslim turns round."""
     if torch.jit.is_tracing():
-        return torch.cat([x, x.new_zeros(x.shape[0], x.shape[1], x.shape[2], by)], -1)
+        return torch.cat([x, (x[..., :1] * 0).expand(-1, -1, -1, by)], -1)  # made of x, so that sizes stay free
     return pad(x, (0, by))
 
 
