@@ -86,7 +86,7 @@ def opening(grid: str, results: Sequence[Result]) -> str:
     hours = sum(r["seconds"] for r in results) / 3600
     where = (
         f"{plural(len(results), 'run')} on {places}; {when}; {hours:.1f} hours of training, scoring and drawing added "
-        "up over the runs."
+        "up over the runs, by the clock, whatever else the machine did."
     )
     return f"{made}\n\n{question}\n\n{where}"
 
