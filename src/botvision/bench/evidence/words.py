@@ -48,7 +48,7 @@ For an interval, twice more with `--engine.seed 1 --out …` and `--engine.seed 
 your GPU, at the recipe's batch of 8 a device,
 
 ```bash
-botvision bench detector --models "[resnet50, botnet50]" --sizes 1024 --batch 8 --engine.device cuda \\
+botvision bench detector --models "[resnet50, botnet50]" --sizes "[1024]" --batch 8 --engine.device cuda \\
     --engine.precision bfloat16
 ```
 
