@@ -48,7 +48,7 @@ For an interval, twice more with `--engine.seed 1 --out …` and `--engine.seed 
 your GPU, at the recipe's batch of 8 a device,
 
 ```bash
-botvision bench detector --models "[resnet50, botnet50]" --sizes 1024 --batch 8 --engine.device cuda \\
+botvision bench detector --models "[resnet50, botnet50]" --sizes "[1024]" --batch 8 --engine.device cuda \\
     --engine.precision bfloat16
 ```
 
@@ -86,7 +86,7 @@ def opening(grid: str, results: Sequence[Result]) -> str:
     hours = sum(r["seconds"] for r in results) / 3600
     where = (
         f"{plural(len(results), 'run')} on {places}; {when}; {hours:.1f} hours of training, scoring and drawing added "
-        "up over the runs."
+        "up over the runs, by the clock, whatever else the machine did."
     )
     return f"{made}\n\n{question}\n\n{where}"
 
