@@ -123,7 +123,11 @@ def test_every_claim_of_the_correctness_page_names_a_test_that_exists():
 
 @pytest.mark.parametrize(
     "page",
-    [*PAGES, *(ROOT / "docs" / f"{name}.md" for name in ("index", "correctness", "paper")), ROOT / "CONTRIBUTING.md"],
+    [
+        *PAGES,
+        *(ROOT / "docs" / f"{name}.md" for name in ("index", "correctness", "paper", "evidence")),
+        ROOT / "CONTRIBUTING.md",
+    ],
     ids=lambda p: p.stem,
 )
 def test_links_lead_somewhere(page):

@@ -253,3 +253,8 @@ def test_attention_imports_torch_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_projections_begin_where_they_are_told():
+    assert MHSA2d(128).qkv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert MHSA2d(128, qkv_std=0.05).qkv.weight.std().item() == pytest.approx(0.05, rel=0.05)

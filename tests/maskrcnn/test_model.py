@@ -93,6 +93,16 @@ def test_a_wide_first_picture_does_not_spoil_the_strides():
     assert torch.equal(told(maps, box, [(512, 512)]), right)
 
 
+def test_a_box_is_read_from_the_finest_map_that_is_allowed():
+    maps = {
+        name: torch.full((1, 1, side, side), float(name)) for name, side in zip("0123", (64, 32, 16, 8), strict=True)
+    }
+    boxes = [torch.tensor([[10.0, 10.0, 40.0, 40.0], [0.0, 0.0, 250.0, 250.0]])]
+    for finest, read in ((0, [0.0, 2.0]), (2, [2.0, 2.0]), (3, [3.0, 3.0])):
+        pool = StridedRoIAlign((4, 8, 16, 32), output_size=2, sampling=1, aligned=True, finest=finest)
+        assert pool(maps, boxes).mean((1, 2, 3)).tolist() == read
+
+
 def test_a_built_detector_finds_the_same_after_a_wide_first_picture():
     first, second = torch.rand(3, 30, 128), torch.rand(3, 128, 128)
     answers = []

@@ -17,7 +17,7 @@ from PIL import Image
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.trainer import EngineConfig
-from botvision.maskrcnn.checkpoint import ModelConfig, load_detector
+from botvision.maskrcnn.checkpoint import ModelConfig, carry_over, load_detector
 from botvision.maskrcnn.data import DataConfig
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
@@ -266,6 +266,38 @@ def test_train_refuses_counts_below_one(scenes, tmp_path, name):
     optim, engine = (replace(OPTIM, epochs=0), ENGINE) if name == "epochs" else (OPTIM, replace(ENGINE, score_every=0))
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
         train(data_of(scenes), tmp_path, model=MODEL, optim=optim, engine=engine)
+
+
+def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path):
+    path = run.out / "checkpoints" / "last.ckpt"
+    state = {k.removeprefix("model."): v for k, v in read_checkpoint(path, house="maskrcnn")["state_dict"].items()}
+    same = MODEL.build(10)
+    report = carry_over(same, path)
+    assert (report.fresh, report.unused) == ([], [])
+    assert all(torch.equal(same.state_dict()[key], state[key]) for key in state)
+    other = replace(MODEL, backbone_options={"position": "absolute"}).build(3)
+    fresh = carry_over_fresh(other, tmp_path)
+    assert {key for key in fresh if "mhsa" in key} == {key for key in other.state_dict() if "mhsa" in key}
+    assert {key for key in fresh if "predictor" in key and "bbox" in key} == {
+        "roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}  # fmt: skip
+    with pytest.raises(ValueError, match="these weights are another model's"):
+        carry_over(ModelConfig("resnet50", "tiny", 64).build(10), path)
+
+
+def carry_over_fresh(model, folder):
+    """What stays fresh in a detector for fewer classes that begins from its ResNet twin's checkpoint."""
+    twin = ModelConfig("resnet26", "tiny", 64, {"layers": [1, 1, 1, 1]})
+    state = {f"model.{key}": value for key, value in twin.build(10).state_dict().items()}
+    torch.save({"state_dict": state, "botvision": {"house": "maskrcnn"}}, folder / "twin.ckpt")
+    return carry_over(model, folder / "twin.ckpt").fresh
+
+
+def test_two_origins_of_the_backbones_weights_are_refused(run, scenes, tmp_path):
+    with pytest.raises(ValueError, match="both bring the backbone's weights; give one of them"):
+        train(data_of(scenes), tmp_path / "x", backbone_weights="resnet50", init_from=run.out)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at gone"):
+        train(data_of(scenes), tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE, init_from=Path("gone"))
+    assert not (tmp_path / "x").exists()
 
 
 def test_predict_never_replaces_the_pictures_it_was_given(run, scenes, tmp_path):

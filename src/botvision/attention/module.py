@@ -40,6 +40,7 @@ class MHSA2d(nn.Module):
         max_size: (H, W) of the largest map whose every offset has a row of its own; 14×14 is ImageNet at stride 16.
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
+        qkv_std: of the projections at the start; the authors' 0.01 is for 512 channels.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:
@@ -63,6 +64,7 @@ class MHSA2d(nn.Module):
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
         qkv_bias: bool = False,
+        qkv_std: float = 0.01,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,6 +82,7 @@ class MHSA2d(nn.Module):
         self.absolute = position == "absolute"
         self.extend = extend
         self.backend = backend
+        self.qkv_std = qkv_std
         self.parts = 3 if self.content else 2  # q, (k,) v
         self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=qkv_bias, device=device, dtype=dtype)
         for name, side in zip(self.table_names(), max_size, strict=False):
@@ -108,8 +111,8 @@ class MHSA2d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """Projections N(0, 0.01²), tables N(0, 1/D), as in the authors' published code."""
-        nn.init.normal_(self.qkv.weight, std=0.01)
+        """Projections N(0, `qkv_std`²), tables N(0, 1/D), as in the authors' published code."""
+        nn.init.normal_(self.qkv.weight, std=self.qkv_std)
         if self.qkv.bias is not None:
             nn.init.zeros_(self.qkv.bias)
         for name in self.table_names():

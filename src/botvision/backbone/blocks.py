@@ -24,7 +24,7 @@ class BoTBlock(nn.Module):
         planes: channels P of the attention; the output has 4·P.
         stride: 1 or 2, of the whole block.
         downsample: the projection on the shortcut, or None for identity.
-        num_heads, position, max_size, extend: see `MHSA2d`.
+        num_heads, position, max_size, extend, qkv_std: see `MHSA2d`.
         shortcut_act: activation after the shortcut's BatchNorm, as in the authors' code; ResNets have none.
     """
 
@@ -52,6 +52,7 @@ class BoTBlock(nn.Module):
         position: str = "relative",
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
+        qkv_std: float = 0.01,
         shortcut_act: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -63,7 +64,14 @@ class BoTBlock(nn.Module):
         self.act1 = act_layer(inplace=True)
 
         self.mhsa = MHSA2d(
-            planes, num_heads, position=position, max_size=max_size, extend=extend, device=device, dtype=dtype
+            planes,
+            num_heads,
+            position=position,
+            max_size=max_size,
+            extend=extend,
+            qkv_std=qkv_std,
+            device=device,
+            dtype=dtype,
         )
         self.pool = HalvingPool() if stride == 2 else nn.Identity()
         self.bn2 = norm_layer(planes, **here)

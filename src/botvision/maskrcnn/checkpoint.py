@@ -4,9 +4,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from botvision.backbone import LoadReport
+from botvision.backbone import load_weights as load_backbone
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.model import MaskRCNN, build_mask_rcnn
+
+BODY = "pyramid.body."
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class ModelConfig:
 
     Args:
         backbone: a BoTNet or any timm name with a feature pyramid.
-        preset: sizes behind the backbone: paper, torchvision_v2 or tiny.
+        preset: sizes behind the backbone: paper, torchvision_v2, tiny or nano.
         canvas: side of the square canvas in pixels, or [shortest, longest] for free sizes.
         backbone_options: more for the backbone, e.g. {position: absolute}.
     """
@@ -66,3 +70,28 @@ def load_detector(path: Path) -> Detector:
     categories = [Category(*c) for c in about["categories"]]
     model = load_weights(ModelConfig(**about["model"]).build(len(categories)), content, path)
     return Detector(cast("MaskRCNN", model), categories)
+
+
+def carry_over(model: MaskRCNN, source: Path) -> LoadReport:
+    """Begin from another detector's weights, as the paper begins from a ResNet's (section 4.1).
+
+    The backbone's are loaded by `botvision.load_weights`: a ResNet's leave a BoTNet's attention fresh, and nothing
+    else. Of the rest, what has another shape (heads for other classes, another preset) stays fresh and is named.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: no checkpoint of a detector, or of a backbone that is neither this one nor its ResNet twin.
+    """
+    content = read_checkpoint(source, house="maskrcnn")["state_dict"]
+    state = {name.removeprefix("model."): tensor for name, tensor in content.items()}
+    body = {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}
+    report = load_backbone(model.pyramid.body, body)
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(BODY)}
+    rest = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(rest, strict=False)
+    return LoadReport(
+        loaded=[BODY + name for name in report.loaded] + list(rest),
+        fresh=[BODY + name for name in report.fresh] + [name for name in own if name not in rest],
+        unused=[BODY + name for name in report.unused]
+        + [name for name in state if name not in rest and not name.startswith(BODY)],
+    )

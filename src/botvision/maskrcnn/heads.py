@@ -29,20 +29,24 @@ class StridedRoIAlign(nn.Module):
         output_size: side of the pooled square, in bins.
         sampling: points a bin and axis.
         aligned: take pixel centres for centres (detectron2), or shift by half a cell (torchvision, the TPU code).
+        finest: number of the finest map that is read, however small the box.
     """
 
-    def __init__(self, strides: Sequence[int], *, output_size: int, sampling: int, aligned: bool) -> None:
+    def __init__(
+        self, strides: Sequence[int], *, output_size: int, sampling: int, aligned: bool, finest: int = 0
+    ) -> None:
         super().__init__()
         self.strides = list(strides)
         self.output_size = (output_size, output_size)  # torchvision's mask head reads it
         self.sampling = sampling
         self.aligned = aligned
+        self.finest = finest
         self.level_of = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object = None) -> Tensor:
         """Maps "0", "1", … (B, C, h, w) and boxes a picture (P_b, 4) in canvas pixels → (P, C, side, side)."""
         rois = torch.cat([F.pad(b, (1, 0), value=number) for number, b in enumerate(boxes)])  # P 5
-        level = self.level_of(boxes)  # P
+        level = self.level_of(boxes).clamp(min=self.finest)  # P
         pooled = features["0"].new_zeros(len(rois), features["0"].shape[1], *self.output_size)
         for number, stride in enumerate(self.strides):
             mine = torch.where(level == number)[0]

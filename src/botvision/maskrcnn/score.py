@@ -122,11 +122,11 @@ def picture_results(
     return results
 
 
-def evaluate(truth: Path, results: list[Result], *, backend: Backend = "auto") -> Scores:
+def evaluate(truth: Path | dict[str, Any], results: list[Result], *, backend: Backend = "auto") -> Scores:
     """COCO's twelve figures for boxes and for masks.
 
     Args:
-        truth: COCO JSON.
+        truth: COCO JSON, or its content.
         results: COCO results; several for one picture from several processes must be taken apart before.
         backend: who counts; both give the same figures, hotcoco some thirty times sooner.
 
@@ -134,7 +134,7 @@ def evaluate(truth: Path, results: list[Result], *, backend: Backend = "auto") -
         ValueError: an unknown backend.
     """
     coco, coco_eval = counting_tools(backend)
-    document = for_counting(read_json(truth, what="COCO annotations"))
+    document = for_counting(read_json(truth, what="COCO annotations") if isinstance(truth, Path) else truth)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables of their own
         gt = coco()
         gt.dataset = document

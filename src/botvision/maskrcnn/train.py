@@ -20,7 +20,7 @@ from botvision.engine.folder import OnExisting, check_place, clear, peak_memory_
 from botvision.engine.history import History
 from botvision.engine.trainer import Course, EngineConfig, build_trainer, check_counts, is_multi_gpu
 from botvision.files import write_json, write_text
-from botvision.maskrcnn.checkpoint import ModelConfig
+from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
 from botvision.maskrcnn.data import CocoInstances, DataConfig, train_loader, val_loader
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.predict import Predictor
@@ -78,6 +78,7 @@ def train(
     optim: OptimConfig = OptimConfig(),
     engine: EngineConfig = EngineConfig(),
     backbone_weights: str | None = None,
+    init_from: Path | None = None,
     on_existing: OnExisting = "refuse",
 ) -> Summary:
     """Train a Mask R-CNN, score it, draw what it finds.
@@ -92,6 +93,8 @@ def train(
         optim: how it learns.
         engine: where and how it runs.
         backbone_weights: a ResNet's weights for the backbone: a file, or a timm name, which downloads.
+        init_from: a trained detector's checkpoint to begin from, e.g. the ResNet twin's: all that has a place is
+            carried over, and what stays fresh is said.
         on_existing: where `out` holds a run already: refuse, resume it, or replace it.
 
     Raises:
@@ -100,7 +103,10 @@ def train(
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
     check_counts(engine, **{"optim.epochs": optim.epochs})
-    config = plain_config(engine, data=data, model=model, optim=optim, backbone_weights=backbone_weights)
+    if backbone_weights is not None and init_from is not None:
+        raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
+    origin = {"backbone_weights": backbone_weights, "init_from": init_from}
+    config = plain_config(engine, data=data, model=model, optim=optim, **origin)
     if getattr(rank_zero_only, "rank", 0) == 0:
         check_place(out, on_existing, config, fixed=("data", "model", "optim"))
     resumed = read_checkpoint(last, house="maskrcnn") if on_existing == "resume" and last.is_file() else None
@@ -114,7 +120,8 @@ def train(
     history = History(out, panels=PANELS, score="val/box_ap", log_every=engine.log_every, started=started)
     course = Course(optim.epochs, "val/mask_ap", clip=optim.clip, ema=optim.ema)
     trainer = build_trainer(out, course, engine, history)
-    detector = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
+    begun = init_from if resumed is None else None  # a resumed run's weights come from its own checkpoint
+    detector = build(model, engine, train_set, backbone_weights, begun, synchronise=is_multi_gpu(trainer))
     task = Task(detector, model=model, optim=optim, val_set=val_set)
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
         if on_existing == "replace":
@@ -145,10 +152,18 @@ def train(
 
 
 def build(
-    model: ModelConfig, engine: EngineConfig, data: CocoInstances, backbone_weights: str | None, *, synchronise: bool
+    model: ModelConfig,
+    engine: EngineConfig,
+    data: CocoInstances,
+    backbone_weights: str | None = None,
+    init_from: Path | None = None,
+    *,
+    synchronise: bool,
 ) -> MaskRCNN:
-    """The detector for this data, with its backbone's weights, in the wanted memory order."""
+    """The detector for this data, with the weights that it begins from, in the wanted memory order."""
     detector = model.build(len(data.categories))
+    if init_from is not None:
+        print(f"detector: {carry_over(detector, init_from)}")
     if backbone_weights is not None:
         print(f"backbone: {load_resnet(detector.pyramid.body, backbone_weights)}")
     if synchronise:  # timm's own: torch's would take the activation out of timm's joint norms

@@ -1,0 +1,1 @@
+"""Does global attention win where it should? The paper's ablations in small, beside their twin."""

@@ -1,0 +1,156 @@
+"""A grid in YAML: worlds × variants × seeds, one recipe for all; every run of it by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+GRIDS = "botvision.bench.evidence.grids"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the grid.
+
+    Attributes:
+        title: what it is, for tables.
+        backbone, options: as `maskrcnn train` takes them.
+        paper: row of the paper's COCO tables (`bench/published.py`) that it is the small counterpart of.
+        first: variant that is trained first, with the first `share` of the epochs; this one begins from its weights.
+        share: of the epochs that `first` gets.
+    """
+
+    title: str
+    backbone: str
+    options: dict[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+    first: str | None = None
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is trained, on what, and how.
+
+    Attributes:
+        name: of the packaged grid, or the file's.
+        twin: variant that the others are compared with.
+        seeds: of scenes, weights and order alike: a seed's runs see the same pictures.
+        scenes: options of `botvision scenes` for every world.
+        worlds: options of `botvision scenes` by the world's name.
+        variants: by name.
+        train: settings of `botvision maskrcnn train`, the same for all.
+    """
+
+    name: str
+    twin: str
+    seeds: list[int]
+    scenes: dict[str, Any]
+    worlds: dict[str, dict[str, Any]]
+    variants: dict[str, Variant]
+    train: dict[str, Any]
+
+    def runs(
+        self, *, worlds: Sequence[str] = (), variants: Sequence[str] = (), seeds: Sequence[int] = ()
+    ) -> list["Run"]:
+        """Runs in their order, each seed's variants together, so that a sweep that stops leaves whole comparisons.
+
+        Raises:
+            ValueError: a name that the grid does not have.
+        """
+        for what, asked, known in (
+            ("world", worlds, list(self.worlds)),
+            ("variant", variants, list(self.variants)),
+            ("seed", seeds, self.seeds),
+        ):
+            strange = [one for one in asked if one not in known]
+            if strange:
+                names = ", ".join(map(str, known))
+                raise ValueError(f"grid {self.name} has no {what} {strange[0]!r}; it has {names}")
+        return [
+            Run(self, world, variant, seed)
+            for world in self.worlds
+            for seed in self.seeds
+            for variant in self.variants
+            if (not worlds or world in worlds)
+            and (not variants or variant in variants)
+            and (not seeds or seed in seeds)
+        ]
+
+
+class Run(NamedTuple):
+    """One training: a variant in a world, from a seed."""
+
+    grid: Grid
+    world: str
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.world}_{self.variant}_seed{self.seed}"
+
+    @property
+    def scenes(self) -> dict[str, Any]:
+        """Options of `botvision scenes`."""
+        return {**self.grid.scenes, **self.grid.worlds[self.world], "seed": self.seed}
+
+    @property
+    def stages(self) -> list[tuple[Variant, int]]:
+        """Models trained one after the other, each from the one before, with their epochs."""
+        own, epochs = self.grid.variants[self.variant], int(self.grid.train["optim"]["epochs"])
+        if own.first is None:
+            return [(own, epochs)]
+        before = max(1, round(own.share * epochs))
+        return [(self.grid.variants[own.first], before), (own, epochs - before)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that makes it what it is, as JSON holds it."""
+        stages = [{"backbone": v.backbone, "options": v.options, "epochs": epochs} for v, epochs in self.stages]
+        return {"scenes": self.scenes, "stages": stages, "train": self.grid.train, "seed": self.seed}
+
+
+def read_grid(name: str) -> Grid:
+    """A packaged grid by its name, or one's own YAML by its path.
+
+    Raises:
+        FileNotFoundError: neither.
+        ValueError: not a grid: an unknown or missing key, a twin or a first variant that is not there.
+    """
+    shipped = {Path(entry.name).stem: entry for entry in files(GRIDS).iterdir() if entry.name.endswith(".yaml")}
+    path = Path(str(shipped[name])) if name in shipped else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"no grid {name!r}; give one of {', '.join(sorted(shipped))}, or a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"grid {path} is not YAML: {str(error).splitlines()[0]}; mend the file") from error
+    wanted = {f.name for f in fields(Grid)} - {"name"}
+    check_keys(content, wanted, needed=wanted, what=f"grid {path}")
+    about = {f.name for f in fields(Variant)}
+    for variant, options in content["variants"].items():
+        check_keys(options, about, needed={"title", "backbone"}, what=f"grid {path}, variant {variant}")
+    variants = {variant: Variant(**options) for variant, options in content["variants"].items()}
+    grid = Grid(**{**content, "name": path.stem, "variants": variants})
+    for variant, name in [("twin", grid.twin), *((n, v.first) for n, v in variants.items() if v.first is not None)]:
+        if name not in variants:
+            raise ValueError(f"grid {path}: {variant} names variant {name!r}; it has {', '.join(variants)}")
+    short = [run for run in grid.runs() if any(epochs < 1 for _, epochs in run.stages)]
+    if short:
+        raise ValueError(f"grid {path}: {short[0].variant} has a stage without an epoch; raise train.optim.epochs")
+    return grid
+
+
+def check_keys(content: Any, known: set[str], *, needed: set[str], what: str) -> None:
+    """Refuse a mapping with a key too many or too few."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{what} is no mapping; it needs the keys {', '.join(sorted(needed))}")
+    if strange := sorted(set(content) - known):
+        raise ValueError(f"{what} has an unknown key {strange[0]!r}; it takes {', '.join(sorted(known))}")
+    if missing := sorted(needed - set(content)):
+        raise ValueError(f"{what} lacks {missing[0]!r}; add it")

@@ -1,0 +1,171 @@
+"""The evidence page's pictures: scenes, curves, what the twins find, receptive fields."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+from PIL import Image, ImageDraw
+
+from botvision.bench.evidence.grid import Grid
+from botvision.bench.evidence.numbers import interval
+from botvision.draw.fields import draw_fields
+from botvision.draw.instances import Picture, contact_sheet, draw_instances, save_picture
+from botvision.draw.intervals import Point, draw_intervals
+from botvision.files import read_json
+from botvision.maskrcnn import masks
+from botvision.maskrcnn.coco import corners
+from botvision.maskrcnn.data import CocoInstances
+from botvision.scenes.make import Drawn, draw_scene
+from botvision.scenes.material import load_material
+from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
+
+EXAMPLES = 4  # scenes of a task
+FOUND = 2  # val pictures with predictions
+SURE = 0.5
+CELL = 400  # side of a picture on a sheet
+WINDOW = 9  # rows of training loss that a curve's point is the mean of
+Result = dict[str, Any]
+Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
+
+
+def draw_pictures(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
+    """All that there are results for; what a training shows is left as it is where the training is not at hand."""
+    for task in RELATION:
+        draw_examples(grid, task, folder / f"evidence_{task}.jpg")
+    draw_intervals(
+        {f"{world}: box AP": by_distance(grid, found, world) for world in found},
+        folder / "evidence_distance.png",
+        along="distance to the partner, px",
+    )
+    curves = {}
+    for world in found:
+        curves[f"{world}: training loss"] = curve(grid, found, world, losses)
+        curves[f"{world}: box AP of all classes, val"] = curve(grid, found, world, box_aps)
+    draw_intervals(curves, folder / "evidence_curves.png", along="step")
+    draw_found(grid, found, folder / "evidence_found.jpg", place=place)
+    if field.is_file():
+        fields = read_json(field, what="receptive fields")["fields"]
+        draw_fields({f["name"]: (f["map"], f["share"]) for f in fields}, folder / "evidence_field.png")
+
+
+def draw_examples(grid: Grid, task: str, path: Path) -> None:
+    """The first val scenes of a task, named, on a sheet; of the grid's first world of the task, if it has one."""
+    worlds = [options for options in grid.worlds.values() if options.get("task") == task]
+    world = world_of({**grid.scenes, **(worlds[0] if worlds else {"task": task})})
+    material, rng = load_material("val"), np.random.default_rng([0, 1])
+    drawn = []
+    for _ in range(EXAMPLES):
+        picture, objects = draw_scene(material, world, rng)
+        drawn.append(draw_instances(picture, as_detections(objects, task), CATEGORIES[task]))
+    save_picture(contact_sheet(drawn, columns=EXAMPLES, side=CELL), path)
+
+
+def world_of(options: Mapping[str, Any]) -> World:
+    """The world that `botvision scenes` would draw from."""
+    own = {"size": 128, "clutter": 0, **options, "seed": 0}
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in own.items()}
+    return build_world(**{"task": "plain", **{n: v for n, v in given.items() if n not in {"train", "val"}}})
+
+
+def as_detections(objects: list[Drawn], task: str) -> sv.Detections:
+    """A scene's truth, to be drawn."""
+    dense = np.stack([drawn.mask.astype(bool) for drawn in objects])
+    return sv.Detections(
+        xyxy=sv.mask_to_xyxy(dense).astype(np.float32),
+        mask=dense,
+        class_id=np.array([CATEGORIES[task].index(drawn.category) for drawn in objects]),
+    )
+
+
+def by_distance(grid: Grid, found: Found, world: str) -> dict[str, list[Point]]:
+    """Box AP of each variant by the middle of its distances; a world without partners has none."""
+    lines = {}
+    for variant, results in found[world].items():
+        parts = [result["by_distance"] for result in results.values() if result.get("by_distance")]
+        columns = zip(*parts, strict=False)
+        lines[grid.variants[variant].title] = [
+            Point((column[0]["low"] + column[0]["high"]) / 2, *interval([100 * p["box"] for p in column])[:2])
+            for column in columns
+        ]
+    return {name: points for name, points in lines.items() if points}
+
+
+def curve(
+    grid: Grid, found: Found, world: str, pick: Callable[[Result], list[tuple[int, float]]]
+) -> dict[str, list[Point]]:
+    """Means over the seeds at the steps that all of them have."""
+    lines = {}
+    for variant, results in found[world].items():
+        rows = [dict(pick(result)) for result in results.values()]
+        common = sorted(set.intersection(*(set(row) for row in rows)))
+        lines[grid.variants[variant].title] = [
+            Point(step, *interval([row[step] for row in rows])[:2]) for step in common
+        ]
+    return lines
+
+
+def losses(result: Result) -> list[tuple[int, float]]:
+    """Training loss, smoothed."""
+    rows = result["loss"]
+    values = [value for _, value in rows]
+    half = WINDOW // 2
+    means = [float(np.mean(values[max(0, n - half) : n + half + 1])) for n in range(len(values))]
+    return [(int(step), mean) for (step, _), mean in zip(rows, means, strict=True)]
+
+
+def box_aps(result: Result) -> list[tuple[int, float]]:
+    """Box AP in per cent, as the training scored it."""
+    return [(int(step), 100 * box) for step, box, _ in result["ap"]]
+
+
+def draw_found(grid: Grid, found: Found, path: Path, *, place: Path) -> None:
+    """Truth and predictions of the first seed's variants, in the first world whose trainings are at hand."""
+    for world, variants in found.items():
+        seed = grid.seeds[0]
+        ran = {v: place / "runs" / f"{world}_{v}_seed{seed}" / "score" / "results.json" for v in variants}
+        ran = {variant: file for variant, file in ran.items() if file.is_file()}
+        scenes = place / "scenes" / f"{world}_seed{seed}"
+        if grid.twin in ran and len(ran) > 1 and scenes.is_dir():
+            val = CocoInstances(scenes / "annotations" / "val.json", scenes / "val", on_bad="skip")
+            save_picture(found_sheet(grid, val, ran), path)
+            return
+
+
+def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Picture:
+    """A row a picture: the truth, then each variant's findings."""
+    names = [category.name for category in val.categories]
+    results = {variant: read_json(file, what="results") for variant, file in ran.items()}
+    cells, chosen = [], [n for n in range(len(val)) if len(val.record(n)[1]) > 2][:FOUND]
+    for index in chosen:
+        image, annotations = val.record(index)
+        picture = val[index][0].permute(1, 2, 0).numpy()
+        cells.append(titled(draw_instances(picture, from_coco(annotations, val, picture), names), "truth"))
+        for variant, found in results.items():
+            own = [r for r in found if r["image_id"] == image["id"] and r["score"] >= SURE]
+            drawn = draw_instances(picture, from_coco(own, val, picture), names)
+            cells.append(titled(drawn, grid.variants[variant].title))
+    return contact_sheet(cells, columns=len(results) + 1, side=CELL)
+
+
+def from_coco(entries: list[dict[str, Any]], val: CocoInstances, picture: Picture) -> sv.Detections:
+    """COCO annotations or results of one picture, to be drawn."""
+    height, width = picture.shape[:2]
+    if not entries:
+        return sv.Detections.empty()
+    dense = [masks.decode(entry["segmentation"], height=height, width=width) for entry in entries]
+    return sv.Detections(
+        xyxy=np.array([corners(entry["bbox"]) for entry in entries], np.float32),
+        mask=np.stack(dense).astype(bool),
+        class_id=np.array([val.label_of[entry["category_id"]] - 1 for entry in entries]),
+        confidence=np.array([entry["score"] for entry in entries]) if "score" in entries[0] else None,
+    )
+
+
+def titled(picture: Picture, title: str) -> Picture:
+    """A picture under a line of text."""
+    sheet = Image.new("RGB", (picture.shape[1], picture.shape[0] + 36), "white")
+    sheet.paste(Image.fromarray(picture), (0, 36))
+    ImageDraw.Draw(sheet).text((6, 4), title, fill="black", font_size=24)
+    return np.array(sheet)

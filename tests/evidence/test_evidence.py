@@ -1,0 +1,286 @@
+"""The evidence: grids read, numbers right, a small sweep from scenes to page, resumed and skipped."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pycocotools import mask as rle
+
+from botvision.bench.evidence import run as one_run
+from botvision.bench.evidence.commands import commands
+from botvision.bench.evidence.grid import read_grid
+from botvision.bench.evidence.numbers import difference, interval, verdict
+from botvision.bench.evidence.page import build_page, collect
+from botvision.bench.evidence.split import distance, in_parts, names, part, steps, thirds
+from botvision.bench.evidence.sweep import evidence
+from botvision.cli import main
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = {"channels": [8, 16, 32, 64]}
+GRID = {
+    "twin": "resnet",
+    "seeds": [0, 1],
+    "scenes": {"train": 8, "val": 4, "size": 64},
+    "worlds": {"side": {"task": "side", "distance": [0.3, 0.6], "digits": [2, 3]}, "plain": {"task": "plain"}},
+    "variants": {
+        "resnet": {"title": "twin", "paper": "3×3 convolutions", "backbone": "resnet26",
+                   "options": {"layers": [1, 1, 1, 1], **SMALL}},
+        "relative": {"title": "ours", "paper": "content + relative", "backbone": "botnet14", "options": SMALL},
+        "carried": {"title": "ours, twin first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
+    },
+    "train": {
+        "model": {"preset": "nano", "canvas": 64},
+        "data": {"jitter": [1, 1], "flip": False, "batch_size": 4, "workers": 0, "on_bad": "skip"},
+        "optim": {"optimizer": "adamw", "lr": 0.001, "warmup_steps": 1, "epochs": 2},
+        "engine": {"accelerator": "cpu", "devices": 1, "log_every": 1},
+    },
+}  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "mini.yaml"
+    path.write_text(yaml.safe_dump(GRID, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """The trainings in this process: a new one takes seconds to begin. What was called is kept."""
+    calls = []
+
+    def verb(arguments, log, *, threads, look):
+        calls.append((arguments[0], log.stem))
+        look()
+        code = main(["maskrcnn", *arguments])
+        said = capsys.readouterr()
+        if code:
+            raise ValueError(f"{log.stem}: {said.err.strip()}")
+        return said.out
+
+    monkeypatch.setattr(one_run, "verb", verb)
+    return calls
+
+
+def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
+    """Skips what is done, carries weights over, says what was not run; the page is made of the run files alone."""
+    out, results, report = tmp_path / "out", tmp_path / "results", tmp_path / "docs" / "page.md"
+    told = {"grid": str(grid), "out": out, "results": results, "worlds": ("side",)}
+    first = evidence(**told, limit=1)
+    assert (first.done, first.failed, len(first.missing)) == (1, [], 11)
+    done = evidence(**told, seeds=(0,), report=report)
+    assert [name for kind, name in in_process if kind == "train"] == [
+        "side_resnet_seed0",
+        "side_relative_seed0",
+        "side_carried_seed0_first",
+        "side_carried_seed0",
+    ]
+    assert (done.done, len(done.missing)) == (3, 9)
+    assert f'botvision bench evidence --grid {grid} --worlds "[side]" --seeds "[1]"' in str(done)
+    assert f'botvision bench evidence --grid {grid} --worlds "[plain]"' in str(done)
+    found = json.loads((results / "side_carried_seed0.json").read_text())
+    assert "fresh: pyramid.body.layer4.0.mhsa" in found["carried"]
+    assert found["settings"]["stages"][0]["backbone"] == "resnet26"
+    assert [stage["epochs"] for stage in found["settings"]["stages"]] == [1, 1]
+    assert sum(p["objects"] for p in found["by_distance"]) == found["whole"]["objects"]
+    assert sum(p["objects"] for p in found["by_size"]) == found["whole"]["objects"]
+    assert found["control"]["objects"] == 4
+    assert sum(found["drawn"]["objects"].values()) >= 16
+    assert "step_ms" in found
+    page = report.read_text()
+    assert page == build_page(collect(read_grid(str(grid)), results), results / "field.json")
+    for said in ("| twin | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
+                 "`botvision bench field", "9 runs: side", "hours = 12.3"):  # fmt: skip
+        assert said in page, said
+    made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
+    assert made == {f"evidence_{name}" for name in
+                    ("key.jpg", "match.jpg", "side.jpg", "distance.png", "curves.png", "found.jpg")}  # fmt: skip
+    content = yaml.safe_load(grid.read_text())
+    content["train"]["optim"]["lr"] = 1.0
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(
+        ValueError, match=r"side_resnet_seed0\.json comes from other settings .* give another --results"
+    ):
+        evidence(**told)
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(grid, in_process, tmp_path):
+    content = yaml.safe_load(grid.read_text())
+    content["variants"]["relative"]["options"] = {"position": "nowhere"}
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    told = {"worlds": ("plain",), "variants": ("relative", "resnet"), "seeds": (0,)}
+    done = evidence(grid=str(grid), out=tmp_path, jobs=1, **told)
+    assert done.done == 1
+    assert "plain_relative_seed0: botvision: position='nowhere'" in done.failed[0]
+    assert "failed: plain_relative_seed0" in str(done)
+
+
+@pytest.mark.slow
+def test_runs_in_processes_of_their_own(grid, tmp_path):
+    done = evidence(grid=str(grid), out=tmp_path, worlds=("plain",), variants=("resnet", "relative"), jobs=2)
+    assert (done.done, done.failed) == (4, [])
+    assert "2 runs at a time" in json.loads((tmp_path / "mini/results/plain_resnet_seed1.json").read_text())["hardware"]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
+    import torch
+
+    from botvision.backbone import create_model
+    from botvision.scenes.world import build_world
+
+    grid = read_grid(name)
+    assert len(grid.seeds) >= 3
+    assert {options.get("task") for options in grid.worlds.values()} == {"plain", "key", "match", "side"}
+    assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
+    for options in grid.worlds.values():
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in {"clutter": 0, **options}.items()}
+        build_world(**given, size=grid.scenes["size"], seed=0)
+    with torch.device("meta"):
+        models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
+    for name, state in models.items():
+        fresh = set(state) - set(models[grid.twin])
+        assert all(".mhsa." in key or ".extra." in key for key in fresh), name
+        assert {key: t.shape for key, t in state.items() if key not in fresh}.items() <= {
+            key: t.shape for key, t in models[grid.twin].items()
+        }.items()
+    assert one_run.counts(grid.runs()[0]).parameters > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"twin": "vit"}, r"twin names variant 'vit'; it has resnet, relative, carried"),
+        ({"seed": [1]}, r"has an unknown key 'seed'; it takes"),
+        ({"variants": {"resnet": {"title": "x"}}}, r"variant resnet lacks 'backbone'; add it"),
+        ({"train": {"optim": {"epochs": 1}}}, r"carried has a stage without an epoch; raise train\.optim\.epochs"),
+    ],
+)
+def test_what_is_no_grid_is_said(grid, change, message):
+    grid.write_text(yaml.safe_dump({**GRID, **change}, sort_keys=False))
+    with pytest.raises(ValueError, match=message):
+        read_grid(str(grid))
+
+
+def test_what_is_not_there_is_said(grid, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no grid 'cpus'; give one of cpu, gpu, or a YAML file"):
+        read_grid("cpus")
+    with pytest.raises(ValueError, match="grid mini has no variant 'vit'; it has resnet, relative, carried"):
+        evidence(grid=str(grid), variants=("vit",), out=tmp_path)
+    with pytest.raises(ValueError, match="jobs=0 must be at least 1"):
+        evidence(grid=str(grid), jobs=0)
+    grid.write_text("- a")
+    with pytest.raises(ValueError, match="is no mapping; it needs the keys"):
+        read_grid(str(grid))
+
+
+def test_commands_are_as_few_as_say_it(grid):
+    runs = read_grid(str(grid)).runs()
+    assert commands(runs, "mini") == ["botvision bench evidence --grid mini"]
+    some = [run for run in runs if run.variant == "carried" or run.seed == 1]
+    assert commands(some, "mini") == [
+        'botvision bench evidence --grid mini --variants "[carried]"',
+        'botvision bench evidence --grid mini --variants "[resnet, relative]" --seeds "[1]"',
+    ]
+
+
+def test_intervals_are_students():
+    found = interval([0.50, 0.52, 0.57])
+    assert found.mean == pytest.approx(0.53)
+    assert found.half == pytest.approx(4.302653 * np.std([0.50, 0.52, 0.57], ddof=1) / np.sqrt(3), rel=1e-5)
+    assert found.text() == "53.0 ± 9.0"
+    assert interval([0.5]).text() == "50.0"
+    with pytest.raises(ValueError, match="at least one value"):
+        interval([])
+    apart = difference({0: 0.6, 1: 0.7, 2: 0.8}, {0: 0.5, 1: 0.61, 2: 0.69, 3: 0.1})
+    assert (round(apart.mean, 3), apart.seeds) == (0.1, 3)
+    assert verdict(apart) == "above the twin"
+    assert verdict(interval([-0.1, -0.11, -0.12])) == "below the twin"
+    assert verdict(interval([-0.1, 0.1])) == "no difference can be told"
+    assert verdict(interval([0.1])) == verdict(None) == "too few seeds to tell"
+    assert difference({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.fixture
+def judged():
+    """Four digits: two near, two far; the near ones are found by the right name, the far ones by the other."""
+    boxes = {
+        1: ("left", 10, [2, 2, 20, 20]),
+        2: ("right", 12, [40, 2, 20, 20]),
+        3: ("left", 30, [2, 60, 20, 20]),
+        4: ("right", 32, [40, 60, 20, 20]),
+        5: ("key", None, [75, 75, 15, 15]),
+    }
+    ids = {"left": 1, "right": 2, "key": 3}
+    annotations, results = [], []
+    for number, (name, apart, box) in boxes.items():
+        dense = np.zeros((96, 96), np.uint8)
+        dense[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] = 1
+        code = rle.encode(np.asfortranarray(dense))
+        form = {"size": code["size"], "counts": code["counts"].decode()}
+        own = {"image_id": 1, "bbox": [float(v) for v in box], "segmentation": form}
+        about = {} if apart is None else {"distance": float(apart)}
+        annotations.append(
+            {**own, **about, "id": number, "category_id": ids[name], "area": float(box[2] * box[3]), "iscrowd": 0}
+        )
+        said = 3 - ids[name] if apart and apart > 20 else ids[name]
+        results.append({**own, "category_id": said, "score": 0.9})
+    document = {"images": [{"id": 1, "height": 96, "width": 96, "file_name": "a.jpg"}], "annotations": annotations,
+                "categories": [{"id": i, "name": n} for n, i in ids.items()]}  # fmt: skip
+    return document, results
+
+
+def test_parts_by_distance_leave_the_others_out_of_account(judged):
+    document, results = judged
+    near, far = in_parts(document, results, ("left", "right"), [10, 20, 32], distance)
+    assert near[2:] == pytest.approx((2, 1.0, 1.0, 1.0, 1.0))
+    assert far == pytest.approx((20, 32, 2, 0.0, 0.0, 1.0, 0.0))
+    whole = part(document, results, ("left", "right"))
+    assert (whole.objects, whole.named) == (4, 0.5)
+    assert 0 < whole.box < 1
+    assert part(document, results, ("key",)).box == pytest.approx(1)
+    assert names(document["annotations"], []) == (0.0, None)
+    assert part(document, [], ("left", "right")).named is None
+
+
+def test_a_steps_time_leaves_scoring_out():
+    assert one_run.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
+    assert one_run.typical([]) is one_run.typical([0.0]) is None
+
+
+def test_edges_hold_every_object():
+    values = list(np.random.default_rng(0).uniform(20, 60, 300))
+    edges = thirds(values)
+    assert edges[0] <= min(values) <= max(values) <= edges[-1]
+    assert all(90 <= sum(a <= v < b for v in values) <= 110 for a, b in pairwise(edges))
+    assert steps(76.8, 115.2) == [76.8, 89.6, 102.4, 115.2]
+
+
+FILED = sorted((ROOT / "benchmarks" / "results").glob("evidence_*"))
+
+
+@pytest.mark.parametrize("folder", FILED, ids=lambda f: f.name)
+def test_the_evidence_page_is_what_its_run_files_give(folder):
+    grid = read_grid(folder.name.removeprefix("evidence_"))
+    page = ROOT / "docs" / ("evidence.md" if grid.name == "cpu" else f"evidence-{grid.name}.md")
+    assert page.read_text() == build_page(collect(grid, folder), folder / "field.json")
+
+
+@pytest.mark.skipif(not FILED, reason="nothing filed yet")
+def test_commands_and_pictures_of_the_page_are_there():
+    import re
+    import shlex
+
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    for line in filter(None, blocks.splitlines()):
+        with pytest.raises(SystemExit) as stop:
+            main([*shlex.split(line)[1:], "--print_config"])
+        assert stop.value.code == 0, line
+    for link in re.findall(r"\]\(([^)#]+)", page):
+        assert link.startswith("https://") or (ROOT / "docs" / link).exists(), link
