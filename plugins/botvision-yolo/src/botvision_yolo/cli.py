@@ -98,7 +98,7 @@ def call(name: str, words: list[str]) -> Any:
         return f"{usage}\n{verb.help}"
     function = load(verb.function)
     named = {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
-    numbers = {key: smart_value(value) if not isinstance_text(function, key) else value for key, value in named.items()}
+    numbers = {key: smart_value(value) if not takes_text(function, key) else value for key, value in named.items()}
     try:
         bound = inspect.signature(function).bind(*(word for word in words if "=" not in word), **numbers)
     except TypeError as error:
@@ -106,7 +106,7 @@ def call(name: str, words: list[str]) -> Any:
     return function(*bound.args, **bound.kwargs)
 
 
-def isinstance_text(function: Callable[..., Any], key: str) -> bool:
+def takes_text(function: Callable[..., Any], key: str) -> bool:
     """Whether a function takes a text by this name, so that `scales=n` stays one."""
     parameter = inspect.signature(function).parameters.get(key)
     return parameter is not None and "str" in str(parameter.annotation)

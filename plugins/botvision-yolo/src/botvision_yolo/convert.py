@@ -11,7 +11,7 @@ from torch import nn
 from botvision.backbone.convert import convert as convert_layer
 from botvision.files import whole_file
 from botvision_yolo.blocks import ResidualMHSA2d
-from botvision_yolo.reader import SNIPPET
+from botvision_yolo.reader import SNIPPET, SNIPPET_HEADS
 
 
 class SnippetLayer(nn.Module):
@@ -103,4 +103,4 @@ def converted(layer: SnippetLayer, name: str, *, content_only: bool) -> Residual
 
 def heads_of(layer: SnippetLayer) -> int:
     """The heads of a layer of the snippet, which keeps them as a number."""
-    return int(getattr(layer, "heads", 4))
+    return int(getattr(layer, "heads", SNIPPET_HEADS))

@@ -148,7 +148,7 @@ def by_row(rows: nn.Sequential, keys: list[str]) -> dict[str, int]:
 def unwrapped(model: Any) -> Any:
     """The ultralytics model inside a `YOLO`, a checkpoint or a file."""
     if isinstance(model, str | Path):
-        model = load_checkpoint(model)
+        model = tasks.load_checkpoint(model)[0]
     elif isinstance(model, dict):
         model = model.get("ema") or model.get("model")
     if not isinstance(model, tasks.BaseModel):
@@ -156,9 +156,3 @@ def unwrapped(model: Any) -> Any:
     if not isinstance(model, tasks.BaseModel):
         raise ValueError(f"{type(model).__name__} is no ultralytics model; give a YOLO, the model in it, or a .pt file")
     return model
-
-
-def load_checkpoint(path: str | Path) -> nn.Module:
-    """The model of a `.pt` file."""
-    found: nn.Module = tasks.load_checkpoint(path)[0]
-    return found

@@ -104,12 +104,10 @@ def last_stage(content: Content) -> int:
 def insert_row(content: Content, place: int, row: list[Any]) -> Content:
     """Put a row into the backbone; whoever read the row before it, or one behind it, by number reads one further on."""
     rows = [*content["backbone"], *content["head"]]
-    for number, other in enumerate(rows):
+    for number, other in enumerate(rows[place:], place):  # a row before it reads none that moves
         sources = [other[0]] if isinstance(other[0], int) else other[0]
         absolute = [source if source >= 0 or source == -1 else number + source for source in sources]
         moved = [source + 1 if source >= place - 1 and source != -1 else source for source in absolute]
-        if any(source < -1 for source in sources) and number < place:
-            moved = sources  # the rows before the new one stay as they are
         other[0] = moved[0] if isinstance(other[0], int) else moved
     content["backbone"].insert(place, row)
     return content
