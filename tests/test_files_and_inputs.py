@@ -66,6 +66,22 @@ def test_files_folders_and_globs(tmp_path):
         find_pictures(f"{tmp_path}/*.gif")
 
 
+def test_a_picture_is_named_where_another_library_opens_it(tmp_path, monkeypatch):
+    """ultralytics, once imported, looks for a reader of HEIF files that may not be installed."""
+    (tmp_path / "a.jpg").write_bytes(b"not a picture")
+    plain = Image.open
+
+    def open_or_import(source):
+        try:
+            return plain(source)
+        except Image.UnidentifiedImageError:
+            raise ModuleNotFoundError("No module named 'pi_heif'")  # noqa: B904 - as ultralytics does
+
+    monkeypatch.setattr(Image, "open", open_or_import)
+    with pytest.raises(ValueError, match=r"cannot read picture .*a\.jpg: cannot identify .*; replace the file"):
+        read_picture(tmp_path / "a.jpg")
+
+
 def test_a_truncated_picture_is_named_and_the_stream_goes_on(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
