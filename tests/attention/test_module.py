@@ -258,3 +258,10 @@ def test_attention_imports_torch_alone():
 def test_projections_begin_where_they_are_told():
     assert MHSA2d(128).qkv.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert MHSA2d(128, qkv_std=0.05).qkv.weight.std().item() == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("position", ["relative", "absolute"])
+def test_tables_begin_where_they_are_told(position):
+    tables = [MHSA2d(256, position=position, max_size=(32, 32), position_std=std) for std in (None, 1.4)]
+    stds = [torch.cat([getattr(t, name).flatten() for name in t.table_names()]).std().item() for t in tables]
+    assert stds == [pytest.approx(64**-0.5, rel=0.1), pytest.approx(1.4, rel=0.1)]

@@ -41,6 +41,7 @@ class MHSA2d(nn.Module):
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
         qkv_std: of the projections at the start; the authors' 0.01 is for 512 channels.
+        position_std: of the tables at the start; none is the authors' D^-0.5, which narrow projections hardly feel.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:
@@ -65,6 +66,7 @@ class MHSA2d(nn.Module):
         extend: str = "stretch",
         qkv_bias: bool = False,
         qkv_std: float = 0.01,
+        position_std: float | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -83,6 +85,7 @@ class MHSA2d(nn.Module):
         self.extend = extend
         self.backend = backend
         self.qkv_std = qkv_std
+        self.position_std = self.scale if position_std is None else position_std
         self.parts = 3 if self.content else 2  # q, (k,) v
         self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=qkv_bias, device=device, dtype=dtype)
         for name, side in zip(self.table_names(), max_size, strict=False):
@@ -111,12 +114,12 @@ class MHSA2d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """Projections N(0, `qkv_std`²), tables N(0, 1/D), as in the authors' published code."""
+        """Projections N(0, `qkv_std`²), tables N(0, `position_std`²); by default as in the authors' published code."""
         nn.init.normal_(self.qkv.weight, std=self.qkv_std)
         if self.qkv.bias is not None:
             nn.init.zeros_(self.qkv.bias)
         for name in self.table_names():
-            nn.init.normal_(getattr(self, name), std=self.scale)
+            nn.init.normal_(getattr(self, name), std=self.position_std)
 
     @torch.jit.ignore
     def set_max_size(self, max_size: tuple[int, int]) -> None:

@@ -24,7 +24,7 @@ class BoTBlock(nn.Module):
         planes: channels P of the attention; the output has 4·P.
         stride: 1 or 2, of the whole block.
         downsample: the projection on the shortcut, or None for identity.
-        num_heads, position, max_size, extend, qkv_std: see `MHSA2d`.
+        num_heads, position, max_size, extend, qkv_std, position_std: see `MHSA2d`.
         shortcut_act: activation after the shortcut's BatchNorm, as in the authors' code; ResNets have none.
     """
 
@@ -53,6 +53,7 @@ class BoTBlock(nn.Module):
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
         qkv_std: float = 0.01,
+        position_std: float | None = None,
         shortcut_act: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -70,6 +71,7 @@ class BoTBlock(nn.Module):
             max_size=max_size,
             extend=extend,
             qkv_std=qkv_std,
+            position_std=position_std,
             device=device,
             dtype=dtype,
         )

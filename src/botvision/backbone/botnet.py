@@ -35,7 +35,7 @@ class BoTNet(ResNet):
         layers: bottlenecks in c2 … c5.
         img_size: side, or (height, width), of the image whose position tables have a row for every offset. Other
             sizes need no rebuild: smaller ones read the centre rows, larger ones follow `extend`.
-        num_heads, position, extend, qkv_std: see `MHSA2d`.
+        num_heads, position, extend, qkv_std, position_std: see `MHSA2d`.
         shortcut_act: see `BoTBlock`.
         insert: stages of "c2" … "c5" that get one more block before their last. No block is replaced then: the rest
             is the plain ResNet (the paper's comparison with non-local networks).
@@ -55,6 +55,7 @@ class BoTNet(ResNet):
         position: str = "relative",
         extend: str = "stretch",
         qkv_std: float = 0.01,
+        position_std: float | None = None,
         shortcut_act: bool = False,
         insert: Sequence[str] = (),
         insert_block: str = "bot",
@@ -62,7 +63,13 @@ class BoTNet(ResNet):
         **resnet: Any,
     ) -> None:
         check_insert(insert, insert_block, layers=layers)
-        attention = {"num_heads": num_heads, "position": position, "extend": extend, "qkv_std": qkv_std}
+        attention = {
+            "num_heads": num_heads,
+            "position": position,
+            "extend": extend,
+            "qkv_std": qkv_std,
+            "position_std": position_std,
+        }
         last_stage = Bottleneck if insert else _BoTBlocks(BoTBlock, **attention, shortcut_act=shortcut_act)
         super().__init__(
             block=(Bottleneck, Bottleneck, Bottleneck, last_stage),

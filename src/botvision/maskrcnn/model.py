@@ -34,6 +34,7 @@ class Preset(NamedTuple):
         anchor_scale: side of a level's anchors, in strides.
         proposals: (training, test) kept after non-maximum suppression.
         samples: (anchors, regions) a picture that the losses see.
+        positives: share of those regions that may cover an object.
         sampling, aligned: see `StridedRoIAlign`.
         finest: number of the finest map that the box head reads; the mask head reads all.
     """
@@ -48,6 +49,7 @@ class Preset(NamedTuple):
     anchor_scale: int = 8
     proposals: tuple[int, int] = (1000, 1000)
     samples: tuple[int, int] = (256, 512)
+    positives: float = 0.25
     sampling: int = 2
     aligned: bool = False
     finest: int = 0
@@ -62,7 +64,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "nano": Preset(  # half of tiny's width and regions, classes read at stride 16: for many small runs on a CPU
         width=32, box_width=128, mask_convs=1, mask_width=32, heads_norm=True, anchor_scale=4,
-        proposals=(100, 50), samples=(64, 32), sampling=1, aligned=True, finest=2,
+        proposals=(100, 50), samples=(64, 32), positives=0.5, sampling=1, aligned=True, finest=2,
     ),
 }  # fmt: skip
 
@@ -220,7 +222,7 @@ def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) 
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=sizes.samples[1],
-        positive_fraction=0.25,
+        positive_fraction=sizes.positives,
         bbox_reg_weights=None,
         score_thresh=0.05,
         nms_thresh=0.5,

@@ -103,6 +103,7 @@ def train(
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
     check_counts(engine, **{"optim.epochs": optim.epochs})
+    optim.check()
     if backbone_weights is not None and init_from is not None:
         raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
     origin = {"backbone_weights": backbone_weights, "init_from": init_from}
