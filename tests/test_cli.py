@@ -155,3 +155,36 @@ def test_import_botvision_is_light():
 )
 def test_dashes_and_several_numbers_are_taken(given, read):
     assert as_jsonargparse_reads(given) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--worlds", "side", "--jobs", "2"], ["--worlds", '["side"]', "--jobs", "2"]),
+        (["--worlds", "side", "a b", "3"], ["--worlds", '["side", "a b", 3]']),
+        (["--worlds", "[side, key]"], ["--worlds", "[side, key]"]),
+        (["--worlds=[side]", "x"], ["--worlds=[side]", "x"]),
+    ],
+)
+def test_lists_are_taken_without_brackets(given, read):
+    assert as_jsonargparse_reads(given, {"worlds"}) == read
+
+
+def test_one_value_of_a_list_needs_no_brackets(capsys):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "bench",
+                "evidence",
+                "--worlds",
+                "side",
+                "--variants",
+                "resnet",
+                "relative",
+                "--seeds",
+                "1",
+                "--print_config",
+            ]
+        )
+    said = yaml.safe_load(capsys.readouterr().out)
+    assert (said["worlds"], said["variants"], said["seeds"]) == (["side"], ["resnet", "relative"], [1])

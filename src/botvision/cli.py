@@ -1,15 +1,17 @@
 """The command line: `botvision <house> <verb>`, made of the functions' own signatures."""
 
 import difflib
+import inspect
+import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from botvision import __version__
 
@@ -82,17 +84,21 @@ def run(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, score and draw.")
     parser.add_argument("--version", action="version", version=f"botvision {__version__}")
     houses = parser.add_subcommands(dest="house")
+    lists: set[str] = set()
     for house, verbs in HOUSES.items():
         if isinstance(verbs, Command):
-            houses.add_subcommand(house, command_parser(verbs, wanted=arguments[:1] == [house]), help=verbs.help)
+            wanted = arguments[:1] == [house]
+            lists |= lists_of(verbs) if wanted else set()
+            houses.add_subcommand(house, command_parser(verbs, wanted=wanted), help=verbs.help)
             continue
         inner = ArgumentParser(description=f"{house}: {', '.join(verbs)}")
         houses.add_subcommand(house, inner, help=", ".join(verbs))
         below = inner.add_subcommands(dest="verb")
         for verb, command in verbs.items():
             wanted = arguments[:2] == [house, verb]
+            lists |= lists_of(command) if wanted else set()
             below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
-    chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments)))
+    chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments, lists)))
     found, options = HOUSES[chosen.house], chosen[chosen.house]
     if not isinstance(found, Command):
         found, options = found[options.verb], options[options.verb]
@@ -103,19 +109,38 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def as_jsonargparse_reads(arguments: list[str]) -> list[str]:
-    """`--img-size 224 320` as `--img_size [224, 320]`: dashes in names, and several numbers after one flag."""
+def as_jsonargparse_reads(arguments: list[str], lists: Container[str] = ()) -> list[str]:
+    """`--img-size 224 320` as `--img_size [224, 320]`: dashes in names, and several numbers after one flag.
+
+    Args:
+        arguments: as they were typed.
+        lists: flags that take a list always: one value or several, words as well.
+    """
     read: list[str] = []
-    numbers: list[str] = []
+    values: list[str] = []
     for argument in [*arguments, ""]:
-        if is_number(argument) and read and read[-1].startswith("--") and "=" not in read[-1]:
-            numbers.append(argument)
+        flag = read[-1] if read and read[-1].startswith("--") and "=" not in read[-1] else ""
+        is_list = flag.removeprefix("--") in lists
+        if flag and (is_number(argument) or (is_list and argument and not argument.startswith(("-", "[")))):
+            values.append(argument)
             continue
-        read += [f"[{', '.join(numbers)}]"] if len(numbers) > 1 else numbers
-        numbers = []
-        flag, sign, value = argument.partition("=")
-        read.append(flag.replace("-", "_").replace("__", "--", 1) + sign + value if flag.startswith("--") else argument)
+        if values:
+            read.append(listed(values) if is_list or len(values) > 1 else values[0])
+            values = []
+        name, sign, value = argument.partition("=")
+        read.append(name.replace("-", "_").replace("__", "--", 1) + sign + value if name.startswith("--") else argument)
     return read[:-1]
+
+
+def listed(values: list[str]) -> str:
+    """Numbers and words as a YAML list."""
+    return f"[{', '.join(value if is_number(value) else json.dumps(value) for value in values)}]"
+
+
+def lists_of(command: Command) -> set[str]:
+    """Names of a command's flags that take any number of values."""
+    parameters = inspect.signature(load(command.function)).parameters.values()
+    return {p.name for p in parameters if get_origin(p.annotation) is tuple and get_args(p.annotation)[-1] is ...}
 
 
 def is_number(argument: str) -> bool:

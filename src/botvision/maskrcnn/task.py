@@ -33,7 +33,7 @@ class OptimConfig:
         epochs: passes over the training pictures.
         clip: largest norm of the gradient; none leaves it.
         ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
-        loss_weights: of parts of the loss, by name (objectness, rpn_box_reg, classifier, box_reg, mask), where they are not 1.
+        loss_weights: of the loss's parts, by name (objectness, rpn_box_reg, classifier, box_reg, mask); 1 each.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

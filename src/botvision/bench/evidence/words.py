@@ -164,12 +164,15 @@ def recipe(grid: Grid) -> list[str]:
         if variant.first is None
     ]
     narrow = any("qkv_std" in variant.options for variant in grid.variants.values())
-    why = " Why the narrow backbones begin as they do: `docs/decisions/0016`." if narrow else ""
+    why = (
+        " Why the narrow backbones begin as they do, and that it was chosen for content + relative on the first seed's "
+        "*side* and not for the twin: `docs/decisions/0016`."
+    )
     return [
         "All from scratch, by one recipe: "
         + "; ".join(f"*{part}*: {said}" for part, said in settings.items())
         + "."
-        + why,
+        + (why if narrow else ""),
         "\n".join(["| | backbone | options |", "| --- | --- | --- |", *models]),
     ]
 
