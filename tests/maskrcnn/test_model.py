@@ -8,7 +8,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.canvas import Canvas, canvas_rule
-from botvision.maskrcnn.heads import StridedRoIAlign, crop_masks
+from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 
@@ -34,6 +34,33 @@ def test_any_backbone_takes_a_training_step(backbone):
     assert all(p.grad is not None for p in model.parameters())
     optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_auxiliary_classifier_reads_the_last_map_at_the_centres():
+    last = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij"))[
+        None
+    ]  # y and x of its cells
+    classifier = CentreClassifier(2, 2)
+    boxes = torch.tensor([[32.0, 0.0, 64.0, 32.0], [60.0, 44.0, 100.0, 52.0], [28.0, 28.0, 36.0, 36.0]])
+    at = classifier.read(last[0], boxes, size=(64, 96))
+    assert torch.allclose(at, torch.tensor([[0.0, 1.0], [1.0, 2.0], [0.5, 0.5]]), atol=1e-6)
+    loss = classifier(last, [{"boxes": boxes, "labels": torch.tensor([1, 2, 1])}], size=(64, 96))
+    expected = torch.nn.functional.cross_entropy(classifier.linear(at), torch.tensor([0, 1, 0]))
+    assert torch.allclose(loss, expected)
+    nothing = classifier(last, [{"boxes": boxes[:0], "labels": torch.tensor([], dtype=torch.long)}], size=(64, 96))
+    assert nothing.item() == 0
+    assert nothing.requires_grad
+
+
+def test_the_auxiliary_loss_reaches_the_backbone_and_no_detection():
+    torch.manual_seed(0)
+    model = build_mask_rcnn("botnet14", 3, preset="tiny", canvas=(64, 96), auxiliary=True)
+    output = model([torch.rand(3, 50, 64), torch.rand(3, 64, 40)], [target([5, 5, 40, 40], label=3), target()])
+    assert set(output.losses) == {*LOSSES, "loss_auxiliary"}
+    output.losses["loss_auxiliary"].backward()
+    assert model.pyramid.body.conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in [*model.rpn.parameters(), *model.roi_heads.parameters()])
+    assert model.eval()([torch.rand(3, 64, 64)]).losses == {}
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnest50d", "tf_efficientnet_b4"])

@@ -136,22 +136,6 @@ def test_train_in_bf16(scenes, tmp_path):
     assert done.epochs == 1
 
 
-def test_parts_of_the_loss_weigh_what_they_are_told(scenes, tmp_path):
-    optim = replace(OPTIM, epochs=1, loss_weights={"box_reg": 0.0, "mask": 0.25})
-    train(data_of(scenes), tmp_path / "run", model=MODEL, optim=optim, engine=ENGINE)
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
-    first = next(row for row in rows if row["train/loss"])
-    part = {name: float(first[f"train/loss_{name}"]) for name in ("objectness", "rpn_box_reg", "classifier", "mask")}
-    expected = part["objectness"] + part["rpn_box_reg"] + part["classifier"] + 0.25 * part["mask"]
-    assert float(first["train/loss"]) == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize("weights", [{"boxes": 1.0}, {"mask": -1.0}])
-def test_a_weight_of_no_loss_is_refused(scenes, tmp_path, weights):
-    with pytest.raises(ValueError, match=r"loss_weights=.* must name objectness, .* each at least 0; e\.g\."):
-        train(data_of(scenes), tmp_path / "run", model=MODEL, optim=replace(OPTIM, loss_weights=weights), engine=ENGINE)
-
-
 def test_train_stops_on_a_loss_that_is_not_finite(scenes, tmp_path):
     with pytest.raises(ValueError, match=r"the loss is not finite at step \d+ .*begin anew with a lower --optim.lr"):
         train(

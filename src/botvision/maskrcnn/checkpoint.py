@@ -22,12 +22,14 @@ class ModelConfig:
         preset: sizes behind the backbone: paper, torchvision_v2, tiny or nano.
         canvas: side of the square canvas in pixels, or [shortest, longest] for free sizes.
         backbone_options: more for the backbone, e.g. {position: absolute}.
+        auxiliary: a linear classifier on the backbone's last map as well, in training alone.
     """
 
     backbone: str = "botnet50"
     preset: str = "paper"
     canvas: int | tuple[int, int] = 1024
     backbone_options: dict[str, Any] | None = None
+    auxiliary: bool = False
 
     def build(self, num_classes: int) -> MaskRCNN:
         """The model, freshly initialised."""
@@ -37,6 +39,7 @@ class ModelConfig:
             preset=self.preset,
             canvas=self.canvas,
             backbone_options=self.backbone_options,
+            auxiliary=self.auxiliary,
         )
 
 

@@ -79,6 +79,38 @@ class ProposalNetwork(RegionProposalNetwork):
         return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_rpn_box_reg}
 
 
+class CentreClassifier(nn.Module):
+    """Names objects from the backbone's last map alone, by one linear layer, at their centres; for training alone.
+
+    The detector's own classes come through pyramid, RoIAlign and fully connected layers, so what the backbone is to
+    gather from far away gets its gradient late (deep supervision: Lee et al. 2015, arXiv 1409.5185).
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, last: Tensor, targets: Targets, *, size: tuple[int, int]) -> Tensor:
+        """Cross-entropy over all objects.
+
+        Args:
+            last: map (B, C, h, w) of a canvas.
+            targets: of B pictures, with boxes (G, 4) in canvas pixels and labels (G,) from 1.
+            size: (H, W) of the canvas, px.
+        """
+        read = [self.read(m, t["boxes"], size=size) for m, t in zip(last, targets, strict=True)]
+        logits = self.linear(torch.cat(read))  # P K
+        labels = torch.cat([t["labels"] for t in targets]) - 1  # P
+        # a batch without objects still touches the layer, so distributed training stays in step
+        return F.cross_entropy(logits, labels) if len(labels) else self.linear(last.mean((2, 3))).sum() * 0
+
+    def read(self, last: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """A map (C, h, w) at the centres of boxes (G, 4), between the nearest cells → (G, C)."""
+        extent = boxes.new_tensor([size[1], size[0]])
+        centres = (boxes[:, :2] + boxes[:, 2:]) / extent - 1  # G 2, x and y in -1 … 1
+        return F.grid_sample(last[None].float(), centres[None, None].float(), align_corners=False)[0, :, 0].T
+
+
 class MaskRoIHeads(RoIHeads):
     """Box and mask heads that give losses whenever targets are given, in train and in eval mode alike.
 

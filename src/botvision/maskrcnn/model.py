@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from botvision.backbone import VARIANTS, create_model
 from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes, padded
-from botvision.maskrcnn.heads import MaskRoIHeads, ProposalNetwork, StridedRoIAlign, Targets
+from botvision.maskrcnn.heads import CentreClassifier, MaskRoIHeads, ProposalNetwork, StridedRoIAlign, Targets
 
 LEVELS = ["0", "1", "2", "3"]  # the pyramid's maps that RoIAlign reads; "pool" is for proposals alone
 
@@ -34,7 +34,6 @@ class Preset(NamedTuple):
         anchor_scale: side of a level's anchors, in strides.
         proposals: (training, test) kept after non-maximum suppression.
         samples: (anchors, regions) a picture that the losses see.
-        positives: share of those regions that may cover an object.
         sampling, aligned: see `StridedRoIAlign`.
         finest: number of the finest map that the box head reads; the mask head reads all.
     """
@@ -49,7 +48,6 @@ class Preset(NamedTuple):
     anchor_scale: int = 8
     proposals: tuple[int, int] = (1000, 1000)
     samples: tuple[int, int] = (256, 512)
-    positives: float = 0.25
     sampling: int = 2
     aligned: bool = False
     finest: int = 0
@@ -64,7 +62,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "nano": Preset(  # half of tiny's width and regions, classes read at stride 16: for many small runs on a CPU
         width=32, box_width=128, mask_convs=1, mask_width=32, heads_norm=True, anchor_scale=4,
-        proposals=(100, 50), samples=(64, 32), positives=0.5, sampling=1, aligned=True, finest=2,
+        proposals=(100, 50), samples=(64, 32), sampling=1, aligned=True, finest=2,
     ),
 }  # fmt: skip
 
@@ -85,12 +83,21 @@ class Output(NamedTuple):
 class MaskRCNN(nn.Module):
     """Mask R-CNN with FPN, built of torchvision's parts (He et al. 2017; Lin et al. 2017)."""
 
-    def __init__(self, *, canvas: Canvas, pyramid: "Pyramid", rpn: nn.Module, roi_heads: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        canvas: Canvas,
+        pyramid: "Pyramid",
+        rpn: nn.Module,
+        roi_heads: nn.Module,
+        auxiliary: CentreClassifier | None = None,
+    ) -> None:
         super().__init__()
         self.canvas = canvas
         self.pyramid = pyramid
         self.rpn = rpn
         self.roi_heads = roi_heads
+        self.auxiliary = auxiliary
 
     def forward(self, pictures: list[Tensor], targets: Targets | None = None) -> Output:
         """Pictures (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
@@ -102,7 +109,7 @@ class MaskRCNN(nn.Module):
             raise ValueError("training needs targets; give them, or call model.eval() for detections")
         original = [(p.shape[-2], p.shape[-1]) for p in pictures]
         batch = self.canvas(pictures)
-        features = self.pyramid(batch.tensors)
+        features, last = self.pyramid(batch.tensors)
         if targets is not None:
             targets = [
                 {**t, "boxes": move_boxes(t["boxes"], source=o, target=s)}
@@ -110,6 +117,8 @@ class MaskRCNN(nn.Module):
             ]
         proposals, losses = self.rpn(batch, features, targets)
         detections, more = self.roi_heads(features, proposals, batch.image_sizes, targets)
+        if targets is not None and self.auxiliary is not None:
+            more["loss_auxiliary"] = self.auxiliary(last, targets, size=tuple(batch.tensors.shape[-2:]))
         for found, o, s in zip(detections, original, batch.image_sizes, strict=False):
             found["boxes"] = move_boxes(found["boxes"], source=s, target=o)
         return Output(detections, {**losses, **more})
@@ -122,17 +131,21 @@ class Pyramid(nn.Module):
         super().__init__()
         info: Any = body.feature_info
         self.strides: list[int] = info.reduction()
+        self.channels: int = info.channels()[-1]
         self.body = body
         self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
         self.fpn = FeaturePyramidNetwork(
             info.channels(), width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
         )
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, S, S) → maps "0" … "3" at the backbone's strides, and "pool" at half the last."""
+    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(B, 3, S, S) → the pyramid, and the backbone's own last map.
+
+        The pyramid's maps are "0" … "3" at the backbone's strides, and "pool" at half the last.
+        """
         maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(x)]
         pyramid: dict[str, Tensor] = self.fpn(dict(zip(LEVELS, maps, strict=True)))
-        return pyramid
+        return pyramid, maps[-1]
 
 
 def build_mask_rcnn(
@@ -143,6 +156,7 @@ def build_mask_rcnn(
     canvas: int | tuple[int, int] = 1024,
     pretrained: bool = False,
     backbone_options: dict[str, Any] | None = None,
+    auxiliary: bool = False,
 ) -> MaskRCNN:
     """A Mask R-CNN around any timm backbone that has maps at stride 4 and on.
 
@@ -153,6 +167,7 @@ def build_mask_rcnn(
         canvas: side of the square canvas in pixels, or (shortest, longest) for free sizes.
         pretrained: timm's weights for the backbone, downloaded.
         backbone_options: more for the backbone, e.g. {"position": "absolute"}.
+        auxiliary: with a `CentreClassifier`, one more part of the loss.
 
     Raises:
         ValueError: an unknown name or preset, a backbone without a pyramid, no class, or a canvas too small.
@@ -173,6 +188,7 @@ def build_mask_rcnn(
         pyramid=pyramid,
         rpn=build_rpn(sizes, pyramid.strides),
         roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes),
+        auxiliary=CentreClassifier(pyramid.channels, num_classes) if auxiliary else None,
     )
 
 
@@ -222,7 +238,7 @@ def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) 
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=sizes.samples[1],
-        positive_fraction=sizes.positives,
+        positive_fraction=0.25,
         bbox_reg_weights=None,
         score_thresh=0.05,
         nms_thresh=0.5,

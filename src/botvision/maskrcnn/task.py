@@ -1,6 +1,6 @@
 """What lightning needs to know of a detector: losses, rates, scores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -13,8 +13,6 @@ from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.score import Result, Scores, evaluate, to_results
 from botvision.recipe import Schedule, build_optimizer, learning_rate_factor
-
-LOSSES = ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,6 @@ class OptimConfig:
         epochs: passes over the training pictures.
         clip: largest norm of the gradient; none leaves it.
         ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
-        loss_weights: of the loss's parts, by name (objectness, rpn_box_reg, classifier, box_reg, mask); 1 each.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -47,20 +44,6 @@ class OptimConfig:
     epochs: int = 36
     clip: float | None = None
     ema: float | None = None
-    loss_weights: dict[str, float] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Refuse a weight of no loss, or below 0."""
-        for name, weight in self.loss_weights.items():
-            if name not in LOSSES or not weight >= 0:
-                raise ValueError(
-                    f"loss_weights={{{name}: {weight}}} must name {', '.join(LOSSES)}, each at least 0; "
-                    "e.g. --optim.loss_weights '{box_reg: 0.5}'"
-                )
-
-    def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Weighted sum of a detector's losses, `loss_…` by name."""
-        return torch.stack([self.loss_weights.get(k.removeprefix("loss_"), 1.0) * v for k, v in losses.items()]).sum()
 
 
 class Task(L.LightningModule):
@@ -77,9 +60,9 @@ class Task(L.LightningModule):
         self.seen: list[int] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Sum of the five losses."""
+        """Sum of the losses."""
         losses = self.model(*batch).losses
-        loss = self.optim.total(losses)
+        loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             terms = ", ".join(f"{k} {v.item():.3g}" for k, v in losses.items())
             raise ValueError(
@@ -96,7 +79,7 @@ class Task(L.LightningModule):
         self.results += to_results(output.detections, *batch, self.categories)
         self.seen += [int(target["image_id"]) for target in batch[1]]
         losses = {f"val/{k}": v for k, v in output.losses.items()}
-        losses["val/loss"] = self.optim.total(output.losses)
+        losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
         self.log_dict(losses, batch_size=len(batch[0]), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:

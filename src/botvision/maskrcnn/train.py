@@ -36,6 +36,7 @@ PANELS = {
         "train/loss_classifier",
         "train/loss_box_reg",
         "train/loss_mask",
+        "train/loss_auxiliary",
     ),
     "learning rate": ("lr",),
 }
@@ -103,7 +104,6 @@ def train(
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
     check_counts(engine, **{"optim.epochs": optim.epochs})
-    optim.check()
     if backbone_weights is not None and init_from is not None:
         raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
     origin = {"backbone_weights": backbone_weights, "init_from": init_from}
