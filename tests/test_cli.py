@@ -161,13 +161,15 @@ def test_dashes_and_several_numbers_are_taken(given, read):
     ("given", "read"),
     [
         (["--worlds", "side", "--jobs", "2"], ["--worlds", '["side"]', "--jobs", "2"]),
-        (["--worlds", "side", "a b", "3"], ["--worlds", '["side", "a b", 3]']),
+        (["--worlds", "side", "a b", "3"], ["--worlds", '["side", "a b", "3"]']),
+        (["--worlds=side"], ['--worlds=["side"]']),
+        (["--sizes", "64"], ["--sizes", "[64]"]),
         (["--worlds", "[side, key]"], ["--worlds", "[side, key]"]),
         (["--worlds=[side]", "x"], ["--worlds=[side]", "x"]),
     ],
 )
 def test_lists_are_taken_without_brackets(given, read):
-    assert as_jsonargparse_reads(given, {"worlds"}) == read
+    assert as_jsonargparse_reads(given, {"worlds": str, "sizes": int}) == read
 
 
 def test_one_value_of_a_list_needs_no_brackets(capsys):

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -84,11 +84,11 @@ def run(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, score and draw.")
     parser.add_argument("--version", action="version", version=f"botvision {__version__}")
     houses = parser.add_subcommands(dest="house")
-    lists: set[str] = set()
+    lists: dict[str, Any] = {}
     for house, verbs in HOUSES.items():
         if isinstance(verbs, Command):
             wanted = arguments[:1] == [house]
-            lists |= lists_of(verbs) if wanted else set()
+            lists |= lists_of(verbs) if wanted else {}
             houses.add_subcommand(house, command_parser(verbs, wanted=wanted), help=verbs.help)
             continue
         inner = ArgumentParser(description=f"{house}: {', '.join(verbs)}")
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
         below = inner.add_subcommands(dest="verb")
         for verb, command in verbs.items():
             wanted = arguments[:2] == [house, verb]
-            lists |= lists_of(command) if wanted else set()
+            lists |= lists_of(command) if wanted else {}
             below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
     chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments, lists)))
     found, options = HOUSES[chosen.house], chosen[chosen.house]
@@ -109,38 +109,43 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def as_jsonargparse_reads(arguments: list[str], lists: Container[str] = ()) -> list[str]:
+def as_jsonargparse_reads(arguments: list[str], lists: Mapping[str, Any] | None = None) -> list[str]:
     """`--img-size 224 320` as `--img_size [224, 320]`: dashes in names, and several numbers after one flag.
 
     Args:
         arguments: as they were typed.
-        lists: flags that take a list always: one value or several, words as well.
+        lists: flags that take a list always, one value or several and words as well, and what it is a list of.
     """
+    lists = lists or {}
     read: list[str] = []
     values: list[str] = []
     for argument in [*arguments, ""]:
         flag = read[-1] if read and read[-1].startswith("--") and "=" not in read[-1] else ""
-        is_list = flag.removeprefix("--") in lists
-        if flag and (is_number(argument) or (is_list and argument and not argument.startswith(("-", "[")))):
+        kind = lists.get(flag.removeprefix("--"))
+        if flag and (is_number(argument) or (kind and argument and not argument.startswith(("-", "[")))):
             values.append(argument)
             continue
         if values:
-            read.append(listed(values) if is_list or len(values) > 1 else values[0])
+            read.append(listed(values, kind) if kind or len(values) > 1 else values[0])
             values = []
         name, sign, value = argument.partition("=")
-        read.append(name.replace("-", "_").replace("__", "--", 1) + sign + value if name.startswith("--") else argument)
+        name = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
+        kind = lists.get(name.removeprefix("--"))
+        read.append(name + sign + (listed([value], kind) if sign and kind and not value.startswith("[") else value))
     return read[:-1]
 
 
-def listed(values: list[str]) -> str:
-    """Numbers and words as a YAML list."""
-    return f"[{', '.join(value if is_number(value) else json.dumps(value) for value in values)}]"
+def listed(values: list[str], kind: Any = None) -> str:
+    """Numbers as a YAML list, or words where it is one of words."""
+    words = kind is not None and kind not in (int, float)
+    return f"[{', '.join(json.dumps(value, ensure_ascii=False) if words else value for value in values)}]"
 
 
-def lists_of(command: Command) -> set[str]:
-    """Names of a command's flags that take any number of values."""
+def lists_of(command: Command) -> dict[str, Any]:
+    """A command's flags that take any number of values, and the type of these."""
     parameters = inspect.signature(load(command.function)).parameters.values()
-    return {p.name for p in parameters if get_origin(p.annotation) is tuple and get_args(p.annotation)[-1] is ...}
+    given = {p.name: get_args(p.annotation) for p in parameters if get_origin(p.annotation) is tuple}
+    return {name: types[0] for name, types in given.items() if types[-1] is ...}
 
 
 def is_number(argument: str) -> bool:

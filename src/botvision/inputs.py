@@ -58,8 +58,11 @@ def open_picture(path: Path, content: bytes | None = None) -> Image.Image:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read picture {path}: {error}; replace the file or leave it out") from error
     except ImportError as error:  # ultralytics puts an Image.open in PIL's place that then asks for a HEIF reader
-        reason = error.__context__ or error
-        raise ValueError(f"cannot read picture {path}: {reason}; replace the file or leave it out") from error
+        if not isinstance(error.__context__, UnidentifiedImageError):
+            raise
+        raise ValueError(
+            f"cannot read picture {path}: {error.__context__}; replace the file or leave it out"
+        ) from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

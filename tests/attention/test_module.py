@@ -265,3 +265,9 @@ def test_tables_begin_where_they_are_told(position):
     tables = [MHSA2d(256, position=position, max_size=(32, 32), position_std=std) for std in (None, 1.4)]
     stds = [torch.cat([getattr(t, name).flatten() for name in t.table_names()]).std().item() for t in tables]
     assert stds == [pytest.approx(64**-0.5, rel=0.1), pytest.approx(1.4, rel=0.1)]
+
+
+@pytest.mark.parametrize("start", [{"qkv_std": -0.1}, {"position_std": -1.0}, {"position_std": float("nan")}])
+def test_what_is_no_standard_deviation_is_refused(start):
+    with pytest.raises(ValueError, match=r"_std=.* must be a standard deviation of at least 0; e\.g\. 0\.05"):
+        MHSA2d(64, **start)

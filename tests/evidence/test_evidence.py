@@ -81,8 +81,8 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
         "side_carried_seed0",
     ]
     assert (done.done, len(done.missing)) == (3, 9)
-    assert f'botvision bench evidence --grid {grid} --worlds "[side]" --seeds "[1]"' in str(done)
-    assert f'botvision bench evidence --grid {grid} --worlds "[plain]"' in str(done)
+    assert f"botvision bench evidence --grid {grid} --worlds side --seeds 1" in str(done)
+    assert f"botvision bench evidence --grid {grid} --worlds plain" in str(done)
     found = json.loads((results / "side_carried_seed0.json").read_text())
     assert "fresh: pyramid.body.layer4.0.mhsa" in found["carried"]
     assert found["settings"]["stages"][0]["backbone"] == "resnet26"
@@ -152,11 +152,29 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     assert one_run.counts(grid.runs()[0]).parameters > 0
 
 
+def test_a_variant_may_have_settings_of_its_own():
+    grid = read_grid("cpu")
+    by_name = {run.variant: run for run in grid.runs(worlds=("side",), seeds=(0,))}
+    assert by_name["resnet"].settings["train"] == grid.train
+    own = by_name["resnet_alone"].settings["train"]
+    assert (grid.train["model"]["auxiliary"], own["model"].pop("auxiliary")) == (True, False)
+    assert {**own, "model": {**own["model"], "auxiliary": True}} == grid.train
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"twin": "vit"}, r"twin names variant 'vit'; it has resnet, relative, carried"),
         ({"seed": [1]}, r"has an unknown key 'seed'; it takes"),
+        (
+            {
+                "variants": {
+                    **GRID["variants"],
+                    "resnet": {"title": "x", "backbone": "resnet26", "train": {"engines": {}}},
+                }
+            },
+            r"resnet\.train has an unknown key 'engines'; it takes",
+        ),
         ({"variants": {"resnet": {"title": "x"}}}, r"variant resnet lacks 'backbone'; add it"),
         ({"train": {"optim": {"epochs": 1}}}, r"carried has a stage without an epoch; raise train\.optim\.epochs"),
     ],
@@ -184,8 +202,8 @@ def test_commands_are_as_few_as_say_it(grid):
     assert commands(runs, "mini") == ["botvision bench evidence --grid mini"]
     some = [run for run in runs if run.variant == "carried" or run.seed == 1]
     assert commands(some, "mini") == [
-        'botvision bench evidence --grid mini --variants "[carried]"',
-        'botvision bench evidence --grid mini --variants "[resnet, relative]" --seeds "[1]"',
+        "botvision bench evidence --grid mini --variants carried",
+        "botvision bench evidence --grid mini --variants resnet relative --seeds 1",
     ]
 
 

@@ -8,6 +8,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.canvas import Canvas, canvas_rule
+from botvision.maskrcnn.checkpoint import ModelConfig
 from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -44,6 +45,8 @@ def test_the_auxiliary_classifier_reads_the_last_map_at_the_centres():
     boxes = torch.tensor([[32.0, 0.0, 64.0, 32.0], [60.0, 44.0, 100.0, 52.0], [28.0, 28.0, 36.0, 36.0]])
     at = classifier.read(last[0], boxes, size=(64, 96))
     assert torch.allclose(at, torch.tensor([[0.0, 1.0], [1.0, 2.0], [0.5, 0.5]]), atol=1e-6)
+    corner = classifier.read(last[0] + 1, torch.tensor([[92.0, 60.0, 96.0, 64.0]]), size=(64, 96))
+    assert torch.allclose(corner, torch.tensor([[2.0, 3.0]]))  # beyond the last cell's centre: that cell
     loss = classifier(last, [{"boxes": boxes, "labels": torch.tensor([1, 2, 1])}], size=(64, 96))
     expected = torch.nn.functional.cross_entropy(classifier.linear(at), torch.tensor([0, 1, 0]))
     assert torch.allclose(loss, expected)
@@ -60,7 +63,12 @@ def test_the_auxiliary_loss_reaches_the_backbone_and_no_detection():
     output.losses["loss_auxiliary"].backward()
     assert model.pyramid.body.conv1.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in [*model.rpn.parameters(), *model.roi_heads.parameters()])
-    assert model.eval()([torch.rand(3, 64, 64)]).losses == {}
+    assert set(model.eval()([torch.rand(3, 64, 64)], [target([5, 5, 40, 40])]).losses) == LOSSES
+
+
+def test_the_configuration_brings_the_auxiliary_classifier():
+    assert ModelConfig("botnet14", "tiny", 64).build(2).auxiliary is None
+    assert ModelConfig("botnet14", "tiny", 64, auxiliary=True).build(2).auxiliary.linear.out_features == 2
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnest50d", "tf_efficientnet_b4"])
@@ -151,7 +159,8 @@ def test_a_backbone_with_channels_last_maps_works():
 def test_every_anchor_stride_is_exact_on_free_sizes():
     model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=(64, 200))
     batch = model.canvas([torch.rand(3, 80, 134)])
-    maps = model.pyramid(batch.tensors)
+    maps, last = model.pyramid(batch.tensors)
+    assert last.shape[1:] == (model.pyramid.channels, batch.tensors.shape[2] / 32, batch.tensors.shape[3] / 32)
     strides = [(batch.tensors.shape[2] / m.shape[2], batch.tensors.shape[3] / m.shape[3]) for m in maps.values()]
     assert strides == [(s, s) for s in (4, 8, 16, 32, 64)]
 

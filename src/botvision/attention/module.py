@@ -41,11 +41,12 @@ class MHSA2d(nn.Module):
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
         qkv_std: of the projections at the start; the authors' 0.01 is for 512 channels.
-        position_std: of the tables at the start; none is the authors' D^-0.5, which narrow projections hardly feel.
+        position_std: of the tables at the start; none is the authors' D^-0.5, with which gazes begin nearly uniform.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:
-        ValueError: an option out of its list, `num_heads` that does not divide `dim`, or `max_size` below 1.
+        ValueError: an option out of its list, `num_heads` that does not divide `dim`, `max_size` below 1, or a negative
+            standard deviation.
     """
 
     rel_h: Tensor
@@ -73,6 +74,7 @@ class MHSA2d(nn.Module):
     ) -> None:
         super().__init__()
         check_options(dim, num_heads, position=position, extend=extend, backend=backend)
+        check_start(qkv_std=qkv_std, position_std=position_std)
         check_max_size(max_size)
         self.dim = dim
         self.num_heads = num_heads
@@ -216,6 +218,13 @@ def check_options(dim: int, num_heads: int, *, position: str, extend: str, backe
         raise ValueError(f"extend={extend!r} is unknown; use one of {', '.join(EXTENSIONS)}")
     if backend not in {"auto", *BACKENDS}:
         raise ValueError(f"backend={backend!r} is unknown; use auto, {', '.join(BACKENDS)}")
+
+
+def check_start(**stds: float | None) -> None:
+    """Refuse what is no standard deviation."""
+    for name, std in stds.items():
+        if std is not None and not 0 <= std < float("inf"):
+            raise ValueError(f"{name}={std} must be a standard deviation of at least 0; e.g. 0.05")
 
 
 def check_max_size(max_size: tuple[int, int]) -> None:

@@ -93,7 +93,7 @@ def field(
         alone = [variant for variant in whole.variants.values() if variant.first is None]
         contenders += [(f"{v.title}, grid {whole.name}", v.backbone, v.options, px) for v in alone]
     if not contenders and not checkpoints:
-        raise ValueError("bench field needs at least one model, grid or checkpoint; e.g. --models '[resnet50]'")
+        raise ValueError("bench field needs at least one model, grid or checkpoint; e.g. --models resnet50")
     fields = []
     with tqdm(total=len(contenders) + len(checkpoints), desc="fields", unit="model", disable=None) as bar:
         for title, name, options, px in contenders:

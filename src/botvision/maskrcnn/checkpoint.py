@@ -22,7 +22,7 @@ class ModelConfig:
         preset: sizes behind the backbone: paper, torchvision_v2, tiny or nano.
         canvas: side of the square canvas in pixels, or [shortest, longest] for free sizes.
         backbone_options: more for the backbone, e.g. {position: absolute}.
-        auxiliary: a linear classifier on the backbone's last map as well, in training alone.
+        auxiliary: a linear classifier on the backbone's last map as well, whose loss is added in training.
     """
 
     backbone: str = "botnet50"

@@ -87,11 +87,12 @@ class CentreClassifier(nn.Module):
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
+        """`channels` of the map; `num_classes` without background."""
         super().__init__()
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, last: Tensor, targets: Targets, *, size: tuple[int, int]) -> Tensor:
-        """Cross-entropy over all objects.
+        """Mean cross-entropy over all objects, a scalar.
 
         Args:
             last: map (B, C, h, w) of a canvas.
@@ -99,16 +100,17 @@ class CentreClassifier(nn.Module):
             size: (H, W) of the canvas, px.
         """
         read = [self.read(m, t["boxes"], size=size) for m, t in zip(last, targets, strict=True)]
-        logits = self.linear(torch.cat(read))  # P K
-        labels = torch.cat([t["labels"] for t in targets]) - 1  # P
+        logits = self.linear(torch.cat(read))  # G K
+        labels = torch.cat([t["labels"] for t in targets]) - 1  # G
         # a batch without objects still touches the layer, so distributed training stays in step
         return F.cross_entropy(logits, labels) if len(labels) else self.linear(last.mean((2, 3))).sum() * 0
 
     def read(self, last: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """A map (C, h, w) at the centres of boxes (G, 4), between the nearest cells → (G, C)."""
+        """A map (C, h, w) at the centres of boxes (G, 4), between the nearest cells' centres → (G, C)."""
         extent = boxes.new_tensor([size[1], size[0]])
         centres = (boxes[:, :2] + boxes[:, 2:]) / extent - 1  # G 2, x and y in -1 … 1
-        return F.grid_sample(last[None].float(), centres[None, None].float(), align_corners=False)[0, :, 0].T
+        there = centres[None, None].float()
+        return F.grid_sample(last[None].float(), there, padding_mode="border", align_corners=False)[0, :, 0].T
 
 
 class MaskRoIHeads(RoIHeads):

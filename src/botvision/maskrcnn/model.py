@@ -73,7 +73,7 @@ class Output(NamedTuple):
     Attributes:
         detections: in eval mode, per picture boxes (N, 4) xyxy in the picture's own pixels, labels (N,) from 1,
             scores (N,), mask_probs (N, 28, 28) over each box.
-        losses: with targets, in either mode.
+        losses: with targets, in either mode; `loss_auxiliary` in training mode alone.
     """
 
     detections: list[dict[str, Tensor]]
@@ -117,7 +117,7 @@ class MaskRCNN(nn.Module):
             ]
         proposals, losses = self.rpn(batch, features, targets)
         detections, more = self.roi_heads(features, proposals, batch.image_sizes, targets)
-        if targets is not None and self.auxiliary is not None:
+        if self.training and targets is not None and self.auxiliary is not None:
             more["loss_auxiliary"] = self.auxiliary(last, targets, size=tuple(batch.tensors.shape[-2:]))
         for found, o, s in zip(detections, original, batch.image_sizes, strict=False):
             found["boxes"] = move_boxes(found["boxes"], source=s, target=o)
@@ -167,7 +167,8 @@ def build_mask_rcnn(
         canvas: side of the square canvas in pixels, or (shortest, longest) for free sizes.
         pretrained: timm's weights for the backbone, downloaded.
         backbone_options: more for the backbone, e.g. {"position": "absolute"}.
-        auxiliary: with a `CentreClassifier`, one more part of the loss.
+        auxiliary: with a `CentreClassifier` on the backbone's last map, whose loss is added in training; detections do
+            not use it.
 
     Raises:
         ValueError: an unknown name or preset, a backbone without a pyramid, no class, or a canvas too small.

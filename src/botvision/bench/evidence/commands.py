@@ -30,5 +30,5 @@ def command(whole: Grid, grid: str, worlds: list[str], variants: tuple[str, ...]
         ("--seeds", seeds, whole.seeds),
     ):
         if list(some) != every:
-            words += [flag, f'"[{", ".join(map(str, some))}]"']
+            words += [flag, *(shlex.quote(str(one)) for one in some)]
     return " ".join(words)

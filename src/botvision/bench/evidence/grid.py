@@ -21,6 +21,7 @@ class Variant:
         paper: row of the paper's COCO tables (`bench/published.py`) that it is the small counterpart of.
         first: variant that is trained first, with the first `share` of the epochs; this one begins from its weights.
         share: of the epochs that `first` gets.
+        train: settings of its training that differ from the grid's, by part.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Variant:
     paper: str | None = None
     first: str | None = None
     share: float = 0.5
+    train: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Grid:
         scenes: options of `botvision scenes` for every world.
         worlds: options of `botvision scenes` by the world's name.
         variants: by name.
-        train: settings of `botvision maskrcnn train`, the same for all.
+        train: settings of `botvision maskrcnn train`, the same for all that do not say otherwise.
+        note: what a reader should know of the recipe, for the page.
     """
 
     name: str
@@ -51,7 +54,8 @@ class Grid:
     scenes: dict[str, Any]
     worlds: dict[str, dict[str, Any]]
     variants: dict[str, Variant]
-    train: dict[str, Any]
+    train: dict[str, dict[str, Any]]
+    note: str = ""
 
     def runs(
         self, *, worlds: Sequence[str] = (), variants: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -112,7 +116,13 @@ class Run(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """All that makes it what it is, as JSON holds it."""
         stages = [{"backbone": v.backbone, "options": v.options, "epochs": epochs} for v, epochs in self.stages]
-        return {"scenes": self.scenes, "stages": stages, "train": self.grid.train, "seed": self.seed}
+        return {"scenes": self.scenes, "stages": stages, "train": self.train, "seed": self.seed}
+
+    @property
+    def train(self) -> dict[str, dict[str, Any]]:
+        """Settings of `botvision maskrcnn train`: the grid's, and the variant's own over them."""
+        own = self.grid.variants[self.variant].train
+        return {part: {**options, **own.get(part, {})} for part, options in self.grid.train.items()}
 
 
 def read_grid(name: str) -> Grid:
@@ -131,10 +141,11 @@ def read_grid(name: str) -> Grid:
     except yaml.YAMLError as error:
         raise ValueError(f"grid {path} is not YAML: {str(error).splitlines()[0]}; mend the file") from error
     wanted = {f.name for f in fields(Grid)} - {"name"}
-    check_keys(content, wanted, needed=wanted, what=f"grid {path}")
+    check_keys(content, wanted, needed=wanted - {"note"}, what=f"grid {path}")
     about = {f.name for f in fields(Variant)}
     for variant, options in content["variants"].items():
         check_keys(options, about, needed={"title", "backbone"}, what=f"grid {path}, variant {variant}")
+        check_keys(options.get("train", {}), set(content["train"]), needed=set(), what=f"grid {path}, {variant}.train")
     variants = {variant: Variant(**options) for variant, options in content["variants"].items()}
     grid = Grid(**{**content, "name": path.stem, "variants": variants})
     for variant, name in [("twin", grid.twin), *((n, v.first) for n, v in variants.items() if v.first is not None)]:

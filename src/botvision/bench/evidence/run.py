@@ -111,7 +111,7 @@ def as_pairs(options: dict[str, Any]) -> dict[str, Any]:
 
 def write_config(run: Run, variant: Variant, epochs: int, *, scenes: Path, out: Path, init_from: Path | None) -> Path:
     """What `botvision maskrcnn train` is told, as a YAML file beside the folder of the training."""
-    settings = {part: dict(options) for part, options in run.grid.train.items()}
+    settings = {part: dict(options) for part, options in run.train.items()}
     data = settings.setdefault("data", {})
     for split in ("train", "val"):
         data |= {f"{split}_annotations": str(scenes / "annotations" / f"{split}.json")}

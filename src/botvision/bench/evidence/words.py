@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from botvision.bench.evidence.commands import commands
-from botvision.bench.evidence.grid import Grid, Run, read_grid
+from botvision.bench.evidence.grid import Grid, Run, Variant, read_grid
 from botvision.bench.paper import NOT_RUN
 from botvision.scenes.world import RELATION
 
@@ -48,7 +48,7 @@ For an interval, twice more with `--engine.seed 1 --out …` and `--engine.seed 
 your GPU, at the recipe's batch of 8 a device,
 
 ```bash
-botvision bench detector --models "[resnet50, botnet50]" --sizes "[1024]" --batch 8 --engine.device cuda \\
+botvision bench detector --models resnet50 botnet50 --sizes 1024 --batch 8 --engine.device cuda \\
     --engine.precision bfloat16
 ```
 
@@ -159,22 +159,23 @@ def recipe(grid: Grid) -> list[str]:
     """How all of them are trained, and what the backbones are."""
     settings = {part: ", ".join(f"{k} {v}" for k, v in options.items()) for part, options in grid.train.items()}
     models = [
-        f"| {variant.title} | `{variant.backbone}` | {', '.join(f'{k} {v}' for k, v in variant.options.items())} |"
+        f"| {variant.title} | `{variant.backbone}` | {options_of(variant)} |"
         for variant in grid.variants.values()
         if variant.first is None
     ]
-    narrow = any("qkv_std" in variant.options for variant in grid.variants.values())
-    why = (
-        " Why the narrow backbones begin as they do, and that it was chosen for content + relative on the first seed's "
-        "*side* and not for the twin: `docs/decisions/0016`."
-    )
     return [
         "All from scratch, by one recipe: "
         + "; ".join(f"*{part}*: {said}" for part, said in settings.items())
         + "."
-        + (why if narrow else ""),
+        + (f" {grid.note}" if grid.note else ""),
         "\n".join(["| | backbone | options |", "| --- | --- | --- |", *models]),
     ]
+
+
+def options_of(variant: Variant) -> str:
+    """The backbone's, and what its training has of its own."""
+    own = [f"{part}.{k} {v}" for part, options in variant.train.items() for k, v in options.items()]
+    return ", ".join([*(f"{k} {v}" for k, v in variant.options.items()), *own])
 
 
 def field(found: Mapping[str, Any] | None) -> list[str]:
