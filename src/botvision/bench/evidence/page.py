@@ -16,6 +16,7 @@ from botvision.files import read_json, write_text
 TABLES = ("Content and position, 36 epochs", "Inserted, not replaced (non-local comparison), 36 epochs")
 CLAIMS = (  # better, worse, by the grid's variants; the paper's difference is that of their rows
     ("relative", "resnet"),
+    ("relative", "resnet_alone"),
     ("content", "resnet"),
     ("relative", "content"),
     ("relative", "relative_only"),
@@ -138,19 +139,20 @@ def claims_table(evidence: Evidence) -> str:
         gain = (
             "" if theirs is None or base is None else f"{theirs.box - base.box:+.1f} / {theirs.mask - base.mask:+.1f}"
         )
-        cells = [claim_cell(evidence, world, better, worse) for world in worlds]
-        rows.append([f"{evidence.title(better)} − {evidence.title(worse)}", gain, *cells])
+        apart = [claim_cell(evidence, world, better, worse, is_papers=bool(gain)) for world in worlds]
+        rows.append([f"{evidence.title(better)} − {evidence.title(worse)}", gain, *apart])
     return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
 
 
-def claim_cell(evidence: Evidence, world: str, better: str, worse: str) -> str:
-    """Our difference of box and mask AP, and what it says of the paper's."""
+def claim_cell(evidence: Evidence, world: str, better: str, worse: str, *, is_papers: bool) -> str:
+    """Our difference of box and mask AP, and what it says of the paper's, where that has one."""
     boxes, masks = (
         difference(evidence.values(world, better, pick), evidence.values(world, worse, pick)) for pick in (box, mask)
     )
     if boxes is None or masks is None:
         return NOT_RUN
-    said = {"above the twin": "**reproduces**", "below the twin": "**the contrary**"}
+    above, below = ("**reproduces**", "**the contrary**") if is_papers else ("above", "below")
+    said = {"above the twin": above, "below the twin": below}
     return f"{boxes.text(sign=True)} / {masks.text(sign=True)}: {said.get(verdict(boxes), verdict(boxes))}"
 
 
