@@ -113,6 +113,17 @@ def test_inserted_blocks_stand_before_the_last_and_change_nothing_at_first(optio
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("insert", [(), ("c4",)])
+def test_where_attention_begins_reaches_every_block(insert):
+    model = botvision.create_model("botnet26", qkv_std=0.05, position_std=1.4, insert=insert)
+    model.init_weights()  # timm's own start leaves ours alone
+    layers = [module for module in model.modules() if isinstance(module, MHSA2d)]
+    assert len(layers) == (1 if insert else 2)
+    for layer in layers:
+        assert layer.qkv.weight.std().item() == pytest.approx(0.05, rel=0.05)
+        assert layer.rel_h.std().item() == pytest.approx(1.4, rel=0.1)
+
+
 def test_inserted_layers_know_their_maps():
     model = botvision.create_model("botnet50", insert=("c4", "c5"), img_size=(256, 320))
     assert [size for _, size in model.attention_maps((256, 320))] == [(16, 20), (8, 10)]

@@ -16,6 +16,7 @@ from botvision.bench.evidence.numbers import difference, interval, verdict
 from botvision.bench.evidence.page import build_page, collect
 from botvision.bench.evidence.split import distance, in_parts, names, part, steps, thirds
 from botvision.bench.evidence.sweep import evidence
+from botvision.bench.evidence.words import recipe
 from botvision.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -150,6 +151,7 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
             key: t.shape for key, t in models[grid.twin].items()
         }.items()
     assert one_run.counts(grid.runs()[0]).parameters > 0
+    assert ("nothing was tuned for the twin" in " ".join(recipe(grid))) == (grid.name == "cpu")
 
 
 def test_a_variant_may_have_settings_of_its_own():
