@@ -24,6 +24,8 @@ from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
 EXAMPLES = 4  # scenes of a task
 FOUND = 2  # val pictures with predictions
 SURE = 0.5
+PERCENT = (0.0, 100.0)
+COIN = 50.0  # % of the right names that a coin gives
 CELL = 400  # side of a picture on a sheet
 WINDOW = 9  # rows of training loss that a curve's point is the mean of
 Result = dict[str, Any]
@@ -34,16 +36,22 @@ def draw_pictures(grid: Grid, found: Found, folder: Path, *, place: Path, field:
     """All that there are results for; what a training shows is left as it is where the training is not at hand."""
     for task in RELATION:
         draw_examples(grid, task, folder / f"evidence_{task}.jpg")
+    distances = {f"{world}: box AP": by_distance(grid, found, world, "box") for world in found}
+    right = {f"{world}: named right, %": by_distance(grid, found, world, "named") for world in found}
     draw_intervals(
-        {f"{world}: box AP": by_distance(grid, found, world) for world in found},
+        distances | right,
         folder / "evidence_distance.png",
         along="distance to the partner, px",
+        within=PERCENT,
+        levels=dict.fromkeys(right, COIN),
     )
     curves = {}
     for world in found:
         curves[f"{world}: training loss"] = curve(grid, found, world, losses)
-        curves[f"{world}: box AP of all classes, val"] = curve(grid, found, world, box_aps)
-    draw_intervals(curves, folder / "evidence_curves.png", along="step")
+        scored = curve(grid, found, world, box_aps)
+        if any(len(points) > 1 for points in scored.values()):  # the last score alone is in the tables
+            curves[f"{world}: box AP of all classes, val"] = scored
+    draw_intervals(curves, folder / "evidence_curves.png", along="step", within=PERCENT)
     draw_found(grid, found, folder / "evidence_found.jpg", place=place)
     if field.is_file():
         fields = read_json(field, what="receptive fields")["fields"]
@@ -79,15 +87,16 @@ def as_detections(objects: list[Drawn], task: str) -> sv.Detections:
     )
 
 
-def by_distance(grid: Grid, found: Found, world: str) -> dict[str, list[Point]]:
-    """Box AP of each variant by the middle of its distances; a world without partners has none."""
+def by_distance(grid: Grid, found: Found, world: str, what: str) -> dict[str, list[Point]]:
+    """A number of each variant, in per cent, by the middle of its distances; a world without partners has none."""
     lines = {}
     for variant, results in found[world].items():
         parts = [result["by_distance"] for result in results.values() if result.get("by_distance")]
         columns = zip(*parts, strict=False)
         lines[grid.variants[variant].title] = [
-            Point((column[0]["low"] + column[0]["high"]) / 2, *interval([100 * p["box"] for p in column])[:2])
+            Point((column[0]["low"] + column[0]["high"]) / 2, *interval([100 * p[what] for p in column])[:2])
             for column in columns
+            if all(p[what] is not None for p in column)
         ]
     return {name: points for name, points in lines.items() if points}
 

@@ -19,7 +19,8 @@ CLAIMS = (
     "intervals are looked at here, and none is widened for that."
 )
 CURVES = (
-    "Means over the seeds, with their intervals.\n\n"
+    "Means over the seeds, with their intervals; the dotted line is a coin's. A loss has the auxiliary classifier's "
+    "part in it where there is one; of a model that begins from another's weights, its own steps are drawn.\n\n"
     "![AP by distance to the partner](images/evidence_distance.png)\n\n"
     "![Loss and AP in training](images/evidence_curves.png)"
 )
