@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
     for house, verbs in HOUSES.items():
         if isinstance(verbs, Command):
             wanted = arguments[:1] == [house]
-            lists |= lists_of(verbs) if wanted else {}
+            lists = lists_of(verbs) if wanted else lists
             houses.add_subcommand(house, command_parser(verbs, wanted=wanted), help=verbs.help)
             continue
         inner = ArgumentParser(description=f"{house}: {', '.join(verbs)}")
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
         below = inner.add_subcommands(dest="verb")
         for verb, command in verbs.items():
             wanted = arguments[:2] == [house, verb]
-            lists |= lists_of(command) if wanted else {}
+            lists = lists_of(command) if wanted else lists
             below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
     chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments, lists)))
     found, options = HOUSES[chosen.house], chosen[chosen.house]

@@ -1,6 +1,7 @@
 """The evidence: grids read, numbers right, a small sweep from scenes to page, resumed and skipped."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -161,6 +162,9 @@ def test_a_variant_may_have_settings_of_its_own():
     own = by_name["resnet_alone"].settings["train"]
     assert (grid.train["model"]["auxiliary"], own["model"].pop("auxiliary")) == (True, False)
     assert {**own, "model": {**own["model"], "auxiliary": True}} == grid.train
+    short = replace(grid.variants["resnet"], train={"optim": {"epochs": 2}})
+    run = replace(grid, variants={**grid.variants, "resnet": short}).runs(variants=("resnet",))[0]
+    assert [epochs for _, epochs in run.stages] == [2]
 
 
 @pytest.mark.parametrize(

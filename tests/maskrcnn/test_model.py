@@ -38,9 +38,7 @@ def test_any_backbone_takes_a_training_step(backbone):
 
 
 def test_the_auxiliary_classifier_reads_the_last_map_at_the_centres():
-    last = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij"))[
-        None
-    ]  # y and x of its cells
+    last = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij"))[None]  # y, x of its cells
     classifier = CentreClassifier(2, 2)
     boxes = torch.tensor([[32.0, 0.0, 64.0, 32.0], [60.0, 44.0, 100.0, 52.0], [28.0, 28.0, 36.0, 36.0]])
     at = classifier.read(last[0], boxes, size=(64, 96))

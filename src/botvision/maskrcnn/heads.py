@@ -92,7 +92,7 @@ class CentreClassifier(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, last: Tensor, targets: Targets, *, size: tuple[int, int]) -> Tensor:
-        """Mean cross-entropy over all objects, a scalar.
+        """Mean cross-entropy over all objects, a scalar; 0 where there are none.
 
         Args:
             last: map (B, C, h, w) of a canvas.
@@ -102,8 +102,8 @@ class CentreClassifier(nn.Module):
         read = [self.read(m, t["boxes"], size=size) for m, t in zip(last, targets, strict=True)]
         logits = self.linear(torch.cat(read))  # G K
         labels = torch.cat([t["labels"] for t in targets]) - 1  # G
-        # a batch without objects still touches the layer, so distributed training stays in step
-        return F.cross_entropy(logits, labels) if len(labels) else self.linear(last.mean((2, 3))).sum() * 0
+        # a sum, so that a batch without objects gives 0 and still touches the layer: distributed training stays in step
+        return F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
 
     def read(self, last: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
         """A map (C, h, w) at the centres of boxes (G, 4), between the nearest cells' centres → (G, C)."""

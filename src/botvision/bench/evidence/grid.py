@@ -106,7 +106,7 @@ class Run(NamedTuple):
     @property
     def stages(self) -> list[tuple[Variant, int]]:
         """Models trained one after the other, each from the one before, with their epochs."""
-        own, epochs = self.grid.variants[self.variant], int(self.grid.train["optim"]["epochs"])
+        own, epochs = self.grid.variants[self.variant], int(self.train["optim"]["epochs"])
         if own.first is None:
             return [(own, epochs)]
         before = max(1, round(own.share * epochs))

@@ -139,8 +139,8 @@ def claims_table(evidence: Evidence) -> str:
         gain = (
             "" if theirs is None or base is None else f"{theirs.box - base.box:+.1f} / {theirs.mask - base.mask:+.1f}"
         )
-        apart = [claim_cell(evidence, world, better, worse, is_papers=bool(gain)) for world in worlds]
-        rows.append([f"{evidence.title(better)} − {evidence.title(worse)}", gain, *apart])
+        cells = [claim_cell(evidence, world, better, worse, is_papers=bool(gain)) for world in worlds]
+        rows.append([f"{evidence.title(better)} − {evidence.title(worse)}", gain, *cells])
     return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
 
 

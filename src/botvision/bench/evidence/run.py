@@ -215,7 +215,7 @@ def parts(document: dict[str, Any], found: list[dict[str, Any]], scenes: dict[st
 def counts(run: Run) -> Counts:
     """Parameters and multiply-adds of the backbone on the canvas, without classifier, pyramid and heads."""
     variant, _ = run.stages[-1]
-    px = padded(canvas_rule(run.grid.train["model"]["canvas"]).longest)
+    px = padded(canvas_rule(run.train["model"]["canvas"]).longest)
     options = dict(variant.options) | ({"img_size": px} if variant.backbone in VARIANTS else {})
     with torch.device("meta"):
         model = create_model(variant.backbone, num_classes=0, **options)
