@@ -80,7 +80,13 @@ class Canvas(nn.Module):
         return ImageList(batch, sizes)
 
     def prepare(self, picture: Tensor) -> Tensor:
-        """Resize by the rule, unless the picture has that size already, and normalise."""
+        """Resize by the rule, unless the picture has that size already, and normalise.
+
+        Raises:
+            ValueError: not (3, H, W).
+        """
+        if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape:
+            raise ValueError(f"an image must be (3, H, W), RGB, uint8 or floats in 0 … 1; got {tuple(picture.shape)}")
         size = self.rule.fit(*picture.shape[-2:])
         values = F.to_dtype(picture, torch.float32, scale=True)
         if size != tuple(picture.shape[-2:]):

@@ -17,6 +17,7 @@ from botvision.inputs import read_picture
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import MEAN, CanvasRule
 from botvision.maskrcnn.coco import Category, OnBad, clip, corners, read_coco
+from botvision.maskrcnn.targets import CROP_SIDE
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -162,7 +163,7 @@ class CocoInstances(Dataset[Sample]):
                 boxes.append(box)
                 labels.append(self.label_of[annotation["category_id"]])
                 crops.append(mask[:, ::-1].copy() if frame.zoom_x < 0 else mask)
-        empty = torch.zeros(0, masks.CROP_SIDE, masks.CROP_SIDE, dtype=torch.uint8)
+        empty = torch.zeros(0, CROP_SIDE, CROP_SIDE, dtype=torch.uint8)
         target = {
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),

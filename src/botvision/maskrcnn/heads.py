@@ -1,4 +1,4 @@
-"""torchvision's detection parts, mended: explicit strides, cropped mask targets, losses in eval."""
+"""torchvision's detection parts, mended: explicit strides, float32 boxes, cropped mask targets, losses in eval."""
 
 # B batch, G objects of a picture, P proposals, K classes
 
@@ -8,13 +8,52 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.ops import roi_align
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.poolers import LevelMapper
 
-Targets = Sequence[dict[str, Tensor]]
+from botvision.maskrcnn.targets import Targets
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """A head's output as geometry takes it: 16 bits become float32, wider ones stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """Boxes are computed as they come: bfloat16 holds a coordinate above 512 px to 4 px, float16 to half a pixel."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+class Float32Anchors(AnchorGenerator):
+    """torchvision's anchors in float32; its own take the dtype that autocast makes of the feature maps."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Called before each use: float32, not the maps' `dtype`."""
+        super().set_cell_anchors(torch.float32, device)
+
+
+class PooledLevels(ExtraFPNBlock):
+    """Every second cell of the last map, again and again, down to stride 64: coarse maps for large proposals.
+
+    A pyramid that ends at stride 32 gets one map more, "pool" (FPN, section 4.1), one that ends at 16 gets two.
+    """
+
+    def __init__(self, last_stride: int) -> None:
+        """`last_stride` of the maps that it is given, in pixels."""
+        super().__init__()
+        self.count = max(1, round(math.log2(64 / last_stride)))
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """Maps and names, with those that are added."""
+        names = [*names, *("pool" if not number else f"pool{number + 1}" for number in range(self.count))]
+        for _ in range(self.count):
+            results = [*results, F.max_pool2d(results[-1], kernel_size=1, stride=2)]
+        return results, names
 
 
 class StridedRoIAlign(nn.Module):
@@ -45,13 +84,14 @@ class StridedRoIAlign(nn.Module):
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object = None) -> Tensor:
         """Maps "0", "1", … (B, C, h, w) and boxes a picture (P_b, 4) in canvas pixels → (P, C, side, side)."""
-        rois = torch.cat([F.pad(b, (1, 0), value=number) for number, b in enumerate(boxes)])  # P 5
+        rois = torch.cat([F.pad(at_least_float32(b), (1, 0), value=number) for number, b in enumerate(boxes)])  # P 5
         level = self.level_of(boxes).clamp(min=self.finest)  # P
         pooled = features["0"].new_zeros(len(rois), features["0"].shape[1], *self.output_size)
         for number, stride in enumerate(self.strides):
             mine = torch.where(level == number)[0]
+            values = at_least_float32(features[str(number)])  # as the boxes: a place is not rounded to the map's dtype
             own = roi_align(
-                features[str(number)], rois[mine], self.output_size, 1 / stride, self.sampling, self.aligned
+                values, rois[mine].to(values.dtype), self.output_size, 1 / stride, self.sampling, self.aligned
             )
             pooled = pooled.index_put((mine,), own.to(pooled.dtype))
         return pooled
@@ -65,18 +105,20 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Batch and pyramid → proposals a picture (P, 4) in canvas pixels, and losses (with targets)."""
         maps = list(features.values())
-        objectness, deltas = self.head(maps)
-        anchors = self.anchor_generator(images, maps)
-        per_level = [math.prod(level.shape[1:]) for level in objectness]
-        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-        decoded = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
-        proposals, _ = self.filter_proposals(decoded, objectness, images.image_sizes, per_level)
-        if targets is None:
-            return proposals, {}
-        labels, matched = self.assign_targets_to_anchors(anchors, targets)
-        wanted = self.box_coder.encode(matched, anchors)
-        loss_objectness, loss_rpn_box_reg = self.compute_loss(objectness, deltas, labels, wanted)
-        return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_rpn_box_reg}
+        heads = self.head(maps)
+        with no_autocast(maps[0]):
+            objectness, deltas = ([at_least_float32(level) for level in levels] for levels in heads)
+            anchors = self.anchor_generator(images, maps)
+            per_level = [math.prod(level.shape[1:]) for level in objectness]
+            objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+            decoded = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
+            proposals, _ = self.filter_proposals(decoded, objectness, images.image_sizes, per_level)
+            if targets is None:
+                return proposals, {}
+            labels, matched = self.assign_targets_to_anchors(anchors, targets)
+            wanted = self.box_coder.encode(matched, anchors)
+            loss_objectness, loss_rpn_box_reg = self.compute_loss(objectness, deltas, labels, wanted)
+            return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_rpn_box_reg}
 
 
 class CentreClassifier(nn.Module):
@@ -100,7 +142,7 @@ class CentreClassifier(nn.Module):
             size: (H, W) of the canvas, px.
         """
         read = [self.read(m, t["boxes"], size=size) for m, t in zip(last, targets, strict=True)]
-        logits = self.linear(torch.cat(read))  # G K
+        logits = at_least_float32(self.linear(torch.cat(read)))  # G K
         labels = torch.cat([t["labels"] for t in targets]) - 1  # G
         # a sum, so that a batch without objects gives 0 and still touches the layer: distributed training stays in step
         return F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
@@ -109,8 +151,9 @@ class CentreClassifier(nn.Module):
         """A map (C, h, w) at the centres of boxes (G, 4), between the nearest cells' centres → (G, C)."""
         extent = boxes.new_tensor([size[1], size[0]])
         centres = (boxes[:, :2] + boxes[:, 2:]) / extent - 1  # G 2, x and y in -1 … 1
-        there = centres[None, None].float()
-        return F.grid_sample(last[None].float(), there, padding_mode="border", align_corners=False)[0, :, 0].T
+        values = at_least_float32(last)[None]
+        there = centres[None, None].to(values.dtype)
+        return F.grid_sample(values, there, padding_mode="border", align_corners=False)[0, :, 0].T
 
 
 class MaskRoIHeads(RoIHeads):
@@ -140,9 +183,11 @@ class MaskRoIHeads(RoIHeads):
         targets: Targets,
     ) -> dict[str, Tensor]:
         """Class and box losses on sampled proposals, mask loss on those that cover an object."""
-        proposals, matched, labels, box_targets = self.select_training_samples(list(proposals), targets)
-        box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        loss_classifier, loss_box_reg = fastrcnn_loss(*self.box_predictor(box_features), labels, box_targets)
+        with no_autocast(proposals[0]):
+            proposals, matched, labels, box_targets = self.select_training_samples(list(proposals), targets)
+        found = self.classes_and_deltas(features, proposals, image_shapes)
+        with no_autocast(proposals[0]):
+            loss_classifier, loss_box_reg = fastrcnn_loss(*found, labels, box_targets)
 
         covering = [label > 0 for label in labels]
         boxes = [p[c] for p, c in zip(proposals, covering, strict=True)]
@@ -164,20 +209,27 @@ class MaskRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Per picture: boxes (N, 4), labels (N,), scores (N,), mask_probs (N, 28, 28)."""
-        box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        boxes, scores, labels = self.postprocess_detections(*self.box_predictor(box_features), proposals, image_shapes)
+        found = self.classes_and_deltas(features, proposals, image_shapes)
+        with no_autocast(proposals[0]):
+            boxes, scores, labels = self.postprocess_detections(*found, proposals, image_shapes)
         mask_probs = maskrcnn_inference(self.mask_logits(features, boxes, image_shapes), labels)
         return [
             {"boxes": b, "labels": n, "scores": s, "mask_probs": m.squeeze(1)}
             for b, n, s, m in zip(boxes, labels, scores, mask_probs, strict=True)
         ]
 
+    def classes_and_deltas(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals → class logits (P, K+1) and box deltas (P, 4·(K+1)), in float32 at least."""
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
+        return at_least_float32(logits), at_least_float32(deltas)
+
     def mask_logits(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """Boxes → mask logits (P, K+1, 28, 28)."""
-        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
-        return logits
+        """Boxes → mask logits (P, K+1, 28, 28), in float32 at least."""
+        return at_least_float32(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))))
 
 
 def crop_masks(crops: Tensor, own_boxes: Tensor, *, boxes: Tensor, objects: Tensor, side: int) -> Tensor:

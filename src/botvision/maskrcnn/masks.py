@@ -12,10 +12,10 @@ from pycocotools import mask as rle
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from botvision.maskrcnn.targets import CROP_SIDE
+
 Mask = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
-
-CROP_SIDE = 112
 
 
 def crop(segmentation: Any, box: Box, *, height: int, width: int) -> Mask:

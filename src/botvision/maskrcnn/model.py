@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from botvision.backbone import VARIANTS, create_model
 from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes, padded
-from botvision.maskrcnn.heads import CentreClassifier, MaskRoIHeads, ProposalNetwork, StridedRoIAlign, Targets
-
-LEVELS = ["0", "1", "2", "3"]  # the pyramid's maps that RoIAlign reads; "pool" is for proposals alone
+from botvision.maskrcnn.heads import (
+    CentreClassifier,
+    Float32Anchors,
+    MaskRoIHeads,
+    PooledLevels,
+    ProposalNetwork,
+    StridedRoIAlign,
+)
+from botvision.maskrcnn.targets import Targets, check_targets
 
 
 class Preset(NamedTuple):
@@ -35,7 +40,7 @@ class Preset(NamedTuple):
         proposals: (training, test) kept after non-maximum suppression.
         samples: (anchors, regions) a picture that the losses see.
         sampling, aligned: see `StridedRoIAlign`.
-        finest: number of the finest map that the box head reads; the mask head reads all.
+        finest: number of the finest map that the box head reads, 0 at stride 4; the mask head reads all.
     """
 
     width: int = 256
@@ -90,6 +95,7 @@ class MaskRCNN(nn.Module):
         pyramid: "Pyramid",
         rpn: nn.Module,
         roi_heads: nn.Module,
+        num_classes: int,
         auxiliary: CentreClassifier | None = None,
     ) -> None:
         super().__init__()
@@ -97,19 +103,25 @@ class MaskRCNN(nn.Module):
         self.pyramid = pyramid
         self.rpn = rpn
         self.roi_heads = roi_heads
+        self.num_classes = num_classes
         self.auxiliary = auxiliary
 
     def forward(self, pictures: list[Tensor], targets: Targets | None = None) -> Output:
         """Pictures (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
 
+        Boxes are computed in float32 whatever autocast makes of the maps.
+
         Raises:
-            ValueError: training mode without targets.
+            ValueError: training mode without targets, targets that are not as said, or a picture that is none.
         """
         if self.training and targets is None:
             raise ValueError("training needs targets; give them, or call model.eval() for detections")
+        if targets is not None:
+            check_targets(targets, pictures=len(pictures), classes=self.num_classes)
         original = [(p.shape[-2], p.shape[-1]) for p in pictures]
         batch = self.canvas(pictures)
-        features, last = self.pyramid(batch.tensors)
+        dtype = next(self.pyramid.parameters()).dtype  # of weights that were cast, as by model.bfloat16()
+        features, last = self.pyramid(batch.tensors.to(dtype))
         if targets is not None:
             targets = [
                 {**t, "boxes": move_boxes(t["boxes"], source=o, target=s)}
@@ -125,7 +137,7 @@ class MaskRCNN(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A timm backbone's last four maps and the feature pyramid over them."""
+    """A timm backbone's maps from stride 4 on, one a stride, and the feature pyramid over them."""
 
     def __init__(self, body: nn.Module, *, width: int) -> None:
         super().__init__()
@@ -134,17 +146,18 @@ class Pyramid(nn.Module):
         self.channels: int = info.channels()[-1]
         self.body = body
         self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
-        self.fpn = FeaturePyramidNetwork(
-            info.channels(), width, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
-        )
+        more = PooledLevels(self.strides[-1])
+        self.fpn = FeaturePyramidNetwork(info.channels(), width, extra_blocks=more, norm_layer=nn.BatchNorm2d)
+        self.all_strides = [*self.strides, *(self.strides[-1] * 2**number for number in range(1, more.count + 1))]
 
     def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(B, 3, S, S) → the pyramid, and the backbone's own last map.
 
-        The pyramid's maps are "0" … "3" at the backbone's strides, and "pool" at half the last.
+        The pyramid's maps are "0", "1", … at the backbone's strides, which RoIAlign reads; "pool" and "pool2", down to
+        stride 64, are for proposals alone.
         """
         maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(x)]
-        pyramid: dict[str, Tensor] = self.fpn(dict(zip(LEVELS, maps, strict=True)))
+        pyramid: dict[str, Tensor] = self.fpn({str(number): m for number, m in enumerate(maps)})
         return pyramid, maps[-1]
 
 
@@ -187,28 +200,38 @@ def build_mask_rcnn(
     return MaskRCNN(
         canvas=Canvas(rule),
         pyramid=pyramid,
-        rpn=build_rpn(sizes, pyramid.strides),
+        rpn=build_rpn(sizes, pyramid.all_strides),
         roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes),
+        num_classes=num_classes,
         auxiliary=CentreClassifier(pyramid.channels, num_classes) if auxiliary else None,
     )
 
 
 def create_body(name: str, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """The backbone's last four feature maps; refuses one that is no pyramid from stride 4."""
-    body = create_model(name, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1), **options)
-    strides = cast("Any", body).feature_info.reduction()
+    """The backbone's last four maps, of each stride the deepest; refuses one that is no pyramid from stride 4.
+
+    A c5 at stride 16 (the S1 models) takes c4's place: by a box's size RoIAlign would read c4's map and never c5's, the
+    one that attention made (docs/decisions/0018).
+    """
+
+    def build(indices: tuple[int, ...], pretrained: bool) -> nn.Module:
+        return create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **options)
+
+    with torch.device("meta"):
+        strides = cast("Any", build((-4, -3, -2, -1), False)).feature_info.reduction()
     if strides[0] != 4 or list(strides) != sorted(strides) or strides[-1] < 16:
         raise ValueError(
             f"backbone {name!r} gives maps at strides {strides}; Mask R-CNN needs a pyramid 4, 8, 16, 16 or 32; "
             "use a ResNet-like backbone"
         )
-    return body
+    deepest = tuple(number - 4 for number in range(4) if strides[number] not in strides[number + 1 :])
+    return build(deepest, pretrained)
 
 
 def build_rpn(sizes: Preset, strides: Sequence[int]) -> ProposalNetwork:
     """Proposals: anchors of one scale and three aspects on each level."""
-    sides = [(sizes.anchor_scale * stride,) for stride in (*strides, strides[-1] * 2)]
-    anchors = AnchorGenerator(tuple(sides), ((0.5, 1.0, 2.0),) * len(sides))
+    sides = [(sizes.anchor_scale * stride,) for stride in strides]
+    anchors = Float32Anchors(tuple(sides), ((0.5, 1.0, 2.0),) * len(sides))
     train, test = sizes.proposals
     return ProposalNetwork(
         anchors,

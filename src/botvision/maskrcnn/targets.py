@@ -1,0 +1,94 @@
+"""What Mask R-CNN learns from: boxes, labels and 112×112 masks of each image, checked."""
+
+# G objects of an image, H×W image
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+CROP_SIDE = 112  # of a mask target, over its object's own box (the detection code that the paper cites)
+
+Targets = Sequence[dict[str, Tensor]]
+
+
+def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
+    """Dense masks, as torchvision's detectors take them, as `MaskRCNN` takes them: each over its object's own box.
+
+    Args:
+        masks: (G, H, W), 0 outside and 1 inside.
+        boxes: (G, 4), x1, y1, x2, y2 in pixels of the same image.
+
+    Returns:
+        (G, 112, 112) uint8.
+
+    Raises:
+        ValueError: no such shapes.
+    """
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"masks (G, H, W) need boxes (G, 4); got {tuple(masks.shape)} and {tuple(boxes.shape)}; give both of one "
+            "image"
+        )
+    rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].float(), boxes.float()], 1)  # G 5
+    return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
+
+
+def check_targets(targets: Targets, *, pictures: int, classes: int) -> None:
+    """Refuse targets that would train something else than was meant.
+
+    Args:
+        targets: a dictionary an image.
+        pictures: how many images there are.
+        classes: K without background; labels are 1 … K.
+
+    Raises:
+        ValueError: a missing part, a wrong shape or dtype, dense masks, a box without area, or a label out of range.
+    """
+    if len(targets) != pictures:
+        raise ValueError(
+            f"{pictures} images need as many targets, got {len(targets)}; give an empty one where there is nothing"
+        )
+    for number, target in enumerate(targets):
+        if missing := {"boxes", "labels", "masks"} - target.keys():
+            raise ValueError(f"target {number} lacks {', '.join(sorted(missing))}; it needs boxes, labels and masks")
+        check_shapes(number, target)
+    check_values(targets, classes=classes)
+
+
+def check_shapes(number: int, target: dict[str, Any]) -> None:
+    """Boxes (G, 4) in float32, labels (G,) whole numbers, masks (G, 112, 112)."""
+    boxes, labels, masks = (target[key] for key in ("boxes", "labels", "masks"))
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"target {number}: boxes must be (G, 4) in float32, x1, y1, x2, y2 in pixels; got {tuple(boxes.shape)} in "
+            f"{boxes.dtype}; 16 bits would move them by pixels"
+        )
+    if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"target {number}: labels must be ({len(boxes)},) in int64, from 1; got {tuple(labels.shape)} in "
+            f"{labels.dtype}"
+        )
+    if masks.shape != (len(boxes), CROP_SIDE, CROP_SIDE):
+        raise ValueError(
+            f"target {number}: masks must be ({len(boxes)}, {CROP_SIDE}, {CROP_SIDE}), each over its object's own box; "
+            f"got {tuple(masks.shape)}; make them of dense masks by botvision.maskrcnn.masks_in_boxes(masks, boxes)"
+        )
+
+
+def check_values(targets: Targets, *, classes: int) -> None:
+    """Boxes finite and with area, labels in 1 … K; one look at the device for all of them."""
+    boxes, labels = (torch.cat([target[key] for target in targets]) for key in ("boxes", "labels"))
+    if not len(boxes):
+        return
+    bad_box = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    bad_label = (labels < 1) | (labels > classes)
+    if not bool((bad_box | bad_label).any()):
+        return
+    if bool(bad_box.any()):
+        which = boxes[bad_box][0].tolist()
+        raise ValueError(f"a target's box must be x1 < x2, y1 < y2 in finite pixels; got {which}; leave such out")
+    label = int(labels[bad_label][0])
+    raise ValueError(f"a target's label must lie in 1 … {classes}, the model's classes; got {label}; 0 is background")
