@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -64,9 +65,13 @@ HOUSES: dict[str, dict[str, Command] | Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    """Run a command; a user's mistake is one line on stderr and exit code 2, Ctrl-C is 130, SIGTERM in training 143."""
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt as stopped:  # a run that was stopped says itself how to go on with it
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"botvision: {stopped if str(stopped) else 'stopped by SIGINT'}", file=sys.stderr)
+        return int(getattr(stopped, "code", 128 + signal.SIGINT))
     except Exception as error:
         users = isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException"
         if os.environ.get(DEBUG) or not users:

@@ -19,8 +19,10 @@ def load_digits(split: str) -> tuple[Digit, NDArray[np.int64]]:
     """scikit-learn's digits (N, 8, 8) in 0 … 1 and labels (N,): every fourth is val's, the others are train's.
 
     Raises:
-        ValueError: scikit-learn is missing.
+        ValueError: another split, which would leak, or scikit-learn is missing.
     """
+    if split not in SPLITS:
+        raise ValueError(f"the digits have the splits {' and '.join(SPLITS)}; got {split!r}; give one of them")
     try:
         from sklearn import datasets
     except ImportError as error:

@@ -1,28 +1,68 @@
 """Whole files or none: what is written replaces the old file in one move."""
 
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = ".unfinished-"  # before the name of a file that is being written
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    unfinished = Path(name)
+def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place only when the block ends without an error.
+
+    Args:
+        path: of the file to write.
+        sync: have the disk confirm it before the old file goes, so that not even a power cut leaves half of one.
+
+    Raises:
+        OSError: it could not be written; the old file is as it was.
+    """
+    unfinished: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+        os.close(handle)
+        unfinished = Path(name)
         yield unfinished
         unfinished.chmod(0o644)
+        if sync:
+            synced(unfinished)
         unfinished.replace(path)
+        if sync and os.name == "posix":
+            synced(path.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise no_space(path) from error
+        raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+
+
+def synced(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def no_space(path: Path) -> OSError:
+    """What to say of a disk that takes no more: which one, and what became of the old file."""
+    free = shutil.disk_usage(path.parent).free / 2**20
+    return OSError(
+        f"no room to write {path}: its disk has {free:.0f} MiB free, or a quota or limit is reached; what was there "
+        "before is as it was; make room and go on"
+    )
 
 
 @contextmanager
@@ -40,9 +80,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
+    """Refuse to overwrite files, before any is written.
+
+    Raises:
+        ValueError: `on_existing` is neither "refuse" nor "replace", or it is "refuse" and a file is there.
+    """
+    if on_existing not in ("refuse", "replace"):
+        raise ValueError(f"on_existing={on_existing!r} is unknown; use refuse or replace")
+    there = [path for path in paths if os.path.lexists(path)] if on_existing == "refuse" else []
+    if there:
+        more = f" and {len(there) - 1} more files are" if len(there) > 1 else " is"
+        raise ValueError(
+            f"{there[0]}{more} there already and would be overwritten; give another --out, or --on_existing replace"
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
-    with whole_file(path) as unfinished:
+    with whole_file(path, sync=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from botvision.attention import BACKENDS, attend, chunked, why_not
+from botvision.attention import BACKENDS, MHSA2d, attend, chunked, why_not
 from botvision.attention.dispatch import choose
 from botvision.attention.position import pick, relative_logits, slide
 
@@ -254,3 +254,41 @@ def test_relative_logits_of_strided_queries_and_their_gradients():
     assert torch.autograd.gradcheck(
         lambda *t: relative_logits(t[0].transpose(1, 2), *t[1:], size=(3, 4)), (q, table_h, table_w)
     )
+
+
+@pytest.mark.parametrize("position", ["relative", "relative_only"])
+@pytest.mark.parametrize("side", [6, 21])
+@pytest.mark.parametrize("backend", ["auto", "chunked", "explicit"])
+def test_second_derivatives_are_the_references(position, side, backend):
+    """With 21×21 tokens "auto" trains by `chunked`, whose backward is ours: it ended in torch's sentence."""
+    found = []
+    for name in ("reference", backend):
+        torch.manual_seed(0)
+        layer = MHSA2d(8, 2, position=position, max_size=(side, side), qkv_std=0.3, dtype=torch.float64, backend=name)
+        x = torch.linspace(-1, 1, 8 * side * side, dtype=torch.float64).sin().view(1, 8, side, side).requires_grad_()
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), [x, *layer.parameters()]))
+    for exact, own in zip(*found, strict=True):
+        assert torch.allclose(own, exact, rtol=1e-10, atol=1e-10 * float(exact.abs().max()))
+
+
+def test_the_graph_of_a_gradient_is_as_exact_as_the_gradient_itself():
+    layer = MHSA2d(8, 2, max_size=(21, 21), qkv_std=0.3, dtype=torch.float64)
+    x = torch.randn(1, 8, 21, 21, dtype=torch.float64)
+    plain, kept = (torch.autograd.grad(layer(x).square().sum(), [*layer.parameters()], create_graph=c) for c in (0, 1))
+    for own, exact in zip(kept, plain, strict=True):
+        assert torch.allclose(own, exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("position", ["none", "absolute"])
+def test_a_second_derivative_that_torch_lacks_ends_with_its_cure(position):
+    x = torch.randn(1, 8, 5, 5, requires_grad=True)
+    layer = MHSA2d(8, 2, position=position, max_size=(5, 5))
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    with pytest.raises(
+        ValueError, match="no second derivative; give backend='explicit' to attend, or set it on the MHSA"
+    ):
+        torch.autograd.grad(gradient.square().sum(), x)
+    layer.backend = "explicit"
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(gradient.square().sum(), x)[0].abs().sum() > 0

@@ -20,9 +20,9 @@ from botvision.classify.data import (
     train_transform,
     val_transform,
 )
-from botvision.classify.share import Place, Share
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
+from botvision.engine.loader import Place, Share
 
 MEAN = STD = (0.5, 0.5, 0.5)
 AS_IS = val_transform(32, 1.0, MEAN, STD)
@@ -129,7 +129,7 @@ def test_splits_of_different_classes_are_refused(folders, tmp_path):
 
 def test_too_few_pictures_for_a_step_are_refused(folders):
     with pytest.raises(
-        ValueError, match=r"has 6 pictures, fewer than batch_size=7 × 1 devices; lower --data\.batch_size"
+        ValueError, match=r"has 6 images, fewer than batch_size=7 × 1 devices; lower --data\.batch_size"
     ):
         build_loader(str(folders), config(folders), AS_IS, share(train=True, batch_size=7))
 

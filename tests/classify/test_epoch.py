@@ -10,10 +10,9 @@ from threading import Thread
 import pytest
 from torch.utils.data import DataLoader
 
-from botvision.classify.data import EpochBatches
 from botvision.classify.shards import Shard, ShardBatches, find_shards, read_interval, taken_before
-from botvision.classify.share import Place, Share
 from botvision.digits import make_digits
+from botvision.engine.loader import EpochBatches, Place, Share
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 

@@ -20,13 +20,14 @@ from botvision.classify.data import AugmentConfig, Batch, DataConfig, build_load
 from botvision.classify.model import Classifier, ModelConfig, load_classifier, normalisation
 from botvision.classify.predict import predict
 from botvision.classify.score import Lot, score
-from botvision.classify.share import Place, Share
 from botvision.classify.task import OptimConfig, Task, loss_of, mixing, right
-from botvision.classify.train import check_launch, train, where_it_ended
+from botvision.classify.train import train
 from botvision.cli import main, recipe_names, recipe_path
 from botvision.digits import make_digits
 from botvision.engine.checkpoint import read_checkpoint
-from botvision.engine.trainer import EngineConfig
+from botvision.engine.fit import Stopped
+from botvision.engine.loader import Place, Share, where_it_ended
+from botvision.engine.trainer import EngineConfig, check_launch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 RECIPES = recipe_names("botvision.classify.recipes")
@@ -112,7 +113,7 @@ def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_se
 
     monkeypatch.setattr(Task, "training_step", dies)
     options = {"model": MODEL, "optim": OPTIM, "engine": ENGINE, "save_every": 5}
-    with pytest.raises(SystemExit):
+    with pytest.raises(Stopped, match="stopped by SIGINT, as it was last saved; go on with: botvision classify train"):
         train(DATA, tmp_path / "r", **options)
     content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
     assert where_it_ended(content, [0, 1, 0]) == (1, 4)  # 21 batches an epoch, saved after 25

@@ -240,7 +240,7 @@ def test_train_refuses_another_val_list_and_too_few_pictures(scenes, coco, tmp_p
     data = replace(data_of(scenes), val_annotations=path, val_images=images)
     with pytest.raises(ValueError, match="list different categories; use one list"):
         train(data, tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
-    with pytest.raises(ValueError, match="has 16 pictures, fewer than batch_size=32"):
+    with pytest.raises(ValueError, match="has 16 images, fewer than batch_size=32 × 1 devices"):
         train(replace(data_of(scenes), batch_size=32), tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
     assert not (tmp_path / "x").exists()
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from botvision.attention.graphs import why_not_eager
+from botvision.attention.twice import differentiable_gradients
 
 BLOCK_QUERIES = 1024  # torch's CPU kernel works fastest on runs of 256 queries, and needs a few to share among cores
 BLOCK_LOGITS = 2**22  # held at a time where groups are small enough to be taken together: 16 MiB in float32
@@ -75,12 +75,15 @@ class _Chunked(torch.autograd.Function):
         return torch.empty_like(v) if out is None else out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With S the logits, dS = P·(dP − Σ dP·P); its sums over a row's and a column's keys are the positions'.
 
         In float32 at least, as torch's kernels hold logits inside.
         """
+        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+            inputs, needed = [t[None] for t in ctx.saved_tensors], ctx.needs_input_grad[:5]
+            found = differentiable_gradients(inputs, grad[None], scale=ctx.scale, needed=needed)
+            return *(None if t is None else t[0] for t in found), None
         dtype = torch.promote_types(grad.dtype, torch.float32)
         q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*ctx.saved_tensors, grad))
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))

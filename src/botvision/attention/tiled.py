@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from botvision.attention.graphs import why_not_eager
+from botvision.attention.twice import differentiable_gradients
 
 LONGEST_ROW = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}  # of keys, that shared memory holds
 WIDEST_HEAD = 128
@@ -63,11 +63,11 @@ class _Tiled(torch.autograd.Function):
         """(B, M, N, …) → (B, M, N, D_v)."""
         from botvision.attention.tiled_kernels import forward_kernel
 
-        q, k, v, rel_w = (t.contiguous() for t in (q, k, v, rel_w))
-        rel_h = rel_h.mT.contiguous()  # B M H N: read a row of keys at a time
+        inputs = (q, k, v, rel_h, rel_w)
+        q, k, v, rel_h, rel_w = laid_out(*inputs)
         out = torch.empty_like(v)
         total = q.new_empty(q.shape[:-1], dtype=torch.float32)  # log of the softmax's denominator
-        ctx.save_for_backward(q, k, v, rel_h, rel_w, out, total)
+        ctx.save_for_backward(*inputs, out, total)
         ctx.scale = scale
         rest, groups = arguments(q, v, rel_h, rel_w, scale), q.shape[:2].numel()
         if groups:
@@ -77,12 +77,14 @@ class _Tiled(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Over the queries for dq and the positions, then over the keys for dk and dv; weights computed again."""
+        *inputs, out, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+            return *differentiable_gradients(inputs, grad, scale=ctx.scale, needed=ctx.needs_input_grad[:5]), None
         from botvision.attention.tiled_kernels import key_gradient_kernel, query_gradient_kernel
 
-        q, k, v, rel_h, rel_w, out, total = ctx.saved_tensors
+        q, k, v, rel_h, rel_w = laid_out(*inputs)
         grad = grad.contiguous()
         delta = (grad.float() * out.float()).sum(-1)  # B M N
         dq, dk, dv, drel_h, drel_w = (torch.empty_like(t) for t in (q, k, v, rel_h, rel_w))
@@ -94,6 +96,11 @@ class _Tiled(torch.autograd.Function):
                 query_gradient_kernel[groups, blocks](*inputs, dq, drel_h, drel_w, **rest)
                 key_gradient_kernel[groups, rel_h.shape[2]](*inputs, dk, dv, **rest)
         return dq, dk, dv, drel_h.mT, drel_w, None
+
+
+def laid_out(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, ...]:
+    """The inputs as the kernels read them; rel_h is turned, B M H N: a row of keys at a time."""
+    return *(t.contiguous() for t in (q, k, v)), rel_h.mT.contiguous(), rel_w.contiguous()
 
 
 def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from botvision.backbone.botnet import BoTNet
 from botvision.backbone.convert import Converted, convert
 from botvision.backbone.fuse import fuse
 from botvision.backbone.hub import from_pretrained, push_to_hub, save_pretrained
-from botvision.backbone.registry import create_model, list_models
+from botvision.backbone.registry import check_offline, create_model, list_models
 from botvision.backbone.spec import VARIANTS, Variant
 from botvision.backbone.weights import LoadReport, load_resnet, load_weights
 
@@ -16,6 +16,7 @@ __all__ = [
     "Converted",
     "LoadReport",
     "Variant",
+    "check_offline",
     "convert",
     "create_model",
     "from_pretrained",

@@ -12,6 +12,8 @@ from torch import nn
 from botvision.backbone.botnet import BoTNet
 from botvision.backbone.spec import VARIANTS, Variant
 
+LOADING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+
 
 def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
     """`timm.create_model` with BoTNets among its names.
@@ -38,6 +40,24 @@ def check_name(name: str) -> None:
     near = difflib.get_close_matches(name, sorted({*VARIANTS, *timm.list_models()}), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "see botvision.list_models()"
     raise ValueError(f"unknown model {name!r}; {hint}")
+
+
+def check_offline(name: str, options: dict[str, Any] | None = None) -> None:
+    """Refuse a model that timm would fetch, or read from a place that its name or options tell.
+
+    A checkpoint says what model it is of: opening one must not ask the network, nor read other files.
+
+    Raises:
+        ValueError: `hf-hub:…`, `local-dir:…`, or an option that loads.
+    """
+    if ":" in name:
+        raise ValueError(
+            f"model {name!r} is of a hub or a folder, which a checkpoint cannot be built from; give timm's own name, "
+            "e.g. resnet50, and its weights apart"
+        )
+    loading = sorted(LOADING & set(options or {}))
+    if loading:
+        raise ValueError(f"options of {name} cannot be {', '.join(loading)}, which load files; leave them out")
 
 
 def list_models() -> list[str]:

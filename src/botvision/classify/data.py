@@ -1,21 +1,20 @@
 """Samples: pictures augmented and in batches, those that cannot be read set aside."""
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from botvision.classify.shards import Raw, ShardBatches, find_shards
-from botvision.classify.share import Place, Share
 from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
+from botvision.engine.loader import EpochBatches, Place, ResumableLoader, Share, check_enough
 from botvision.inputs import open_picture
 
 
@@ -152,42 +151,6 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Batches of numbers for a rank: every one once an epoch, but in training fewer than ranks × batch_size."""
-
-    def __init__(self, count: int, share: Share) -> None:
-        self.count = count
-        self.share = share
-
-    def __len__(self) -> int:
-        share = self.share
-        if share.train:
-            return self.count // (share.world * share.batch_size)
-        return -(-len(range(share.rank, self.count, share.world)) // share.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        share, order = self.share, list(range(self.count))
-        if share.train:
-            random.Random(f"{share.seed} {share.place.epoch}").shuffle(order)
-        mine = order[share.rank :: share.world]
-        for number in range(share.place.batch, len(self)):
-            yield mine[number * share.batch_size : (number + 1) * share.batch_size]
-
-
-class ResumableLoader(DataLoader[Any]):
-    """A DataLoader that goes on inside an epoch: its `Place` says where, so it keeps no state of its own.
-
-    Lightning takes a loader without these two methods for one that begins anew.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: lightning's own progress says how many batches were taken."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see `Place`."""
-
-
 class Loader(NamedTuple):
     """Batches, what their classes are called, and where the next epoch begins.
 
@@ -232,12 +195,7 @@ def build_loader(
         FileNotFoundError, ValueError: no such data, or fewer pictures than a step of all processes takes.
     """
     names = read_class_names(data.class_names) or list(classes)
-    build = partial(
-        ResumableLoader,
-        num_workers=data.workers,
-        persistent_workers=data.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    build = partial(ResumableLoader, num_workers=data.workers)
     if where.endswith(SHARD_SUFFIXES):
         if not names:
             raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
@@ -250,11 +208,7 @@ def build_loader(
         sampler = EpochBatches(len(source), share)
         batches = build(Pictures(source, transform), batch_sampler=sampler, collate_fn=collate)
         loader = Loader(batches, source.classes, share.place, len(sampler), len(source))
-    if loader.steps == 0:
-        least = f"batch_size={share.batch_size} × {share.world} devices" if share.train else f"{share.world} devices"
-        raise ValueError(
-            f"{where} has {loader.samples} pictures, fewer than {least}; lower --data.batch_size or devices"
-        )
+    check_enough(where, samples=loader.samples, batches=loader.steps, share=share)
     return loader
 
 

@@ -8,8 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from botvision.backbone import VARIANTS, create_model
+from botvision.backbone import VARIANTS, check_offline, create_model
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+from botvision.engine.settings import built
 
 SMALLEST = 32  # px
 
@@ -35,7 +36,12 @@ class ModelConfig:
     pretrained: bool = False
 
     def build(self, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-        """The model, freshly initialised unless `pretrained`."""
+        """The model, freshly initialised unless `pretrained`; nothing else is fetched.
+
+        Raises:
+            ValueError: too small images, an unknown name or option, or a model of a hub.
+        """
+        check_offline(self.name, self.options)
         if self.img_size < SMALLEST:
             raise ValueError(f"model.img_size={self.img_size} must be at least {SMALLEST} px; e.g. 224")
         drops = {"drop_rate": self.drop, "drop_path_rate": self.drop_path}  # not every model takes them
@@ -107,7 +113,7 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
     """
     content = read_checkpoint(path, house="classify")
     about = content[KEY]
-    config = ModelConfig(**about["model"])
+    config = built(ModelConfig, about["model"], path)
     model = load_weights(config.build(len(about["classes"])), content, path)
     if device is not None:
         model = model.to(device)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from botvision.classify.data import val_transform
 from botvision.classify.model import load_classifier
 from botvision.draw.classes import draw_said
 from botvision.engine.checkpoint import pick_device
-from botvision.files import write_json
+from botvision.files import check_free, write_json
 from botvision.inputs import find_pictures, open_picture
 
 SHEET = 24  # pictures that are drawn
+RESULTS, DRAWN = "predictions.json", "sheet.jpg"
 
 
 class Prediction(NamedTuple):
@@ -51,6 +52,7 @@ def predict(
     img_size: int | None = None,
     top: int = 5,
     device: str = "auto",
+    on_existing: Literal["refuse", "replace"] = "refuse",
 ) -> Prediction:
     """Say what is in pictures.
 
@@ -61,9 +63,10 @@ def predict(
         img_size: px; none is the training's.
         top: classes named for each picture.
         device: "cpu", "cuda", or "auto".
+        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, or no picture that can be read.
+        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1; e.g. 5")
@@ -73,6 +76,7 @@ def predict(
     classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
     paths, said, skipped = find_pictures(source), list[dict[str, Any]](), list[str]()
+    check_free([out / RESULTS, out / DRAWN], on_existing=on_existing)
     drawn: list[tuple[Image.Image, str]] = []
     for path in tqdm(paths, desc="predict", unit="picture", disable=None):
         try:
@@ -93,6 +97,6 @@ def predict(
             drawn.append((picture, f"{names[0]} {float(best.values[0]):.2f}"))
     if not said:
         raise ValueError(f"none of {len(skipped)} pictures could be read; the first: {skipped[0]}")
-    write_json(out / "predictions.json", said, indent=2)
-    draw_said([np.asarray(picture) for picture, _ in drawn], [(text, None) for _, text in drawn], out / "sheet.jpg")
+    write_json(out / RESULTS, said, indent=2)
+    draw_said([np.asarray(picture) for picture, _ in drawn], [(text, None) for _, text in drawn], out / DRAWN)
     return Prediction(said, skipped, out)

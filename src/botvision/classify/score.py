@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from botvision.classify.data import Batch, DataConfig, Pictures, build_loader, val_transform
 from botvision.classify.model import Classifier, load_classifier
-from botvision.classify.share import Place, Share
 from botvision.classify.sources import Folders
 from botvision.classify.task import right
 from botvision.draw.classes import draw_confusion
 from botvision.engine.checkpoint import pick_device
+from botvision.engine.loader import Place, Share
 from botvision.files import read_json, write_json
 
 LATENCY_ROUNDS = 10

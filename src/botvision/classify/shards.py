@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from botvision.classify.share import Share
+from botvision.classify.opening import beside, checked, is_remote, opened
+from botvision.engine.loader import Share
 from botvision.files import read_json
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -20,7 +21,7 @@ LABEL = ".cls"
 
 
 class Shard(NamedTuple):
-    """A tar file, by path or URL, and how many samples it holds."""
+    """A tar file, by path or http(s) URL, and how many samples it holds."""
 
     url: str
     samples: int
@@ -41,12 +42,13 @@ def find_shards(source: str) -> list[Shard]:
     (`train-{0000..0146}.tar` → `train.json`), or for local files by counting.
 
     Args:
-        source: `train.json`, or e.g. `data/train-{0000..0146}.tar`; by path or URL.
+        source: `train.json`, or e.g. `data/train-{0000..0146}.tar`; by path, http or https.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no index, shards behind URLs without one, or no sample.
+        ValueError: no index, shards behind URLs without one, a place of another scheme (`pipe:` …), or no sample.
     """
+    checked(source, by="the source of shards")
     shards = read_index(source) if source.endswith(".json") else shards_of_pattern(source)
     if not sum(shard.samples for shard in shards):
         raise ValueError(f"{source} has no sample; each needs a picture and a {LABEL} file of the same name")
@@ -57,7 +59,7 @@ def shards_of_pattern(source: str) -> list[Shard]:
     """Shards of a brace pattern, counted by an index beside them or one by one."""
     from webdataset.shardlists import expand_urls
 
-    urls = expand_urls(source)
+    urls = [checked(url, by=f"pattern {source}") for url in expand_urls(source)]
     index = re.split(r"[-_.]?(?:\{|\d*\.(?:tar|tgz))", source, maxsplit=1)[0] + ".json"
     remote = any(is_remote(url) for url in urls)
     if remote or Path(index).is_file():
@@ -80,30 +82,20 @@ def shards_of_pattern(source: str) -> list[Shard]:
     return [Shard(url, count_samples(url)) for url in tqdm(urls, desc="count", unit="shard", disable=None)]
 
 
-def is_remote(url: str) -> bool:
-    """Whether webdataset opens it by a command or over a network."""
-    return "://" in url or url.startswith("pipe:")
-
-
 def read_index(source: str) -> list[Shard]:
     """An index's shards; relative URLs are beside it."""
     if is_remote(source):
-        from webdataset import gopen
-
-        with gopen(source) as stream:
+        with opened(source) as stream:
             content = json.loads(stream.read())
     else:
         content = read_json(Path(source), what="index of shards")
     listed = content.get("shardlist") if isinstance(content, dict) else None
     if not listed or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in listed):
         raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
-    folder = source.rpartition("/")[0]
-    return [Shard(beside(folder, entry["url"]), int(entry["nsamples"])) for entry in listed]
-
-
-def beside(folder: str, url: str) -> str:
-    """A URL, relative to a folder's."""
-    return url if is_remote(url) or url.startswith("/") or not folder else f"{folder}/{url}"
+    wrong = [entry for entry in listed if not isinstance(entry["nsamples"], int) or entry["nsamples"] < 0]
+    if wrong:
+        raise ValueError(f"{source}: nsamples of {wrong[0]['url']} must be a number of samples; write the index anew")
+    return [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in listed]
 
 
 def count_samples(path: str) -> int:
@@ -197,12 +189,11 @@ def read_shard(shard: Shard) -> Iterator[Raw]:
     Raises:
         ValueError: it is gone, cut short, or holds fewer samples than are known of it.
     """
-    from webdataset import gopen
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     found = 0
     try:
-        with gopen(shard.url) as stream:
+        with opened(shard.url) as stream:
             files = ({**file, "__url__": shard.url} for file in tar_file_iterator(stream))
             for sample in group_by_keys(files):
                 if LABEL[1:] in sample:

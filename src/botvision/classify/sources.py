@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from PIL import Image
 from timm.data import create_dataset
-from torch.utils.data import IterableDataset
 from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_pictures
@@ -15,6 +14,7 @@ from botvision.inputs import SUFFIXES, open_picture
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
+STREAMED = ("hfids/", "tfds/", "wds/")  # of them, those that timm only streams
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".json")
 
 
@@ -84,12 +84,12 @@ class TimmDataset:
     """A timm dataset that can be read by number."""
 
     def __init__(self, name: str, *, root: str | None, split: str, classes: Sequence[str]) -> None:
+        if name.startswith(STREAMED):
+            raise ValueError(f"{name} can only be streamed; give its tar shards to --data.train and --data.val instead")
         try:
             dataset: Any = create_dataset(name, root=root, split=split)
         except (AssertionError, ImportError, RuntimeError, TypeError) as error:
             raise ValueError(f"timm cannot open {name} (root {root}, split {split}): {error}") from error
-        if isinstance(dataset, IterableDataset):
-            raise ValueError(f"{name} can only be streamed; give its tar shards to --data.train and --data.val instead")
         self.dataset = dataset
         self.classes = list(classes) or [str(entry) for entry in getattr(dataset, "classes", [])]
         if not self.classes:

@@ -1,7 +1,7 @@
 """What lightning needs to know of a classifier: loss, rates, accuracies, unreadable pictures."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from botvision.classify.data import AugmentConfig, Batch, DataConfig, Loader
+from botvision.classify.model import ModelConfig
 from botvision.engine.checkpoint import KEY
+from botvision.engine.loader import READING
+from botvision.engine.settings import check_same
 from botvision.recipe import Schedule, learning_rate_factor, names_without_decay, parameter_groups
-
-READING = "botvision_reading"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Task(L.LightningModule):
         model: nn.Module,
         *,
         about: dict[str, Any],
+        model_config: ModelConfig,
         reading: list[int],
         optim: OptimConfig,
         data: DataConfig,
@@ -72,6 +74,7 @@ class Task(L.LightningModule):
         self.reading = reading
         self.model = model
         self.about = about
+        self.model_config = replace(model_config, pretrained=False)  # as `about` says
         self.optim = optim
         self.data = data
         self.loader = train
@@ -171,8 +174,7 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another model's run."""
-        if checkpoint.get(KEY) != self.about:
-            raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")
+        check_same(checkpoint[KEY], self.about, model=self.model_config)
 
 
 def mixing(augment: AugmentConfig, *, classes: int) -> nn.Module | None:

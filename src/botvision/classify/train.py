@@ -2,17 +2,14 @@
 
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from timm.layers import convert_sync_batchnorm
 from timm.optim import list_optimizers
@@ -29,13 +26,29 @@ from botvision.classify.data import (
 )
 from botvision.classify.model import ModelConfig, describe, load_classifier, normalisation
 from botvision.classify.score import judge, to_picture
-from botvision.classify.share import Place, Share
-from botvision.classify.task import READING, OptimConfig, Task
+from botvision.classify.task import OptimConfig, Task
 from botvision.draw.classes import draw_confusion, draw_said
-from botvision.engine.checkpoint import read_checkpoint
-from botvision.engine.folder import OnExisting, check_place, clear, peak_memory_mb, plain_config
+from botvision.engine.checkpoint import newest_whole
+from botvision.engine.fit import fit
+from botvision.engine.folder import (
+    OnExisting,
+    check_place,
+    clear,
+    clear_unfinished,
+    peak_memory_mb,
+    plain_config,
+    resume_command,
+)
 from botvision.engine.history import History
-from botvision.engine.trainer import Course, EngineConfig, build_trainer, check_counts, is_multi_gpu
+from botvision.engine.loader import Place, Share, where_it_ended
+from botvision.engine.trainer import (
+    Course,
+    EngineConfig,
+    build_trainer,
+    check_counts,
+    check_launch,
+    is_multi_gpu,
+)
 from botvision.files import write_json, write_text
 
 EXAMPLES = 12  # pictures that a finished run draws
@@ -101,6 +114,7 @@ def train(
     Raises:
         FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite; more
             unreadable pictures than the limit.
+        Stopped: by SIGINT or SIGTERM, after a step, saved.
     """
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
@@ -108,11 +122,11 @@ def train(
     given = {"data": data, "model": model, "optim": optim, "backbone_weights": backbone_weights}
     config = plain_config(engine, **given, save_every=save_every)
     if getattr(rank_zero_only, "rank", 0) == 0:
-        check_place(out, on_existing, config, fixed=("data", "model", "optim"))
-    resumed = read_checkpoint(last, house="classify") if on_existing == "resume" and last.is_file() else None
+        check_place(out, on_existing, config, fixed={"data": data, "model": model, "optim": optim})
+    resumed = newest_whole(last.parent, house="classify") if on_existing == "resume" else None
     L.seed_everything(engine.seed, workers=True, verbose=False)
     history = History(out, panels=PANELS, score="val/top1", log_every=engine.log_every, started=started)
-    course = Course(optim.epochs, "val/top1", clip=optim.clip, ema=optim.ema, accumulate=optim.accumulate, shared=True)
+    course = Course(optim.epochs, "val/top1", clip=optim.clip, ema=optim.ema, accumulate=optim.accumulate)
     trainer = build_trainer(out, course, engine, history, *inside_epochs(out, save_every))
     check_launch(trainer)
     share = Share(data.batch_size, True, Place(), engine.seed, trainer.global_rank, trainer.world_size)
@@ -120,21 +134,19 @@ def train(
     network = build(model, engine, train_set, backbone_weights, synchronise=is_multi_gpu(trainer))
     about = describe(model, train_set.classes, network, crop=data.crop)
     reading = [engine.seed, share.world, data.workers]
-    task = Task(network, about=about, reading=reading, optim=optim, data=data, train=train_set)
+    task = Task(network, about=about, model_config=model, reading=reading, optim=optim, data=data, train=train_set)
     if resumed is not None:
-        train_set.place.begin(*where_it_ended(resumed, task.reading))
+        train_set.place.begin(*where_it_ended(resumed[1], reading))
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
         if on_existing == "replace":
             clear(out)
+        clear_unfinished(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    steps_before = 0 if resumed is None else resumed["global_step"]
+    steps_before = 0 if resumed is None else resumed[1]["global_step"]
     L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
-    trainer.fit(
-        task, train_set.batches, val_set.batches, ckpt_path=None if resumed is None else str(last), weights_only=True
-    )
-    if not history.is_scored():
-        trainer.validate(task, val_set.batches, verbose=False)
-    scored = history.last_score()
+    begin = None if resumed is None else resumed[0]
+    batches = (train_set.batches, val_set.batches)
+    scored = fit(trainer, task, batches, begin=begin, go_on=resume_command("classify", out))
     if trainer.is_global_zero:
         draw_end(last, data, out, device=trainer.strategy.root_device)  # lightning has moved the task to the CPU
     summary = Summary(
@@ -181,31 +193,6 @@ def inside_epochs(out: Path, save_every: int | None) -> list[ModelCheckpoint]:
         return []
     folder = out / "checkpoints"
     return [ModelCheckpoint(folder, "last", every_n_train_steps=save_every, enable_version_counter=False)]
-
-
-def check_launch(trainer: L.Trainer) -> None:
-    """Refuse processes that are forked from this one: they would all read the first one's part."""
-    if trainer.world_size > 1 and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise ValueError(
-            "several devices need a process each from the start; run `botvision classify train` or torchrun, not a "
-            "notebook, or give --engine.devices 1"
-        )
-
-
-def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:
-    """Epoch and batch with which a resumed run begins.
-
-    Raises:
-        ValueError: inside an epoch, whose pictures were given out in another way than `reading` says.
-    """
-    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    if batches["is_last_batch"]:
-        return checkpoint["epoch"] + 1, 0
-    if list(reading) != checkpoint[READING]:
-        names = ("engine.seed", "devices", "data.workers")
-        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=True))
-        raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
-    return checkpoint["epoch"], batches["current"]["processed"]
 
 
 def build(

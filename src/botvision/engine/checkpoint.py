@@ -1,12 +1,17 @@
 """Checkpoints as files: tensors and plain numbers, which say what they are of."""
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 KEY = "botvision"
+
+
+class TornCheckpointError(ValueError):
+    """A file that is no whole checkpoint of tensors."""
 
 
 def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
@@ -21,12 +26,44 @@ def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written") from error
+        beside = ", ".join(sorted(p.name for p in path.parent.glob("[!.]*.ckpt") if p != path))
+        hint = f"; beside it: {beside}" if beside else ""
+        raise TornCheckpointError(
+            f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written{hint}"
+        ) from error
     about = content.get(KEY) if isinstance(content, dict) else None
     if about is None or about.get("house") != house:
         whose = f"one of `botvision {about['house']}`" if about else "no checkpoint of ours"
         raise ValueError(f"{path} is {whose}; give one from runs/{house}/…/checkpoints")
     return dict(content)
+
+
+def newest_whole(folder: Path, *, house: str) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from and its content: last.ckpt, or the newest whole one where that is torn.
+
+    A torn one is named on stderr. None where the folder holds no checkpoint: the run had not saved yet.
+
+    Raises:
+        ValueError: none is whole, or one is of another task.
+    """
+    paths = sorted(folder.glob("[!.]*.ckpt"), key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
+    torn: list[str] = []
+    for path in paths:
+        try:
+            content = read_checkpoint(path, house=house)
+        except TornCheckpointError:
+            torn.append(path.name)
+            continue
+        if torn:
+            where = f"step {content['global_step']}, epoch {content['epoch']}"
+            print(f"{', '.join(torn)} in {folder} is torn; going on from {path.name}, {where}", file=sys.stderr)
+        return path, content
+    if torn:
+        raise ValueError(
+            f"no checkpoint in {folder} is whole ({', '.join(torn)}); begin anew with --on_existing replace, or put a "
+            "copy back"
+        )
+    return None
 
 
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> torch.nn.Module:

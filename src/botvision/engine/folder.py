@@ -1,14 +1,17 @@
 """A run's folder: what is in it, whether it may be written into, and the settings that re-run it."""
 
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 
+from botvision.engine.settings import completed, plain
 from botvision.engine.trainer import EngineConfig
+from botvision.files import UNFINISHED
 
 OnExisting = Literal["refuse", "resume", "replace"]
 
@@ -22,14 +25,33 @@ def run_files(out: Path) -> list[Path]:
     return [path for path in files if path.is_file()]
 
 
+def resume_command(task: str, out: Path) -> str:
+    """What to type to go on with a run."""
+    config, folder = (shlex.quote(str(path)) for path in (out / "config.yaml", out))
+    return f"botvision {task} train --config {config} --out {folder} --on_existing resume"
+
+
 def clear(out: Path) -> None:
     """Remove an earlier run, and nothing else."""
     for path in run_files(out):
         path.unlink()
 
 
-def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Iterable[str]) -> None:
-    """Refuse an `out` that holds a run, or one to resume that was begun with other settings of the `fixed` groups."""
+def clear_unfinished(out: Path) -> None:
+    """Remove what a killed run was writing."""
+    for path in (out / "checkpoints").glob(f"{UNFINISHED}*.ckpt"):
+        path.unlink()
+
+
+def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
+    """Refuse an `out` that holds a run, or one to resume that was begun with other settings of the `fixed` groups.
+
+    Args:
+        out: folder of the run.
+        on_existing: what is to be done with a run that is there.
+        config: of this run, as YAML holds it.
+        fixed: the groups that must not change, as dataclasses; what an older run lacks reads as their defaults.
+    """
     if not run_files(out):
         return
     if on_existing == "refuse":
@@ -40,7 +62,7 @@ def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *
     if on_existing == "resume" and (out / "config.yaml").is_file():
         old = yaml.safe_load((out / "config.yaml").read_text())
         old["data"]["workers"] = config["data"]["workers"]  # as many as the machine has
-        changed = [key for key in fixed if old.get(key) != config[key]]
+        changed = [key for key, group in fixed.items() if completed(old.get(key), group) != config[key]]
         if changed:
             raise ValueError(
                 f"{out} was begun with other settings of {', '.join(changed)}; resume it with "
@@ -50,19 +72,7 @@ def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *
 
 def plain_config(engine: EngineConfig, **parts: Any) -> dict[str, Any]:
     """Everything that a run was given, as YAML holds it; `--config` reads it back."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    given = {**parts, "engine": replace(engine, stop_after=None)}
-    return {
-        name: plain(asdict(cast("Any", part)) if hasattr(part, "__dataclass_fields__") else part)
-        for name, part in given.items()
-    }
+    return {name: plain(part) for name, part in {**parts, "engine": replace(engine, stop_after=None)}.items()}
 
 
 def peak_memory_mb() -> float:

@@ -9,8 +9,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
+from botvision.engine.fit import Interruptible
 from botvision.engine.history import History
+from botvision.engine.saving import WholeCheckpointIO
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,6 @@ class Course:
         clip: largest norm of the gradient; none leaves it.
         ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
         accumulate: batches whose gradients are summed before a step.
-        shared: loaders give each process its own part themselves.
     """
 
     epochs: int
@@ -64,7 +67,6 @@ class Course:
     clip: float | None = None
     ema: float | None = None
     accumulate: int = 1
-    shared: bool = False
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:
@@ -87,8 +89,11 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
     ]
     if course.ema is not None:
         callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=course.ema)))
+    callbacks.append(Interruptible(folder / "last.ckpt"))  # after the weights were averaged
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
+    # SLURM requeues the job itself (sbatch --requeue); lightning would save and resume by files of its own
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=engine.accelerator,
         devices=engine.devices,
@@ -98,11 +103,12 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
         check_val_every_n_epoch=engine.score_every,
         gradient_clip_val=course.clip,
         accumulate_grad_batches=course.accumulate,
-        use_distributed_sampler=not course.shared,
+        use_distributed_sampler=False,  # our loaders give each process its part
         num_sanity_val_steps=0,
         logger=False if engine.live is None else live_logger(engine.live, out),
         log_every_n_steps=engine.log_every,
         callbacks=callbacks,
+        plugins=[WholeCheckpointIO(), *slurm],
         enable_progress_bar=engine.progress,
         enable_model_summary=False,
         default_root_dir=out,
@@ -142,3 +148,12 @@ def pick_precision() -> Any:
 def is_multi_gpu(trainer: L.Trainer) -> bool:
     """Whether BatchNorm has other GPUs to be synchronised with (paper section 4.1)."""
     return trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda"
+
+
+def check_launch(trainer: L.Trainer) -> None:
+    """Refuse processes that are forked from this one: they would all read the first one's part."""
+    if trainer.world_size > 1 and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            "several devices need a process each from the start; run the `botvision` command or torchrun, not a "
+            "notebook, or give --engine.devices 1"
+        )

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from botvision.backbone import LoadReport
+from botvision.backbone import LoadReport, check_offline
 from botvision.backbone import load_weights as load_backbone
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+from botvision.engine.settings import built
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.model import MaskRCNN, build_mask_rcnn
 
@@ -32,7 +33,12 @@ class ModelConfig:
     auxiliary: bool = False
 
     def build(self, num_classes: int) -> MaskRCNN:
-        """The model, freshly initialised."""
+        """The model, freshly initialised; nothing is fetched.
+
+        Raises:
+            ValueError: what `build_mask_rcnn` refuses, or a backbone of a hub.
+        """
+        check_offline(self.backbone, self.backbone_options)
         return build_mask_rcnn(
             self.backbone,
             num_classes,
@@ -71,7 +77,7 @@ def load_detector(path: Path) -> Detector:
     content = read_checkpoint(path, house="maskrcnn")
     about = content[KEY]
     categories = [Category(*c) for c in about["categories"]]
-    model = load_weights(ModelConfig(**about["model"]).build(len(categories)), content, path)
+    model = load_weights(built(ModelConfig, about["model"], path).build(len(categories)), content, path)
     return Detector(cast("MaskRCNN", model), categories)
 
 

@@ -26,8 +26,8 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no such file or picture.
         ValueError: no COCO file, no annotation, a dangling image_id, a category that is not in the list or has no
-            name, an annotation without a mask; with `on_bad="refuse"` also a box without area or outside its picture,
-            and a category without an annotation.
+            name; with `on_bad="refuse"` also a box without area or outside its picture, or an annotation without a
+            mask. With "skip" these are left out, with a line that says how many.
     """
     document = read_json(path, what="COCO annotations")
     if not isinstance(document, dict) or any(
@@ -44,18 +44,18 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
         number, why = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
         raise ValueError(f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip")
+    if len(bad) == len(document["annotations"]):
+        number, why = bad[0] if bad else ("", "")
+        first = f" that can be used: annotation {number} {why}" if bad else ""
+        raise ValueError(f"{path} has no annotation{first}; nothing can be learnt or evaluated from it")
     if bad:
         log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
     document["annotations"] = [a for a, why in zip(document["annotations"], reasons, strict=True) if not why]
-    if not document["annotations"]:
-        raise ValueError(f"{path} has no annotation; nothing can be learnt or scored from it")
     seen = Counter(a["category_id"] for a in document["annotations"])
     empty = [c["name"] for c in document["categories"] if not seen[c["id"]]]
-    if empty and on_bad == "refuse":
-        raise ValueError(
-            f"{path}: no annotation of category {', '.join(empty[:5])}; take it out of categories, "
-            "or allow it by --data.on_bad skip"
-        )
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        log.warning("%s: no annotation of category %s%s, which cannot be learnt", path, ", ".join(empty[:5]), more)
     return document
 
 
@@ -89,7 +89,7 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
 
 
 def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tuple[int, int]]) -> None:
-    """Each annotation's picture, category and mask exist."""
+    """Each annotation's picture and category exist."""
     known = {c["id"] for c in document["categories"]}
     for annotation in document["annotations"]:
         number = annotation.get("id")
@@ -103,8 +103,6 @@ def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tupl
                 f"{path}: annotation {number} has category_id {annotation.get('category_id')}, which is not in its "
                 f"list of {len(known)} categories; add the category or mend the annotation"
             )
-        if not annotation.get("segmentation"):
-            raise ValueError(f"{path}: annotation {number} has no segmentation; Mask R-CNN needs polygons or RLE")
 
 
 def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
@@ -122,7 +120,9 @@ def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
 
 def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
     """What is wrong with an annotation's polygons or RLE, or nothing."""
-    form = annotation["segmentation"]
+    form = annotation.get("segmentation")
+    if not form:
+        return "has no segmentation, and Mask R-CNN needs polygons or RLE"
     if isinstance(form, list):
         fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in form)
         return "" if fine else "has a polygon that is no list of at least three x, y"

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import read_picture
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import MEAN, CanvasRule
@@ -37,8 +38,8 @@ class DataConfig:
         flip: mirror half of the pictures.
         batch_size: pictures a step and a device.
         workers: processes that read pictures, a device.
-        on_bad: annotations without area or outside their picture, and categories without an annotation:
-            "refuse" the file, or "skip" them (COCO has some).
+        on_bad: annotations without a mask, without area or outside their picture: "refuse" the file, or "skip" them
+            (COCO has some).
     """
 
     train_annotations: Path
@@ -178,32 +179,24 @@ def collate(samples: list[Sample]) -> Batch:
     return [picture for picture, _ in samples], [target for _, target in samples]
 
 
-def train_loader(data: DataConfig, rule: CanvasRule) -> DataLoader[Sample]:
-    """Shuffled, jittered batches."""
+def train_loader(data: DataConfig, rule: CanvasRule, share: Share) -> ResumableLoader:
+    """Shuffled, jittered batches of a process's part."""
     jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
     dataset = CocoInstances(data.train_annotations, data.train_images, jitter=jitter, on_bad=data.on_bad)
-    if len(dataset) < data.batch_size:
-        raise ValueError(
-            f"{data.train_annotations} has {len(dataset)} pictures, fewer than batch_size={data.batch_size}; "
-            "lower --data.batch_size"
-        )
-    return loader(dataset, data, shuffle=True)
+    return loader(dataset, data, share)
 
 
-def val_loader(data: DataConfig) -> DataLoader[Sample]:
-    """Pictures as they are, in the file's order."""
-    return loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, shuffle=False)
+def val_loader(data: DataConfig, share: Share) -> ResumableLoader:
+    """Pictures as they are, in the file's order, each of them in one process's part."""
+    return loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, share)
 
 
-def loader(dataset: CocoInstances, data: DataConfig, *, shuffle: bool) -> DataLoader[Sample]:
-    """Batches by `data`'s size and workers."""
-    return DataLoader(
-        dataset,
-        batch_size=data.batch_size,
-        shuffle=shuffle,
-        drop_last=shuffle,
-        num_workers=data.workers,
-        persistent_workers=data.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=collate,
-    )
+def loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableLoader:
+    """Batches by `data`'s size and workers.
+
+    Raises:
+        ValueError: fewer pictures than a step of all processes takes.
+    """
+    batches = EpochBatches(len(dataset), share)
+    check_enough(str(dataset.annotations), samples=len(dataset), batches=len(batches), share=share)
+    return ResumableLoader(dataset, batch_sampler=batches, num_workers=data.workers, collate_fn=collate)

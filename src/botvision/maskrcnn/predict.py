@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import supervision as sv
@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_picture
 from botvision.engine.checkpoint import pick_device
-from botvision.files import write_json
+from botvision.files import check_free, write_json
 from botvision.inputs import find_pictures, stream
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.score import Result, picture_results
+
+RESULTS = "predictions.json"
 
 
 class Prediction(NamedTuple):
@@ -99,7 +101,13 @@ def to_detections(found: dict[str, Tensor], *, size: tuple[int, ...], names: lis
 
 
 def predict(
-    checkpoint: Path, source: str, *, out: Path = Path("predictions"), threshold: float = 0.5, device: str = "auto"
+    checkpoint: Path,
+    source: str,
+    *,
+    out: Path = Path("predictions"),
+    threshold: float = 0.5,
+    device: str = "auto",
+    on_existing: Literal["refuse", "replace"] = "refuse",
 ) -> Prediction:
     """Find objects in a picture, a folder or a quoted glob; write pictures and `predictions.json`.
 
@@ -109,13 +117,15 @@ def predict(
         out: folder for the pictures and for `predictions.json` (COCO results form, with each picture's file_name).
         threshold: lowest score that is kept.
         device: "cpu", "cuda", or "auto".
+        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, or no picture that can be read.
+        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
     """
     predictor = Predictor.load(checkpoint, threshold=threshold, device=device)
     paths = find_pictures(source)
     targets = drawn_names(paths, out)
+    check_free([out / RESULTS, *targets], on_existing=on_existing)
     results: list[Result] = []
     skipped: list[str] = []
     for number, (path, picture, reason) in enumerate(
@@ -134,7 +144,7 @@ def predict(
         save_picture(drawn, targets[number - 1])
     if len(skipped) == len(paths):
         raise ValueError(f"none of {len(paths)} pictures could be read; the first: {skipped[0]}")
-    write_json(out / "predictions.json", results)
+    write_json(out / RESULTS, results)
     return Prediction(len(paths) - len(skipped), skipped, len(results), out)
 
 

@@ -123,7 +123,7 @@ def picture_results(
 
 
 def evaluate(truth: Path | dict[str, Any], results: list[Result], *, backend: Backend = "auto") -> Scores:
-    """COCO's twelve figures for boxes and for masks.
+    """COCO's twelve figures for boxes and for masks; small, medium and large by the box's and by the mask's own area.
 
     Args:
         truth: COCO JSON, or its content.
@@ -139,10 +139,12 @@ def evaluate(truth: Path | dict[str, Any], results: list[Result], *, backend: Ba
         gt = coco()
         gt.dataset = document
         gt.createIndex()
-        dt = gt.loadRes(results or [nothing(document)])
         figures = []
-        for kind in ("bbox", "segm"):
-            counter = coco_eval(gt, dt, kind)
+        for kind, own in (("bbox", "segmentation"), ("segm", "bbox")):
+            # each by its own area: a result with a box is taken to be as large as it, its mask too; the copies are the
+            # package's to write into
+            told = [{k: v for k, v in result.items() if k != own} for result in results or [nothing(document)]]
+            counter = coco_eval(gt, gt.loadRes(told), kind)
             counter.evaluate()
             counter.accumulate()
             counter.summarize()

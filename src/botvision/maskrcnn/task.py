@@ -8,6 +8,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from botvision.engine.checkpoint import KEY
+from botvision.engine.loader import READING, Place
+from botvision.engine.settings import check_same
 from botvision.maskrcnn.checkpoint import ModelConfig, describe
 from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.model import MaskRCNN
@@ -49,15 +51,32 @@ class OptimConfig:
 class Task(L.LightningModule):
     """What lightning needs to know: losses, rates, scores; the arithmetic is elsewhere, in plain torch."""
 
-    def __init__(self, detector: MaskRCNN, *, model: ModelConfig, optim: OptimConfig, val_set: CocoInstances) -> None:
+    def __init__(
+        self,
+        detector: MaskRCNN,
+        *,
+        model: ModelConfig,
+        optim: OptimConfig,
+        val_set: CocoInstances,
+        place: Place,
+        reading: list[int],
+    ) -> None:
+        """`place` of the training loader; `reading`, how its epochs are given out: seed, devices, workers."""
         super().__init__()
         self.model = detector
+        self.config = model
         self.optim = optim
+        self.place = place
+        self.reading = reading
         self.truth = val_set.annotations
         self.categories = val_set.categories
         self.about = describe(model, val_set.categories)
         self.results: list[Result] = []
         self.seen: list[int] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Another order of the pictures each epoch."""
+        self.place.begin(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Sum of the losses."""
@@ -121,11 +140,11 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is needed to build the detector again, in plain types."""
         checkpoint[KEY] = self.about
+        checkpoint[READING] = self.reading
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another model's run."""
-        if checkpoint.get(KEY) != self.about:
-            raise ValueError("the checkpoint to resume is of another model or other categories; give another --out")
+        check_same(checkpoint[KEY], self.about, model=self.config)
 
 
 def once_each(parts: list[tuple[list[int], list[Result]]]) -> list[Result]:

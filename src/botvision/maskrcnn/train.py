@@ -15,10 +15,27 @@ from timm.layers import convert_sync_batchnorm
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_picture
-from botvision.engine.checkpoint import read_checkpoint
-from botvision.engine.folder import OnExisting, check_place, clear, peak_memory_mb, plain_config
+from botvision.engine.checkpoint import newest_whole
+from botvision.engine.fit import fit
+from botvision.engine.folder import (
+    OnExisting,
+    check_place,
+    clear,
+    clear_unfinished,
+    peak_memory_mb,
+    plain_config,
+    resume_command,
+)
 from botvision.engine.history import History
-from botvision.engine.trainer import Course, EngineConfig, build_trainer, check_counts, is_multi_gpu
+from botvision.engine.loader import Place, Share, where_it_ended
+from botvision.engine.trainer import (
+    Course,
+    EngineConfig,
+    build_trainer,
+    check_counts,
+    check_launch,
+    is_multi_gpu,
+)
 from botvision.files import write_json, write_text
 from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
 from botvision.maskrcnn.data import CocoInstances, DataConfig, train_loader, val_loader
@@ -100,40 +117,46 @@ def train(
 
     Raises:
         FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite.
+        Stopped: by SIGINT or SIGTERM, after a step, saved.
     """
     started = time.monotonic()
     last = out / "checkpoints" / "last.ckpt"
-    check_counts(engine, **{"optim.epochs": optim.epochs})
+    check_counts(engine, **{"optim.epochs": optim.epochs, "data.batch_size": data.batch_size})
+    check_precision(engine.precision)
     if backbone_weights is not None and init_from is not None:
         raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
     origin = {"backbone_weights": backbone_weights, "init_from": init_from}
     config = plain_config(engine, data=data, model=model, optim=optim, **origin)
     if getattr(rank_zero_only, "rank", 0) == 0:
-        check_place(out, on_existing, config, fixed=("data", "model", "optim"))
-    resumed = read_checkpoint(last, house="maskrcnn") if on_existing == "resume" and last.is_file() else None
+        check_place(out, on_existing, config, fixed={"data": data, "model": model, "optim": optim})
+    resumed = newest_whole(last.parent, house="maskrcnn") if on_existing == "resume" else None
     L.seed_everything(engine.seed, workers=True, verbose=False)
     with torch.device("meta"):  # the model's options are checked before much data is read
         rule = model.build(1).canvas.rule
-    loaders = train_loader(data, rule), val_loader(data)
+    history = History(out, panels=PANELS, score="val/box_ap", log_every=engine.log_every, started=started)
+    trainer = build_trainer(out, Course(optim.epochs, "val/mask_ap", clip=optim.clip, ema=optim.ema), engine, history)
+    check_launch(trainer)
+    share = Share(data.batch_size, True, Place(), engine.seed, trainer.global_rank, trainer.world_size)
+    loaders = train_loader(data, rule, share), val_loader(data, share._replace(train=False, place=Place()))
     train_set, val_set = (cast("CocoInstances", loader.dataset) for loader in loaders)
     if val_set.categories != train_set.categories:
         raise ValueError(f"{data.train_annotations} and {data.val_annotations} list different categories; use one list")
-    history = History(out, panels=PANELS, score="val/box_ap", log_every=engine.log_every, started=started)
-    course = Course(optim.epochs, "val/mask_ap", clip=optim.clip, ema=optim.ema)
-    trainer = build_trainer(out, course, engine, history)
     begun = init_from if resumed is None else None  # a resumed run's weights come from its own checkpoint
     detector = build(model, engine, train_set, backbone_weights, begun, synchronise=is_multi_gpu(trainer))
-    task = Task(detector, model=model, optim=optim, val_set=val_set)
+    reading = [engine.seed, share.world, data.workers]
+    task = Task(detector, model=model, optim=optim, val_set=val_set, place=share.place, reading=reading)
+    if resumed is not None:
+        share.place.begin(*where_it_ended(resumed[1], reading))
     if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
         if on_existing == "replace":
             clear(out)
+        clear_unfinished(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    if resumed is not None:  # not the first epoch's order and jitter once more
-        L.seed_everything(engine.seed + resumed["global_step"], workers=True, verbose=False)
-    trainer.fit(task, *loaders, ckpt_path=None if resumed is None else str(last), weights_only=True)
-    if not history.is_scored():
-        trainer.validate(task, loaders[1], verbose=False)
-    scored = history.last_score()
+    # each process its own jitter, and a resumed run not the first epoch's once more
+    steps_before = 0 if resumed is None else resumed[1]["global_step"]
+    L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
+    begin = None if resumed is None else resumed[0]
+    scored = fit(trainer, task, loaders, begin=begin, go_on=resume_command("maskrcnn", out))
     if trainer.is_global_zero:
         draw_examples(Predictor.load(last, device=str(trainer.strategy.root_device)), val_set, out / "predictions")
     summary = Summary(
@@ -150,6 +173,19 @@ def train(
     if trainer.is_global_zero:
         write_json(out / "summary.json", {**asdict(summary), "out": str(out)}, indent=2)
     return summary
+
+
+def check_precision(precision: object) -> None:
+    """Refuse true 16 bits: lightning would round the true boxes too, by pixels.
+
+    Raises:
+        ValueError: bf16-true, 16-true and the like.
+    """
+    if str(precision).endswith("-true") and not str(precision).startswith(("32", "64")):
+        raise ValueError(
+            f"engine.precision={precision} rounds boxes to 16 bits, by pixels on a large canvas; use bf16-mixed, which "
+            "computes boxes in float32"
+        )
 
 
 def build(

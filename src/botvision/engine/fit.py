@@ -1,0 +1,124 @@
+"""Fit a task; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved, with how to go on."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from botvision.engine.history import History
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that a signal has ended.
+
+    Attributes:
+        signum: the signal.
+        code: exit code of a process that it ends: 128 + its number; SLURM's warning counts as SIGTERM.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.code = 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+
+
+class LeaveError(Exception):
+    """Ends lightning's loops; lightning takes a KeyboardInterrupt for its own and exits with 1."""
+
+
+class Interruptible(Callback):
+    """Ends the run after the step in which a signal came, once `last.ckpt` is saved.
+
+    Lightning's own handling exits with 0 on SIGTERM, with 1 on Ctrl-C, and saves on neither. The last step of an
+    epoch is always saved, so that a run which is stopped while it evaluates has lost nothing either.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        """`checkpoint` is where it saves: last.ckpt."""
+        self.checkpoint = checkpoint
+        self.signum: int | None = None
+        self.saved = False
+        self.forward: Callable[[int], None] | None = None
+
+    def listen(self, trainer: L.Trainer) -> None:
+        """Take the signals over from lightning, which puts the old handlers back when it ends."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self.forward = getattr(trainer.strategy.launcher, "kill", None)
+        slurm = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
+        for signum in (signal.SIGINT, signal.SIGTERM, *slurm):
+            signal.signal(signum, self.note)
+
+    def note(self, signum: int, _: Any) -> None:
+        """Remember the signal; a second Ctrl-C ends the run at once."""
+        if self.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signum is None:
+            if self.forward is not None and signum != signal.SIGINT:  # Ctrl-C reaches the other processes by itself
+                self.forward(signum)
+            # not by print: the signal may have come in the middle of one
+            os.write(2, f"\n{signal.Signals(signum).name}: stopping after this step\n".encode())
+        self.signum = signum
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on signals are ours."""
+        self.listen(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where a run only evaluates, too."""
+        self.listen(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Save and leave, all processes together, where any of them was told to."""
+        self.saved = False
+        asked = self.signum is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked or trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+            self.saved = True
+        if asked:
+            self.signum = self.signum or signal.SIGTERM
+            raise LeaveError
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Leave; what was trained is saved already."""
+        if self.signum is not None:
+            raise LeaveError
+
+
+def fit(
+    trainer: L.Trainer, task: L.LightningModule, loaders: tuple[Any, Any], *, begin: Path | None, go_on: str
+) -> dict[str, float]:
+    """Train, and evaluate the last weights where that has not been done yet.
+
+    Args:
+        trainer: by `build_trainer`.
+        task: what is trained.
+        loaders: for training and validation.
+        begin: checkpoint to resume from.
+        go_on: command that resumes the run, for the message of one that was stopped.
+
+    Returns:
+        The row of the latest scores.
+
+    Raises:
+        Stopped: by a signal.
+    """
+    watch = next(c for c in trainer.callbacks if isinstance(c, Interruptible))  # type: ignore[attr-defined]
+    history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
+    try:
+        trainer.fit(task, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
+        if not history.is_scored():
+            trainer.validate(task, loaders[1], verbose=False)
+    except (LeaveError, SystemExit) as end:
+        signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
+        kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; go on with: {go_on}") from None
+    return history.last_score()

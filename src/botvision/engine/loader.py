@@ -1,0 +1,127 @@
+"""Which part of an epoch a process reads, where in it it begins, and a DataLoader that goes on inside it."""
+
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+READING = "botvision_reading"  # in a checkpoint: how its epochs were given out
+
+
+class Place:
+    """Where an epoch's reading begins: epoch and first batch, seen by worker processes too."""
+
+    def __init__(self) -> None:
+        self.memory = torch.zeros(2, dtype=torch.int64).share_memory_()
+
+    def begin(self, epoch: int, batch: int = 0) -> None:
+        """Set it, before the loader is iterated."""
+        self.memory[0], self.memory[1] = epoch, batch
+
+    @property
+    def epoch(self) -> int:
+        """Epoch to read."""
+        return int(self.memory[0])
+
+    @property
+    def batch(self) -> int:
+        """Batches of it that were taken before."""
+        return int(self.memory[1])
+
+
+class Share(NamedTuple):
+    """A process's part.
+
+    Attributes:
+        batch_size: images a step.
+        train: shuffled, whole batches, the same number for every rank; otherwise everything in its order.
+        place: where the epoch begins.
+        seed: of the order.
+        rank, world: which process of how many.
+    """
+
+    batch_size: int
+    train: bool
+    place: Place
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of numbers for a rank: every one once an epoch, but in training fewer than ranks × batch_size."""
+
+    def __init__(self, count: int, share: Share) -> None:
+        self.count = count
+        self.share = share
+
+    def __len__(self) -> int:
+        share = self.share
+        if share.train:
+            return self.count // (share.world * share.batch_size)
+        return -(-len(range(share.rank, self.count, share.world)) // share.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share, order = self.share, list(range(self.count))
+        if share.train:
+            random.Random(f"{share.seed} {share.place.epoch}").shuffle(order)
+        mine = order[share.rank :: share.world]
+        for number in range(share.place.batch, len(self)):
+            yield mine[number * share.batch_size : (number + 1) * share.batch_size]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that goes on inside an epoch: its `Place` says where, so it keeps no state of its own.
+
+    Lightning takes a loader without these two methods for one that begins anew.
+    """
+
+    def __init__(self, *arguments: Any, num_workers: int = 0, **options: Any) -> None:
+        """As a DataLoader's; workers are kept between epochs, and leave signals to the main process."""
+        more: dict[str, Any] = {"worker_init_fn": leave_signals} if num_workers else {}
+        more |= {"persistent_workers": num_workers > 0, "pin_memory": torch.cuda.is_available(), **options}
+        super().__init__(*arguments, **{"num_workers": num_workers, **more})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: lightning's own progress says how many batches were taken."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see `Place`."""
+
+
+def leave_signals(_: int) -> None:
+    """In a worker: Ctrl-C and SIGTERM end the main process, once it has saved, and it ends its workers."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
+def check_enough(what: str, *, samples: int, batches: int, share: Share) -> None:
+    """Refuse a split that leaves a process without a batch.
+
+    Raises:
+        ValueError: fewer images than a step of all processes takes.
+    """
+    if batches == 0:
+        least = f"batch_size={share.batch_size} × {share.world} devices" if share.train else f"{share.world} devices"
+        raise ValueError(f"{what} has {samples} images, fewer than {least}; lower --data.batch_size or devices")
+
+
+def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:
+    """Epoch and batch with which a resumed run begins.
+
+    Raises:
+        ValueError: inside an epoch, whose images were given out in another way than `reading` says: seed, devices,
+            workers.
+    """
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    if batches["is_last_batch"]:
+        return checkpoint["epoch"] + 1, 0
+    if list(reading) != checkpoint[READING]:
+        names = ("engine.seed", "devices", "data.workers")
+        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=True))
+        raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
+    return checkpoint["epoch"], batches["current"]["processed"]

@@ -1,0 +1,66 @@
+"""Settings as plain values: for YAML, for checkpoints, and read back when options have been added since."""
+
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Group = TypeVar("Group")
+
+
+def plain(value: Any) -> Any:
+    """Settings as YAML holds them: lists for tuples, text for paths."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def completed(old: Any, group: Any) -> Any:
+    """Plain settings of an older run, with the defaults of the options of `group` that are younger than it."""
+    if not isinstance(old, dict) or not is_dataclass(group):
+        return old
+    known = dict(old)
+    for field in fields(group):
+        if field.name in known:
+            known[field.name] = completed(known[field.name], getattr(group, field.name))
+        elif field.default is not MISSING:
+            known[field.name] = plain(field.default)
+        elif field.default_factory is not MISSING:
+            known[field.name] = plain(field.default_factory())
+    return known
+
+
+def built(kind: type[Group], told: Any, path: Path) -> Group:
+    """A group of settings as a checkpoint tells it; what it lacks is younger than it, and at its default.
+
+    Raises:
+        ValueError: options that are not ours: a younger version's, or not a checkpoint's at all.
+    """
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    strange = sorted(map(str, set(told) - names)) if isinstance(told, dict) else [repr(told)]
+    if strange:
+        raise ValueError(
+            f"{path} was made with options that this version does not know: {', '.join(strange)}; update botvision"
+        )
+    try:
+        return kind(**told)
+    except TypeError as error:
+        raise ValueError(f"{path} does not say what it is of: {error}; give a .ckpt that a run has written") from error
+
+
+def check_same(told: dict[str, Any], own: dict[str, Any], *, model: Any) -> None:
+    """Refuse to go on with the run of another model.
+
+    Args:
+        told: what the checkpoint says of itself.
+        own: what this run would say.
+        model: this run's, as its dataclass.
+
+    Raises:
+        ValueError: they differ in more than options that are younger than the checkpoint.
+    """
+    if {**plain(told), "model": completed(plain(told.get("model")), model)} != plain(own):
+        raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")
