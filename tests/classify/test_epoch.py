@@ -1,6 +1,6 @@
 """Every sample once an epoch, whatever the ranks, workers and interruptions: proved for numbers and for shards."""
 
-import shutil
+import json
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,11 +8,19 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
+from botvision.classify.data import DataConfig, build_loader, val_transform
+from botvision.classify.model import Classifier, ModelConfig
+from botvision.classify.opening import beside, opened
+from botvision.classify.score import judge
 from botvision.classify.shards import Shard, ShardBatches, find_shards, read_interval, taken_before
-from botvision.digits import make_digits
+from botvision.classify.train import train
+from botvision.digits import load_digits, make_digits
 from botvision.engine.loader import EpochBatches, Place, Share
+from botvision.engine.trainer import EngineConfig
+from botvision.inputs import find_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 
@@ -139,7 +147,6 @@ def test_patterns_are_counted_and_indices_believed(index, shards):
         (folder / "else.json").rename(folder / "train.json")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads URLs through curl")
 def test_shards_behind_urls_are_streamed(index, shards):
     folder = Path(index).parent
     handler = partial(QuietHandler, directory=str(folder))
@@ -195,3 +202,91 @@ def test_an_index_that_is_none_is_refused(tmp_path):
     (tmp_path / "b.json").write_text('{"shardlist": [{"url": "x.tar", "nsamples": 0}]}')
     with pytest.raises(ValueError, match=r"has no sample; each needs a picture and a \.cls file"):
         find_shards(str(tmp_path / "b.json"))
+
+
+def index_of(folder, url):
+    path = folder / "train.json"
+    path.write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 5}]}))
+    return str(path)
+
+
+PAYLOADS = ["pipe:touch {} && cat x.tar", " pipe:touch {}", "PIPE:touch {}", "htgs://x;touch {}", "gs://a/b.tar", "ftp://h/a.tar",
+            "s3://a/b.tar", "hf://a/b", "ais://x", "data:application/x-tar;base64,AA", "file:///etc/passwd",
+            "file://host/a.tar"]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_an_index_runs_no_command(tmp_path, payload):
+    """A payload that would create a file, in an index, as a pattern, and in training, evaluation and prediction."""
+    made = tmp_path / "made"
+    url = payload.format(made)
+    index = index_of(tmp_path, url)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    scheme = url.strip().partition(":")[0].lower()
+    message = (
+        "lies outside its own folder"
+        if scheme == "file"
+        else f"opened by local path, http or https alone, never by {scheme}:"
+    )
+    with pytest.raises(ValueError, match=message):
+        find_shards(index)
+    with pytest.raises((ValueError, FileNotFoundError)):
+        find_shards(url)
+    data = DataConfig(index, index, class_names=tmp_path / "names.txt", workers=0)
+    with pytest.raises(ValueError, match=message):
+        train(
+            data, tmp_path / "run", model=ModelConfig("botnet14", img_size=32), engine=EngineConfig(accelerator="cpu")
+        )
+    classifier = Classifier(torch.nn.Identity(), ["a", "b"], ModelConfig("botnet14"), (0.0,) * 3, (1.0,) * 3, 1.0)
+    with pytest.raises(ValueError, match=message):
+        judge(classifier, DataConfig(index, index, workers=0), size=32)
+    with pytest.raises(FileNotFoundError, match="no picture at"):
+        find_pictures(url)
+    with pytest.raises((ValueError, OSError)):
+        list(read_interval([Shard(url, 5)], 0, 5))  # not even where it was not asked
+    assert not made.exists()
+
+
+def test_an_index_leads_to_its_own_folder_and_to_its_own_server(tmp_path):
+    (tmp_path / "a b.tar").write_bytes(b"")
+    inside = (tmp_path / "a b.tar").as_uri()
+    assert find_shards(index_of(tmp_path, inside)) == [Shard(str(tmp_path / "a b.tar"), 5)]
+    assert find_shards(index_of(tmp_path, "http://host/a.tar")) == [Shard("http://host/a.tar", 5)]
+    assert find_shards(index_of(tmp_path, "sub/a.tar")) == [Shard(f"{tmp_path}/sub/a.tar", 5)]
+    assert beside("https://host/data/train.json", "a.tar") == "https://host/data/a.tar"
+    assert beside("https://host/data/train.json", "/etc/passwd") == "https://host/etc/passwd"
+    with pytest.raises(ValueError, match="never by pipe:"):
+        beside("https://host/data/train.json", "pipe:touch x")
+    with pytest.raises(ValueError, match="lies outside its own folder"):
+        find_shards(index_of(tmp_path, f"{tmp_path.as_uri()}/../a.tar"))
+    with pytest.raises(ValueError, match="names 5 for a shard; it needs a path or URL"):
+        find_shards(index_of(tmp_path, 5))
+    (tmp_path / "n.json").write_text('{"shardlist": [{"url": "a.tar", "nsamples": "many"}]}')
+    with pytest.raises(ValueError, match=r"nsamples of a\.tar must be a number of samples"):
+        find_shards(str(tmp_path / "n.json"))
+
+
+def test_a_redirection_leads_nowhere_but_to_http(tmp_path):
+    class Elsewhere(QuietHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match="No connection adapters"), opened(f"http://127.0.0.1:{server.server_port}/a"):
+            pass
+        server.shutdown()
+
+
+@pytest.mark.parametrize("split", ["validation", "test", ""])
+def test_the_digits_have_two_splits_and_no_other(split):
+    """Every other name gave the training images: `--data.splits train validation` scored on what was learnt."""
+    with pytest.raises(ValueError, match=f"the digits have the splits train and val; got '{split}'"):
+        load_digits(split)
+    transform = val_transform(32, 1.0, (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(ValueError, match="the digits have the splits train and val"):
+        build_loader("digits", DataConfig("digits", "digits", splits=("train", split)), transform, share(train=False))
+    train_images, val_images = (load_digits(name)[0] for name in ("train", "val"))
+    assert len(train_images) + len(val_images) == 1797

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 
+from botvision.engine.loader import Place, Share
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.coco import read_coco
-from botvision.maskrcnn.data import CocoInstances, Frame, Jitter
+from botvision.maskrcnn.data import CocoInstances, DataConfig, Frame, Jitter, train_loader, val_loader
 
 
 def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):
@@ -116,6 +117,8 @@ def spoil(document, what):
         annotation["category_id"] = 77
     elif what == "no mask":
         del annotation["segmentation"]
+    elif what == "empty mask":
+        annotation["segmentation"] = []
     elif what == "zero area":
         annotation["bbox"][2] = 0
     elif what == "outside":
@@ -149,10 +152,11 @@ def spoil(document, what):
     [
         ("dangling", r"annotation 3 names image_id 999, which is not among its 16 images; remove"),
         ("category", r"annotation 3 has category_id 77, which is not in its list of 10 categories; add"),
-        ("no mask", r"annotation 3 has no segmentation; Mask R-CNN needs polygons or RLE"),
+        ("no mask", r"annotation 3 has no segmentation, and Mask R-CNN needs polygons or RLE; .*--data.on_bad skip"),
+        ("empty mask", r"annotation 3 has no segmentation, and Mask R-CNN needs polygons or RLE; .*--data.on_bad skip"),
         ("zero area", r"annotation 3 has a box without area, .*--data.on_bad skip"),
         ("outside", r"annotation 3 has a box outside its picture of 64×64, .*--data.on_bad skip"),
-        ("no annotation", r"has no annotation; nothing can be learnt"),
+        ("no annotation", r"has no annotation; nothing can be learnt or evaluated from it"),
         ("empty polygon", r"annotation 3 has a polygon that is no list of at least three x, y"),
         ("no RLE", r"annotation 3 has a segmentation that is neither polygons nor RLE"),
         ("RLE size", r"annotation 3 has an RLE of size \[9, 9\] on a picture of height 64, width 64"),
@@ -160,7 +164,6 @@ def spoil(document, what):
         ("nameless", r"needs a whole-number id and a name"),
         ("no category", r"lists no category"),
         ("twice", r"category id 1 occurs twice"),
-        ("empty category", r"no annotation of category ten; take it out"),
         ("no list", r"is no COCO file: it needs the lists images, annotations and categories"),
         ("size", r"needs id, file_name, height and width"),
     ],
@@ -176,20 +179,34 @@ def test_what_is_wrong_with_a_file_is_said(coco, what, message):
         read_coco(*save(), on_bad="refuse")
 
 
-@pytest.mark.parametrize("what", ["zero area", "outside", "empty polygon", "empty category"])
-def test_skip_leaves_bad_ones_out(coco, what):
+@pytest.mark.parametrize("what", ["zero area", "outside", "empty polygon", "no mask", "empty mask"])
+def test_skip_leaves_bad_ones_out_with_a_line(coco, caplog, what):
     document, save = coco
     before = len(document["annotations"])
     spoil(document, what)
-    kept = len(read_coco(*save(), on_bad="skip")["annotations"])
-    assert kept == before - (what != "empty category")
+    assert len(read_coco(*save(), on_bad="skip")["annotations"]) == before - 1
+    assert "left out 1 annotations; the first, 3, has" in caplog.text
+    data = CocoInstances(*save(), on_bad="skip")
+    assert sum(len(data[i][1]["boxes"]) for i in range(len(data))) == before - 1
+
+
+@pytest.mark.parametrize("on_bad", ["skip", "refuse"])
+def test_an_empty_category_is_said_and_kept(coco, caplog, on_bad):
+    """Roboflow exports one, before all others."""
+    document, save = coco
+    seen = {a["category_id"] for a in document["annotations"]}
+    document["categories"] = [c for c in document["categories"] if c["id"] in seen]
+    document["categories"].insert(0, {"id": 0, "name": "digits", "supercategory": "none"})
+    assert len(read_coco(*save(), on_bad=on_bad)["annotations"]) == len(document["annotations"])
+    assert "no annotation of category digits, which cannot be learnt" in caplog.text
 
 
 def test_nothing_left_after_skipping_is_refused(coco):
     document, save = coco
-    document["annotations"] = document["annotations"][:1]
-    document["annotations"][0]["bbox"][2] = 0
-    with pytest.raises(ValueError, match="has no annotation"):
+    for annotation in document["annotations"]:
+        annotation["segmentation"] = []
+    message = "has no annotation that can be used: annotation 1 has no segmentation, and Mask R-CNN needs polygons"
+    with pytest.raises(ValueError, match=message):
         read_coco(*save(), on_bad="skip")
 
 
@@ -207,3 +224,19 @@ def test_a_picture_of_another_size_than_its_entry_is_named(coco):
     document["images"][0]["width"] = 99
     with pytest.raises(ValueError, match=r"is 64×64, but .* says 99×64; mend the file's entry"):
         CocoInstances(*save(), on_bad="skip")[0]
+
+
+def test_every_process_has_batches_of_its_own(scenes):
+    """Sixteen pictures, batch 4, two processes: each its half; batch 9 on two would leave both with nothing."""
+    data = DataConfig(scenes / "annotations" / "train.json", scenes / "train", scenes / "annotations" / "val.json",
+                      scenes / "val", batch_size=4, workers=0, on_bad="skip")  # fmt: skip
+    shares = [Share(4, True, Place(), 0, rank, 2) for rank in (0, 1)]
+    ids = [[int(t["image_id"]) for _, ts in train_loader(data, canvas_rule(64), s) for t in ts] for s in shares]
+    assert sorted(ids[0] + ids[1]) == list(range(1, 17))
+    assert len(ids[0]) == len(ids[1])
+    evaluated = [
+        [int(t["image_id"]) for _, ts in val_loader(data, s._replace(train=False)) for t in ts] for s in shares
+    ]
+    assert sorted(evaluated[0] + evaluated[1]) == list(range(1, 7))
+    with pytest.raises(ValueError, match=r"has 16 images, fewer than batch_size=9 × 2 devices; lower --data\.batch"):
+        train_loader(data, canvas_rule(64), Share(9, True, Place(), 0, 0, 2))

@@ -99,3 +99,44 @@ def test_a_picture_that_two_processes_saw_counts_once():
     a, b, c = ({"image_id": i} for i in (1, 2, 3))
     assert once_each([([1, 2], [a, b]), ([3, 1], [c, a])]) == [a, b, c]
     assert once_each([([1], []), ([1], [a])]) == []
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_mask_ap_by_size_goes_by_the_masks_own_area(backend):
+    """One medium object found, and a surer false mask: a diagonal of 200 px, small, whose box is of medium size.
+
+    By masks the false one is of no concern to the medium objects: AP_medium is 1. By its box it would be one of them,
+    found first and wrong: 0.5. hotcoco and pycocotools err alike where a result bears its box, so comparing them does
+    not see it.
+    """
+    side = 128
+    square, diagonal = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
+    square[10:60, 10:60] = 1  # 2,500 px: medium
+    for k in range(60):
+        diagonal[60 + k, 60 + k : 63 + k] = 1  # 180 px: small, in a box of 60 × 62
+    document = {
+        "images": [{"id": 1, "height": side, "width": side}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0,
+                         "segmentation": masks.encode(square)}],
+    }  # fmt: skip
+    drawn = (([10.0, 10.0, 50.0, 50.0], 0.6, square), ([60.0, 60.0, 62.0, 60.0], 0.9, diagonal))
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": bbox, "score": score, "segmentation": masks.encode(mask)}
+        for bbox, score, mask in drawn
+    ]
+    scores = evaluate(document, found, backend=backend)
+    assert scores.mask["AP_medium"] == pytest.approx(1.0)
+    assert scores.box["AP_medium"] == pytest.approx(0.5, abs=0.01)  # as a box it is of medium size, and wrong
+    assert scores.mask["AP"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_the_results_are_the_callers_own(truth, backend):
+    path, document = truth
+    results, before = noisy(document), json.dumps(document)
+    kept = json.dumps(results)
+    evaluate(path, results, backend=backend)
+    evaluate(document, results, backend=backend)
+    assert json.dumps(results) == kept
+    assert json.dumps(document) == before

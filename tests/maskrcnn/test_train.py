@@ -331,3 +331,62 @@ def test_predictions_are_drawn_larger_where_pictures_are_small(run, scenes, tmp_
     predict(run.out / "checkpoints" / "last.ckpt", str(scenes / "val" / "000001.jpg"), out=tmp_path)
     with Image.open(tmp_path / "000001.jpg") as drawn:
         assert drawn.size == (640, 640)
+
+
+def test_predict_refuses_to_overwrite_before_it_writes(run, scenes, tmp_path):
+    """photos/a.png with --out photos: a.jpg there is the user's own."""
+    Image.open(scenes / "val" / "000001.jpg").save(tmp_path / "a.png")
+    (tmp_path / "a.jpg").write_bytes(b"mine")
+    checkpoint = run.out / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"a\.jpg is there already and would be overwritten; give another --out, or"):
+        predict(checkpoint, str(tmp_path / "a.png"), out=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "a.jpg"}
+    assert (tmp_path / "a.jpg").read_bytes() == b"mine"
+    assert main(["maskrcnn", "predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path)]) == 2
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").write_text("mine")
+    with pytest.raises(ValueError, match=r"predictions\.json is there already"):
+        predict(checkpoint, str(tmp_path / "a.png"), out=tmp_path / "out")
+    predict(checkpoint, str(tmp_path / "a.png"), out=tmp_path, on_existing="replace")
+    assert (tmp_path / "a.jpg").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_true_16_bits_are_refused(scenes, tmp_path, precision):
+    with pytest.raises(ValueError, match=f"engine.precision={precision} rounds boxes to 16 bits.*use bf16-mixed"):
+        train(data_of(scenes), tmp_path / "x", model=MODEL, engine=replace(ENGINE, precision=precision))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet50.a1_in1k", "HF_HUB:a/b", "local-dir:/tmp"])
+def test_a_checkpoint_that_names_a_hub_asks_no_network(run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
+    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", house="maskrcnn")
+    content["botvision"]["model"]["backbone"] = name
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="is of a hub or a folder, which a checkpoint cannot be built from"):
+        load_detector(tmp_path / "a.ckpt")
+    content["botvision"]["model"] |= {"backbone": "resnet26", "backbone_options": {"checkpoint_path": "/etc/passwd"}}
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="options of resnet26 cannot be checkpoint_path, which load files"):
+        load_detector(tmp_path / "a.ckpt")
+
+
+def test_a_checkpoint_from_before_an_option_opens_and_resumes(scenes, tmp_path):
+    out = tmp_path / "old"
+    half = replace(ENGINE, stop_after=1)
+    train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=half)
+    last = out / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    del content["botvision"]["model"]["auxiliary"]
+    torch.save(content, last)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    del config["model"]["auxiliary"]
+    del config["optim"]["momentum"]
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_detector(last).model.auxiliary is None
+    assert train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume").epochs == 2
+    content["botvision"]["model"]["later"] = 1
+    torch.save(content, last)
+    with pytest.raises(ValueError, match="was made with options that this version does not know: later; update"):
+        load_detector(last)

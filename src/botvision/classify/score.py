@@ -4,6 +4,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -145,20 +146,21 @@ def judge(
     confusion = torch.zeros(len(loader.classes), len(loader.classes), dtype=torch.int64)
     lot, one = Lot(keep), torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
     timed(partial(classifier.model, one), place)  # the first call loads what the others need
-    for batch in tqdm(loader.batches, desc=f"score {size} px", total=loader.steps, unit="batch", disable=None):
-        skipped += batch.bad
-        if not len(batch.labels):
-            continue
-        images = batch.images.to(place, memory_format=torch.channels_last)
-        logits, taken = timed(partial(classifier.model, images), place)
-        logits, seconds = logits.float().cpu(), seconds + taken
-        counts += torch.stack(right(logits, batch.labels))
-        confusion += torch.bincount(
-            batch.labels * len(confusion) + logits.argmax(1), minlength=confusion.numel()
-        ).view_as(confusion)
-        lot.offer(batch, logits)
-        if real is not None:
-            real.add_result(logits)
+    with closing(loader.batches) as batches:
+        for batch in tqdm(batches, desc=f"score {size} px", total=loader.steps, unit="batch", disable=None):
+            skipped += batch.bad
+            if not len(batch.labels):
+                continue
+            images = batch.images.to(place, memory_format=torch.channels_last)
+            logits, taken = timed(partial(classifier.model, images), place)
+            logits, seconds = logits.float().cpu(), seconds + taken
+            counts += torch.stack(right(logits, batch.labels))
+            confusion += torch.bincount(
+                batch.labels * len(confusion) + logits.argmax(1), minlength=confusion.numel()
+            ).view_as(confusion)
+            lot.offer(batch, logits)
+            if real is not None:
+                real.add_result(logits)
     seen = int(confusion.sum())
     if not seen:
         raise ValueError(f"none of {len(skipped)} pictures of {data.val} could be read; the first: {skipped[0]}")

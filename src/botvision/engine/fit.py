@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from botvision.engine.history import History
+from botvision.engine.loader import ResumableLoader
 
 
 class Stopped(KeyboardInterrupt):
@@ -94,7 +95,12 @@ class Interruptible(Callback):
 
 
 def fit(
-    trainer: L.Trainer, task: L.LightningModule, loaders: tuple[Any, Any], *, begin: Path | None, go_on: str
+    trainer: L.Trainer,
+    task: L.LightningModule,
+    loaders: tuple[ResumableLoader, ResumableLoader],
+    *,
+    begin: Path | None,
+    go_on: str,
 ) -> dict[str, float]:
     """Train, and evaluate the last weights where that has not been done yet.
 
@@ -121,4 +127,7 @@ def fit(
         signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
         kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; go on with: {go_on}") from None
+    finally:
+        for loader in loaders:
+            loader.close()
     return history.last_score()

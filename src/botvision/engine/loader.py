@@ -85,6 +85,13 @@ class ResumableLoader(DataLoader[Any]):
         more |= {"persistent_workers": num_workers > 0, "pin_memory": torch.cuda.is_available(), **options}
         super().__init__(*arguments, **{"num_workers": num_workers, **more})
 
+    def close(self) -> None:
+        """End the workers, which no signal ends."""
+        iterator = getattr(self, "_iterator", None)  # of workers that are kept
+        if iterator is not None and self.num_workers:
+            iterator._shutdown_workers()
+            self._iterator = None
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: lightning's own progress says how many batches were taken."""
         return {}
@@ -94,7 +101,7 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def leave_signals(_: int) -> None:
-    """In a worker: Ctrl-C and SIGTERM end the main process, once it has saved, and it ends its workers."""
+    """In a worker: Ctrl-C and SIGTERM reach the main process too, which saves, and then ends its workers."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
 

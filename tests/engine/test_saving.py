@@ -1,0 +1,172 @@
+"""Checkpoints and files: whole or as they were, whatever the disk; the newest whole one is gone on with."""
+
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from botvision.engine.checkpoint import newest_whole, read_checkpoint
+from botvision.engine.folder import check_place, clear_unfinished
+from botvision.engine.saving import WholeCheckpointIO
+from botvision.engine.settings import built, check_same, completed, plain
+from botvision.files import UNFINISHED, check_free, whole_file, write_text
+
+
+def content(step):
+    about = {"house": "maskrcnn", "model": {}, "categories": []}
+    return {"botvision": about, "global_step": step, "epoch": 0, "state_dict": {"w": torch.zeros(8)}}
+
+
+def save(path, step):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    WholeCheckpointIO().save_checkpoint(content(step), path)
+
+
+def test_a_checkpoint_never_passes_through_another_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "full"))  # lightning would write there, then move
+    opened = []
+    original = torch.save
+    monkeypatch.setattr(torch, "save", lambda what, stream: (opened.append(stream.name), original(what, stream)))
+    save(tmp_path / "runs" / "last.ckpt", 3)
+    assert os.path.dirname(opened[0]) == str(tmp_path / "runs")  # noqa: PTH120
+    assert read_checkpoint(tmp_path / "runs" / "last.ckpt", house="maskrcnn")["global_step"] == 3
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["last.ckpt"]
+
+
+def test_the_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.path.realpath(f"/proc/self/fd/{handle}")))
+    replace = type(tmp_path).replace
+    monkeypatch.setattr(type(tmp_path), "replace", lambda self, to: (done.append("renamed"), replace(self, to))[1])
+    write_text(tmp_path / "a.txt", "x")
+    assert UNFINISHED in done[0]
+    assert done[1:] == ["renamed", str(tmp_path)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX's")
+def test_a_full_disk_leaves_the_old_checkpoint_and_is_named(tmp_path):
+    """A limit on the size of files ends a write in the middle, as a full disk does."""
+    save(tmp_path / "last.ckpt", 1)
+    script = f"""
+        import resource, signal, sys, torch
+        from pathlib import Path
+        from botvision.engine.saving import WholeCheckpointIO
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        big = {{"botvision": {{}}, "state_dict": {{"w": torch.zeros(1_000_000)}}}}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            WholeCheckpointIO().save_checkpoint(big, Path({str(tmp_path / "last.ckpt")!r}))
+        except OSError as error:
+            print(error)
+    """
+    assert resource.RLIMIT_FSIZE is not None
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert f"no room to write {tmp_path / 'last.ckpt'}: its disk has" in said.stdout, said
+    assert "what was there before is as it was; make room and go on" in said.stdout
+    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("torn", ["empty", "cut", "text"])
+def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, capsys, torn):
+    for name, step, age in (("best", 4, 50), ("older", 2, 10), ("last", 6, 100)):
+        save(tmp_path / f"{name}.ckpt", step)
+        os.utime(tmp_path / f"{name}.ckpt", (age, age))
+    assert newest_whole(tmp_path, house="maskrcnn")[0].name == "last.ckpt"
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    spoilt = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[torn]
+    (tmp_path / "last.ckpt").write_bytes(spoilt)
+    path, found = newest_whole(tmp_path, house="maskrcnn")
+    assert (path.name, found["global_step"]) == ("best.ckpt", 4)
+    assert "last.ckpt in" in (said := capsys.readouterr().err)
+    assert "is torn; going on from best.ckpt, step 4, epoch 0" in said
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not a whole checkpoint .*; beside it: best\.ckpt, older\.ckpt"
+    ):
+        read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")
+    for name in ("best", "older"):
+        (tmp_path / f"{name}.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole \(.*\); begin anew with --on_existing replace"):
+        newest_whole(tmp_path, house="maskrcnn")
+
+
+def test_a_folder_without_a_checkpoint_begins_anew(tmp_path):
+    assert newest_whole(tmp_path / "none", house="maskrcnn") is None
+
+
+def test_leftovers_of_a_killed_run_are_cleared_and_never_read(tmp_path):
+    save(tmp_path / "checkpoints" / "best.ckpt", 1)
+    (tmp_path / "checkpoints" / f"{UNFINISHED}abc.ckpt").write_bytes(b"half")
+    assert newest_whole(tmp_path / "checkpoints", house="maskrcnn")[0].name == "best.ckpt"
+    clear_unfinished(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
+def test_an_error_inside_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as unfinished:
+        unfinished.write_text(f"half {1 / 0}")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 3
+    added: tuple[int, int] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    added: bool = False
+
+
+def test_settings_of_an_older_run_read_as_the_defaults_of_what_was_added():
+    old = {"name": "a", "inner": {"width": 5}}
+    assert completed(old, Group("b")) == {"name": "a", "inner": {"width": 5, "added": [1, 2]}, "added": False}
+    assert built(Group, {"name": "a"}, "x.ckpt") == Group("a")
+    with pytest.raises(
+        ValueError, match=r"x\.ckpt was made with options that this version does not know: newer; update"
+    ):
+        built(Group, {"name": "a", "newer": 1}, "x.ckpt")
+    with pytest.raises(ValueError, match=r"x\.ckpt does not say what it is of: .*'name'"):
+        built(Group, {}, "x.ckpt")
+    with pytest.raises(ValueError, match=r"does not know: 'oops'"):
+        built(Group, "oops", "x.ckpt")
+    own = {"house": "h", "model": plain(Group("a", Inner(5))), "classes": ["x"]}
+    check_same({"house": "h", "model": old, "classes": ["x"]}, own, model=Group("a", Inner(5)))
+    for changed in (
+        {"model": {**old, "added": True}},
+        {"classes": ["y"]},
+        {"model": {"name": "a", "inner": {"width": 6}}},
+    ):
+        with pytest.raises(ValueError, match="of another model or other classes; give another --out"):
+            check_same({"house": "h", "model": old, "classes": ["x"], **changed}, own, model=Group("a", Inner(5)))
+
+
+def test_a_run_begun_before_an_option_was_added_is_resumed(tmp_path):
+    write_text(tmp_path / "config.yaml", "model: {name: a, inner: {width: 3}}\ndata: {workers: 1}\n")
+    config = {"model": plain(Group("a")), "data": {"workers": 2}}
+    check_place(tmp_path, "resume", config, fixed={"model": Group("a")})
+    with pytest.raises(ValueError, match="was begun with other settings of model"):
+        check_place(tmp_path, "resume", {**config, "model": plain(Group("b"))}, fixed={"model": Group("b")})
+
+
+def test_nothing_is_overwritten_unless_it_is_said(tmp_path):
+    write_text(tmp_path / "a.txt", "mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    check_free([tmp_path / "b.txt"], on_existing="refuse")
+    check_free([tmp_path / "a.txt"], on_existing="replace")
+    with pytest.raises(ValueError, match=r"a\.txt is there already and would be overwritten; give another --out, or"):
+        check_free([tmp_path / "b.txt", tmp_path / "a.txt"], on_existing="refuse")
+    with pytest.raises(ValueError, match=r"link and 1 more files are there already"):
+        check_free([tmp_path / "link", tmp_path / "a.txt"], on_existing="refuse")
+    with pytest.raises(ValueError, match="on_existing='resume' is unknown; use refuse or replace"):
+        check_free([], on_existing="resume")

@@ -1,0 +1,153 @@
+"""SIGTERM, Ctrl-C and SLURM's warning in training: saved, a line on how to go on, exit codes 143 and 130."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from botvision.classify.data import AugmentConfig, DataConfig
+from botvision.classify.model import ModelConfig
+from botvision.classify.task import OptimConfig, Task
+from botvision.classify.train import train
+from botvision.cli import main
+from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.fit import Stopped
+from botvision.engine.trainer import EngineConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+STEPS = 21  # of an epoch: 1,347 digits in batches of 64
+FLAGS = {
+    "--data.train": "digits", "--data.val": "digits", "--data.batch_size": "64", "--data.workers": "0",
+    "--data.crop": "1.0", "--model.name": "botnet14", "--model.img_size": "32", "--optim.optimizer": "adamw",
+    "--optim.epochs": "2", "--optim.warmup_epochs": "0.5", "--engine.accelerator": "cpu", "--engine.devices": "1",
+    "--engine.progress": "false", "--data.augment.flip": "0", "--model.options": "{channels: [8, 16, 32, 64]}",
+}  # fmt: skip
+MODEL = ModelConfig("botnet14", img_size=32, options={"channels": [8, 16, 32, 64]})
+OPTIM = OptimConfig("adamw", epochs=2, warmup_epochs=0.5)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
+DATA = DataConfig("digits", "digits", batch_size=64, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0))
+
+
+def command(out):
+    return ["classify", "train", "--out", str(out), *(part for pair in FLAGS.items() for part in pair)]
+
+
+def interrupted(monkeypatch, signum, *, at, step="training_step"):
+    """Have the process send itself a signal in a certain step; gives the numbers of the images of each step."""
+    seen, original = [], getattr(Task, step)
+
+    def sends(self, batch, batch_idx):
+        seen.append(batch.labels.tolist())
+        if len(seen) == at:
+            os.kill(os.getpid(), signum)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, step, sends)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_run_after_its_step_saved_and_says_how_to_go_on(tmp_path, capsys, monkeypatch, name, code):
+    handler = signal.getsignal(getattr(signal, name))
+    seen = interrupted(monkeypatch, getattr(signal, name), at=26)
+    assert main(command(tmp_path / "run")) == code
+    said = capsys.readouterr()
+    assert f"botvision: stopped by {name}, saved at step 26; go on with: botvision classify train" in said.err
+    assert said.out == ""
+    assert len(seen) == 26
+    assert signal.getsignal(getattr(signal, name)) == handler
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", house="classify")
+    assert (saved["global_step"], saved["epoch"]) == (26, 1)
+    go_on = shlex.split(said.err.strip().splitlines()[-1].partition("go on with: ")[2])
+    assert go_on[0] == "botvision"
+    assert main(go_on[1:]) == 0
+    assert "after 2 epochs" in capsys.readouterr().out
+    assert len(seen) == 2 * STEPS
+    steps = [int(row.split(",")[0]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps[-1] == 2 * STEPS
+    assert steps == sorted(steps)
+
+
+def test_a_resumed_run_sees_each_image_once_an_epoch(tmp_path, monkeypatch):
+    whole = interrupted(monkeypatch, signal.SIGTERM, at=0)
+    train(DATA, tmp_path / "whole", model=MODEL, optim=OPTIM, engine=ENGINE)
+    expected = list(whole)
+    monkeypatch.undo()
+    seen = interrupted(monkeypatch, signal.SIGTERM, at=26)
+    with pytest.raises(Stopped) as stopped:
+        train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE)
+    assert (stopped.value.code, stopped.value.signum) == (143, signal.SIGTERM)
+    assert isinstance(stopped.value, KeyboardInterrupt)  # what a notebook stops at
+    train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert seen == expected
+
+
+def test_slurms_warning_counts_as_sigterm(tmp_path, monkeypatch):
+    """#SBATCH --signal=USR1@90; without SLURM the signal is not ours."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    interrupted(monkeypatch, signal.SIGUSR1, at=3)
+    with pytest.raises(Stopped) as stopped:
+        train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE)
+    assert stopped.value.code == 143
+    assert "stopped by SIGUSR1, saved at step 3" in str(stopped.value)
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+
+def test_a_signal_while_it_evaluates_loses_nothing(tmp_path, monkeypatch):
+    evaluated = interrupted(monkeypatch, signal.SIGTERM, at=2, step="validation_step")
+    with pytest.raises(Stopped, match=f"saved at step {STEPS}"):
+        train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE)
+    assert len(evaluated) == 2
+    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
+    assert saved["global_step"] == STEPS
+    done = train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert done.epochs == 2
+    rows = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]
+    assert int(rows[-1].split(",")[0]) == 2 * STEPS
+
+
+def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
+    interrupted(monkeypatch, signal.SIGTERM, at=30)
+    optim = replace(OPTIM, ema=0.9)
+    with pytest.raises(Stopped):
+        train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
+    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
+    assert not all((saved["state_dict"][key] == value).all() for key, value in saved["current_model_state"].items())
+    done = train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE, on_existing="resume")
+    assert done.epochs == 2
+
+
+def test_a_torn_last_checkpoint_does_not_end_a_run(tmp_path, capsys):
+    out = tmp_path / "r"
+    train(DATA, out, model=MODEL, optim=OPTIM, engine=replace(ENGINE, stop_after=1))
+    (out / "checkpoints" / "last.ckpt").write_bytes(b"")
+    done = train(DATA, out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    assert done.epochs == 2
+    assert (
+        f"last.ckpt in {out / 'checkpoints'} is torn; going on from best.ckpt, step {STEPS}" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_real_process_with_workers_is_stopped_by_ctrl_c(tmp_path):
+    """Ctrl-C reaches the workers too: they must not die before the main process has saved."""
+    flags = [*command(tmp_path / "run"), "--data.workers", "2", "--optim.epochs", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "botvision.cli", *flags],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not last.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "stopped by SIGINT, saved at step" in said
+    assert "Traceback" not in said
+    assert read_checkpoint(last, house="classify")["global_step"] > 0
