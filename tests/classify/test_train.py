@@ -148,7 +148,7 @@ def test_unreadable_pictures_are_counted_once_and_past_the_limit_listed(tmp_path
 
 
 def test_batches_of_unreadable_pictures_alone_teach_nothing():
-    task = Task(MODEL.build(10), about={}, reading=[], optim=OPTIM, data=DATA, train=build_loader(
+    task = Task(MODEL.build(10), about={}, model_config=MODEL, reading=[], optim=OPTIM, data=DATA, train=build_loader(
         "digits", DATA, lambda picture: torch.zeros(3, 32, 32), Share(64, True, Place())))  # fmt: skip
     loss = task.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), ["a"]), 0)
     loss.backward()
@@ -337,7 +337,9 @@ def test_an_unknown_optimizer_is_refused_before_anything_is_replaced(run):
 def test_forked_processes_are_refused(tmp_path):
     engine = replace(ENGINE, devices=2)
     fake = SimpleNamespace(world_size=2, strategy=SimpleNamespace(launcher=object.__new__(_MultiProcessingLauncher)))
-    with pytest.raises(ValueError, match="several devices need a process each from the start; run `botvision classify"):
+    with pytest.raises(
+        ValueError, match="several devices need a process each from the start; run the `botvision` command"
+    ):
         check_launch(fake)
     fake.world_size = 1
     check_launch(fake)

@@ -4,6 +4,8 @@ import copy
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from PIL import Image
 
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
-from botvision.engine.trainer import EngineConfig
+from botvision.engine.trainer import EngineConfig, seed_process
+from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.checkpoint import ModelConfig, carry_over, load_detector
-from botvision.maskrcnn.data import DataConfig
+from botvision.maskrcnn.data import DataConfig, Jitter
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
 from botvision.maskrcnn.task import OptimConfig, Task
@@ -310,12 +313,24 @@ def test_predict_never_replaces_the_pictures_it_was_given(run, scenes, tmp_path)
 
 @pytest.mark.slow
 def test_train_on_two_processes(scenes, tmp_path):
-    """Distributed training and scoring: 6 val pictures over two samplers, each counted once."""
-    import subprocess
-    import sys
-
+    """Distributed training and evaluation: each its own pictures and jitter, 6 val pictures each counted once."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, sys\n"
+        "from botvision.cli import main\n"
+        "from botvision.maskrcnn import data\n"
+        "own = data.CocoInstances.__getitem__\n"
+        "def note(self, index):\n"
+        "    sample = own(self, index)\n"
+        "    if self.jitter is not None:\n"
+        f"        with open(r'{tmp_path}/' + os.environ.get('LOCAL_RANK', '0'), 'a') as seen:\n"
+        "            print(int(sample[1]['image_id']), float(sample[0].float().mean()), file=seen)\n"
+        "    return sample\n"
+        "data.CocoInstances.__getitem__ = note\n"
+        "sys.exit(main())\n"
+    )
     data = data_of(scenes)
-    command = [sys.executable, "-m", "botvision.cli", "maskrcnn", "train", "--out", str(tmp_path / "two")]
+    command = [sys.executable, str(script), "maskrcnn", "train", "--out", str(tmp_path / "two")]
     command += [f"--data.{k}={v}" for k, v in vars(data).items() if k not in {"jitter", "flip"}]
     command += ["--data.flip=false", "--model.backbone=botnet14", "--model.preset=tiny", "--model.canvas=64"]
     command += ["--optim.epochs=1", "--optim.lr=0.001", "--engine.devices=2", "--engine.accelerator=cpu"]
@@ -325,6 +340,19 @@ def test_train_on_two_processes(scenes, tmp_path):
     assert summary["epochs"] == 1
     alone = score(tmp_path / "two/checkpoints/last.ckpt", data.val_annotations, data.val_images, workers=0)
     assert summary["box_ap"] == pytest.approx(alone.box["AP"], abs=1e-6)
+    seen = [[line.split() for line in (tmp_path / str(rank)).read_text().splitlines()] for rank in (0, 1)]
+    assert sorted(int(number) for part in seen for number, _ in part) == list(range(1, 17))
+
+
+def test_ranks_and_resumed_runs_draw_random_numbers_of_their_own():
+    """All ranks were seeded alike: with workers=0 they jittered alike."""
+    drawn = set()
+    for steps, rank in ((0, 0), (0, 1), (0, 2), (8, 0)):
+        seed_process(3, steps_before=steps, rank=rank)
+        drawn.add(float(Jitter(canvas_rule(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x))
+    assert len(drawn) == 4
+    seed_process(3, steps_before=0, rank=1)
+    assert float(Jitter(canvas_rule(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x) in drawn
 
 
 def test_predictions_are_drawn_larger_where_pictures_are_small(run, scenes, tmp_path):

@@ -1,4 +1,4 @@
-"""Second derivatives: through logits written out where a backward is ours; a cure where torch's has none."""
+"""Second derivatives: by logits written out where a backward is ours, else refused with a cure."""
 
 # B batch, M heads, N = H·W tokens, D head dim
 

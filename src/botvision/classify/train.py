@@ -48,6 +48,7 @@ from botvision.engine.trainer import (
     check_counts,
     check_launch,
     is_multi_gpu,
+    seed_process,
 )
 from botvision.files import write_json, write_text
 
@@ -143,7 +144,7 @@ def train(
         clear_unfinished(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     steps_before = 0 if resumed is None else resumed[1]["global_step"]
-    L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
+    seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
     begin = None if resumed is None else resumed[0]
     batches = (train_set.batches, val_set.batches)
     scored = fit(trainer, task, batches, begin=begin, go_on=resume_command("classify", out))

@@ -1,4 +1,4 @@
-"""Fit a task; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved, with how to go on."""
+"""Fit a task; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
 
 import os
 import signal

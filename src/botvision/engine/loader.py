@@ -1,4 +1,4 @@
-"""Which part of an epoch a process reads, where in it it begins, and a DataLoader that goes on inside it."""
+"""Which part of an epoch a process reads, and a DataLoader that goes on inside it."""
 
 import random
 import signal

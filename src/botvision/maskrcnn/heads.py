@@ -1,4 +1,4 @@
-"""torchvision's detection parts, mended: explicit strides, float32 boxes, cropped mask targets, losses in eval."""
+"""torchvision's detection parts, mended: strides, boxes in float32, mask targets, losses in eval."""
 
 # B batch, G objects of a picture, P proposals, K classes
 

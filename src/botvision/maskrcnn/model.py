@@ -211,7 +211,7 @@ def create_body(name: str, *, pretrained: bool, options: dict[str, Any]) -> nn.M
     """The backbone's last four maps, of each stride the deepest; refuses one that is no pyramid from stride 4.
 
     A c5 at stride 16 (the S1 models) takes c4's place: by a box's size RoIAlign would read c4's map and never c5's, the
-    one that attention made (docs/decisions/0018).
+    one that attention made (docs/decisions/0020).
     """
 
     def build(indices: tuple[int, ...], pretrained: bool) -> nn.Module:

@@ -35,6 +35,7 @@ from botvision.engine.trainer import (
     check_counts,
     check_launch,
     is_multi_gpu,
+    seed_process,
 )
 from botvision.files import write_json, write_text
 from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
@@ -152,9 +153,8 @@ def train(
             clear(out)
         clear_unfinished(out)
         write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    # each process its own jitter, and a resumed run not the first epoch's once more
     steps_before = 0 if resumed is None else resumed[1]["global_step"]
-    L.seed_everything(engine.seed + steps_before + 1000 * share.rank, workers=True, verbose=False)
+    seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
     begin = None if resumed is None else resumed[0]
     scored = fit(trainer, task, loaders, begin=begin, go_on=resume_command("maskrcnn", out))
     if trainer.is_global_zero:
