@@ -26,7 +26,7 @@ class BoTNet(ResNet):
     """ResNet whose last stage is made of BoT blocks (arXiv 2101.11605, Table 1); any image size.
 
     What timm's ResNet does (features_only, forward_intermediates, gradient checkpointing, stems, `output_stride=16` for
-    the S1 models) works unchanged, and its options are taken; but `pretrained`: there are no BoTNet weights.
+    the S1 models) works unchanged, and its options are taken; but `pretrained`: no weights are published.
 
     Attributes:
         model_args: the options that rebuild this model from its name.
