@@ -351,6 +351,10 @@ def test_the_page_says_what_side_is_and_what_earlier_recipes_gave():
         *("53.6 box AP", "35.6", "46.0 and 51.4", "+4.4", "+7.1", "-3.3 ± 3.3"),
     ):
         assert said in page, said
+    for variant in ("resnet", "se", "deep", "relative"):  # the prose says what the run files say
+        runs = [json.loads((FILED[0] / f"side_{variant}_seed{seed}.json").read_text())["whole"] for seed in (1, 3)]
+        for what in ("box", "named") if variant != "resnet" else ("box",):
+            assert " and ".join(f"{100 * run[what]:.1f}" for run in runs) in read_grid("cpu").remarks["side"], variant
     for taken in ("reproduces", "Reproduces", "the contrary", "must be seen too", "where it should"):
         assert taken not in page, taken
 
