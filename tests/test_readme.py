@@ -145,6 +145,15 @@ def test_no_page_claims_what_was_taken_back():
             assert claim not in said or (claim == "98.8 %" and path.name == "evidence.md"), (path, claim)
 
 
+def test_decisions_and_changelog_say_what_was_taken_back():
+    decisions = {path.name[:4]: path.read_text() for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    for number in ("0014", "0016"):
+        head = decisions[number].split("**Situation.**")[0]
+        assert "Taken back in part by [decision 19](0019-side-is-degenerate.md)" in head
+    assert len(decisions["0019"].splitlines()) <= 30
+    assert "**Taken back:**" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_no_botnet_has_pretrained_weights():
     """So "what timm does with a ResNet" leaves `pretrained` out."""
     import timm
