@@ -121,6 +121,57 @@ def test_every_claim_of_the_correctness_page_names_a_test_that_exists():
         assert f"def {named[2]}(" in (ROOT / named[1]).read_text(), row
 
 
+TAKEN_BACK = (
+    "98.8 %",
+    "where it should",
+    "must be seen too",
+    "demo's scenes there is no difference",
+    "verything timm does with a ResNet",
+    "verything that timm",
+    "YOLOv5 to 26",
+    "ResNet with three convolutions swapped",
+    "last three 3×3 convolutions",
+)
+
+
+def test_no_page_claims_what_was_taken_back():
+    readme = (ROOT / "README.md").read_text()
+    assert "**No accuracy advantage of BoTNet over a ResNet has been shown by this project.**" in readme
+    assert "evidence_distance.png" not in readme
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+    for path in [*texts, *(ROOT / "plugins").glob("*/README.md"), *(ROOT / "plugins").glob("*/pyproject.toml")]:
+        said = " ".join(path.read_text().split())
+        for claim in TAKEN_BACK:
+            assert claim not in said or (claim == "98.8 %" and path.name == "evidence.md"), (path, claim)
+
+
+def test_decisions_and_changelog_say_what_was_taken_back():
+    decisions = {path.name[:4]: path.read_text() for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    for number in ("0014", "0016"):
+        head = decisions[number].split("**Situation.**")[0]
+        assert "Taken back in part by [decision 19](0019-side-is-degenerate.md)" in head
+    assert len(decisions["0019"].splitlines()) <= 30
+    assert "**Taken back:**" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_botnet_has_pretrained_weights():
+    """So "what timm does with a ResNet" leaves `pretrained` out."""
+    import timm
+
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for botnet26"):
+        timm.create_model("botnet26", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/maskrcnn.md", "docs/classify.md", "docs/yolo.md", "docs/backbone.md"]
+)
+def test_users_of_small_data_are_told_that_attention_begins_as_an_average(page):
+    text = " ".join((ROOT / page).read_text().split())
+    assert "plain average over" in text
+    assert "position_std" in text
+    assert "as far as known" in text
+
+
 @pytest.mark.parametrize(
     "page",
     [

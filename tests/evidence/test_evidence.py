@@ -14,7 +14,7 @@ from botvision.bench.evidence import run as one_run
 from botvision.bench.evidence.commands import commands
 from botvision.bench.evidence.grid import read_grid
 from botvision.bench.evidence.numbers import difference, interval, verdict
-from botvision.bench.evidence.page import build_page, collect
+from botvision.bench.evidence.page import Evidence, build_page, collect, rows_of
 from botvision.bench.evidence.split import distance, in_parts, names, part, steps, thirds
 from botvision.bench.evidence.sweep import evidence
 from botvision.bench.evidence.words import recipe
@@ -96,7 +96,7 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     assert "step_ms" in found
     page = report.read_text()
     assert page == build_page(collect(read_grid(str(grid)), results), results / "field.json")
-    for said in ("| twin | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
+    for said in ("| twin (seed 0) | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
                  "`botvision bench field", "9 runs: side", "hours = 12.3"):  # fmt: skip
         assert said in page, said
     made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
@@ -140,6 +140,7 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     assert len(grid.seeds) >= 3
     assert {options.get("task") for options in grid.worlds.values()} == {"plain", "key", "match", "side"}
     assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
+    assert ({"se", "deep"} <= set(grid.variants)) == (grid.name == "cpu")
     for options in grid.worlds.values():
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in {"clutter": 0, **options}.items()}
         build_world(**given, size=grid.scenes["size"], seed=0)
@@ -147,12 +148,13 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
         models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
     for name, state in models.items():
         fresh = set(state) - set(models[grid.twin])
-        assert all(".mhsa." in key or ".extra." in key for key in fresh), name
+        own = {"se": (".se.",), "deep": (".layer4.1.", ".layer4.2.")}.get(name, (".mhsa.", ".extra."))
+        assert all(any(part in f".{key}" for part in own) for key in fresh), name
         assert {key: t.shape for key, t in state.items() if key not in fresh}.items() <= {
             key: t.shape for key, t in models[grid.twin].items()
         }.items()
     assert one_run.counts(grid.runs()[0]).parameters > 0
-    assert ("nothing was tuned for the twin" in " ".join(recipe(grid))) == (grid.name == "cpu")
+    assert ("nothing was tuned for the baseline" in " ".join(recipe(grid))) == (grid.name == "cpu")
 
 
 def test_a_variant_may_have_settings_of_its_own():
@@ -182,6 +184,7 @@ def test_a_variant_may_have_settings_of_its_own():
             r"resnet\.train has an unknown key 'engines'; it takes",
         ),
         ({"variants": {"resnet": {"title": "x"}}}, r"variant resnet lacks 'backbone'; add it"),
+        ({"remarks": {"sides": "x"}}, r"remarks has an unknown key 'sides'; it takes plain, side"),
         ({"train": {"optim": {"epochs": 1}}}, r"carried has a stage without an epoch; raise train\.optim\.epochs"),
     ],
 )
@@ -219,15 +222,41 @@ def test_intervals_are_students():
     assert found.half == pytest.approx(4.302653 * np.std([0.50, 0.52, 0.57], ddof=1) / np.sqrt(3), rel=1e-5)
     assert found.text() == "53.0 ± 9.0"
     assert interval([0.5]).text() == "50.0"
+    assert interval([0.5, 0.6]).text() == "50.0, 60.0"
+    assert interval([0.5, -0.6]).text(sign=True) == "+50.0, -60.0"
     with pytest.raises(ValueError, match="at least one value"):
         interval([])
     apart = difference({0: 0.6, 1: 0.7, 2: 0.8}, {0: 0.5, 1: 0.61, 2: 0.69, 3: 0.1})
     assert (round(apart.mean, 3), apart.seeds) == (0.1, 3)
-    assert verdict(apart) == "above the twin"
-    assert verdict(interval([-0.1, -0.11, -0.12])) == "below the twin"
-    assert verdict(interval([-0.1, 0.1])) == "no difference can be told"
-    assert verdict(interval([0.1])) == verdict(None) == "too few seeds to tell"
+    assert verdict(apart) == "above"
+    assert verdict(interval([-0.1, -0.11, -0.12])) == "below"
+    assert verdict(interval([-0.1, 0.1, 0.0])) == "no difference can be told"
+    assert verdict(interval([0.1, 0.1])) == verdict(interval([0.1])) == verdict(None) == "too few seeds to tell"
     assert difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_a_row_of_fewer_seeds_names_them_and_has_the_baseline_over_the_same_before_it():
+    whole = read_grid("cpu")
+    box = {"resnet": 0.5, "relative": 0.6, "carried": 0.6, "se": 0.6}
+    some = {"resnet": whole.seeds, "relative": whole.seeds, "carried": [0, 1, 2], "se": [3]}
+    found = {
+        "side": {
+            variant: {seed: {"whole": {"box": box[variant] + seed / 100}} for seed in seeds}
+            for variant, seeds in some.items()
+        }
+    }
+    rows = [row for row in rows_of(Evidence(whole, found), "side") if row[1]]
+    assert rows == [
+        ("resnet", [0, 1, 2, 3, 4]),
+        ("relative", [0, 1, 2, 3, 4]),
+        ("resnet", [3]),
+        ("se", [3]),
+        ("resnet", [0, 1, 2]),
+        ("carried", [0, 1, 2]),
+    ]
+    assert whole.label("relative", whole.seeds) == "content + relative"
+    assert whole.label("carried", [2, 0, 1]) == "content + relative, ResNet first (seeds 0, 1, 2)"
+    assert whole.label("se", [3]) == "ResNet + SE (seed 3)"
 
 
 @pytest.fixture
@@ -293,6 +322,41 @@ def test_the_evidence_page_is_what_its_run_files_give(folder):
     grid = read_grid(folder.name.removeprefix("evidence_"))
     page = ROOT / "docs" / ("evidence.md" if grid.name == "cpu" else f"evidence-{grid.name}.md")
     assert page.read_text() == build_page(collect(grid, folder), folder / "field.json")
+
+
+@pytest.mark.parametrize("folder", FILED, ids=lambda f: f.name)
+def test_every_filed_run_has_the_settings_that_its_grid_says(folder):
+    grid = read_grid(folder.name.removeprefix("evidence_"))
+    ran = [run for run in grid.runs() if one_run.result_of(run, folder) is not None]
+    assert {run.name for run in ran} == {path.stem for path in folder.glob("*_seed*.json")}
+
+
+@pytest.mark.skipif(not FILED, reason="nothing filed yet")
+def test_the_page_says_what_side_is_and_what_earlier_recipes_gave():
+    """The README's plain statement first; the controls in the same table; no verdict on the paper's claim."""
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    assert page.split("\n\n")[1].startswith(
+        "**No accuracy advantage of BoTNet over a ResNet has been shown by this project.**"
+    )
+    table = page.split("### side\n")[1].split("By distance")[0]
+    for row in (
+        "| ResNet baseline |",
+        "| ResNet + SE",
+        "| ResNet, deeper",
+    ):
+        assert row in table
+        assert "not run" not in table.split(row)[1].splitlines()[0]
+    for said in (
+        *("prove nothing about attention", "92,109", "59.2 %", "68.1 %", "2, 3 and 4 in 50, 47 and 3 %"),
+        *("53.6 box AP", "35.6", "46.0 and 51.4", "+4.4", "+7.1", "-3.3 ± 3.3"),
+    ):
+        assert said in page, said
+    for variant in ("resnet", "se", "deep", "relative"):  # the prose says what the run files say
+        runs = [json.loads((FILED[0] / f"side_{variant}_seed{seed}.json").read_text())["whole"] for seed in (1, 3)]
+        for what in ("box", "named") if variant != "resnet" else ("box",):
+            assert " and ".join(f"{100 * run[what]:.1f}" for run in runs) in read_grid("cpu").remarks["side"], variant
+    for taken in ("reproduces", "Reproduces", "the contrary", "must be seen too", "where it should"):
+        assert taken not in page, taken
 
 
 @pytest.mark.skipif(not FILED, reason="nothing filed yet")

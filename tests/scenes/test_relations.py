@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from botvision.scenes import make_scenes
+from botvision.scenes import Material, load_material, make_scenes
+from botvision.scenes.make import draw_scene
 from botvision.scenes.relations import KEYS, lay_out
 from botvision.scenes.world import CATEGORIES, MOST, RELATION, build_world
 
@@ -29,8 +30,8 @@ def entries(folder, split="train"):
     return document, [{**a, "name": names[a["category_id"]]} for a in document["annotations"]]
 
 
-def layouts(task, count=2500, **options):
-    world = build_world(task, size=SIZE, seed=0, clutter=options.pop("clutter", 0), **options)
+def layouts(task, count=2500, size=SIZE, **options):
+    world = build_world(task, size=size, seed=0, clutter=options.pop("clutter", 0), **options)
     rng = np.random.default_rng(0)
     return [lay_out(world, rng) for _ in range(count)]
 
@@ -121,6 +122,65 @@ def test_a_place_tells_no_side(distance):
         things = sorted((t for t in things if t.partner is not None), key=lambda t: t.x)
         for fifth in np.array_split(np.array([t.category == "left" for t in things]), 5):
             assert abs(fifth.mean() - 0.5) < allowed + 4 * np.sqrt(0.25 / len(fifth))
+
+
+GRID = {"digits": (3, 4), "distance": (0.4, 0.6), "scale": (0.16, 0.22)}  # of `bench evidence --grid cpu`
+
+
+def test_one_bit_of_an_image_answers_all_of_side():
+    """Why its runs prove nothing about attention: the key's half of the image is the class of every digit in it."""
+    for key, *others in layouts("side", 1500, **GRID):
+        assert {thing.category for thing in others} == {"left" if key.x > SIZE / 2 else "right"}
+
+
+@pytest.mark.parametrize("task", ["key", "side"])
+def test_digits_that_find_no_place_are_left_out_as_the_docstring_says(task):
+    held = np.bincount([len(layout) for layout in layouts(task, 3000, size=192, **GRID)])
+    assert held[:2].sum() == 0
+    assert held[2:] / held.sum() == pytest.approx([0.50, 0.47, 0.03], abs=0.03)
+    for share in ("50 % hold 2", "47 % hold 3", "3 % hold 4"):
+        assert share in make_scenes.__doc__
+
+
+def few_samples(each):
+    """Training material with so few samples of a digit that the same one would often be drawn twice."""
+    material = load_material("train")
+    kept = np.concatenate([np.flatnonzero(material.labels == digit)[:each] for digit in range(10)])
+    return material._replace(images=material.images[kept], labels=material.labels[kept])
+
+
+def test_a_couple_of_match_is_never_the_same_sample_twice(monkeypatch):
+    """ "By another hand": two samples at least."""
+    chosen, plainly = [], Material.specimen
+
+    def specimen(self, digit, rng, **rest):
+        chosen.append(plainly(self, digit, rng, **rest))
+        return chosen[-1]
+
+    monkeypatch.setattr(Material, "specimen", specimen)
+    material, rng = few_samples(2), np.random.default_rng(0)
+    world = build_world("match", size=SIZE, seed=0, clutter=1)
+    same = 0
+    for _ in range(60):
+        chosen.clear()
+        draw_scene(material, world, rng)
+        for first, second in zip(chosen[::2], chosen[1::2], strict=True):
+            assert first != second
+            same += material.labels[first] == material.labels[second]
+    assert same > 30
+
+
+@pytest.mark.parametrize("task", ["plain", "key", "side"])
+def test_scenes_of_the_other_tasks_are_drawn_as_before(task, monkeypatch):
+    def pictures():
+        rng, world = np.random.default_rng(0), build_world(task, size=SIZE, seed=0, clutter=1)
+        return [draw_scene(few_samples(1), world, rng)[0] for _ in range(20)]
+
+    ours = pictures()
+    monkeypatch.setattr(
+        Material, "specimen", lambda self, digit, rng, **_: int(rng.choice(np.flatnonzero(self.labels == digit)))
+    )
+    np.testing.assert_array_equal(ours, pictures())
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -25,8 +25,8 @@ EXTRA = "extra"  # name of an inserted block; the ResNet's own keep their number
 class BoTNet(ResNet):
     """ResNet whose last stage is made of BoT blocks (arXiv 2101.11605, Table 1); any image size.
 
-    Everything that timm's ResNet does (features_only, forward_intermediates, gradient checkpointing, stems,
-    `output_stride=16` for the S1 models) works unchanged, and its options are taken.
+    What timm's ResNet does (features_only, forward_intermediates, gradient checkpointing, stems, `output_stride=16` for
+    the S1 models) works unchanged, and its options are taken; but `pretrained`: no weights are published.
 
     Attributes:
         model_args: the options that rebuild this model from its name.

@@ -21,9 +21,11 @@ class Material(NamedTuple):
     labels: NDArray[np.int64]
     photos: list[Picture]
 
-    def specimen(self, digit: int, rng: np.random.Generator) -> Floats:
-        """A random one of this digit."""
-        return self.images[rng.choice(np.flatnonzero(self.labels == digit))]
+    def specimen(self, digit: int, rng: np.random.Generator, *, other_than: int | None = None) -> int:
+        """Number of a random sample of this digit; never the one given."""
+        while (number := int(rng.choice(np.flatnonzero(self.labels == digit)))) == other_than:
+            pass  # only where it was met: all else is drawn as it was before
+        return number
 
 
 def load_material(split: str) -> Material:

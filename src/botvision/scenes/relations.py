@@ -129,8 +129,13 @@ def side(field: Field, rng: np.random.Generator) -> list[Thing]:
     """A key, and digits "left" or "right" of it at a controlled distance.
 
     A digit stands only where the key could stand on its other side as well, at the same distance, and a coin says on
-    which it stands: a place of a digit tells nothing of its side. The key comes with the first digit, the others are
-    drawn from the same distribution given the key; only that digits must not overlap disturbs this, a little.
+    which it stands: the x of a single digit tells nothing of its side. The key comes with the first digit, the others
+    are drawn from the same distribution given the key; only that digits must not overlap disturbs this, a little. One
+    that finds no place is left out.
+
+    The key's own place tells everything where `distance` is far: with room for the key on both sides of a digit, a key
+    to the digit's right stands beyond the middle of the image once twice the smallest horizontal step and the margin
+    reach half of its width (from 0.39 on, at scale 0.22). All digits of an image then have one class.
     """
     fewest, most = field.world.digits
     count = int(rng.integers(fewest, most + 1))

@@ -1,1 +1,1 @@
-"""Does global attention win where it should? The paper's ablations in small, beside their twin."""
+"""The paper's ablations in small, beside a ResNet baseline and controls: grids, runs, page."""

@@ -1,6 +1,6 @@
 """A grid in YAML: worlds × variants × seeds, one recipe for all; every run of it by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +46,8 @@ class Grid:
         variants: by name.
         train: settings of `botvision maskrcnn train`, the same for all that do not say otherwise.
         note: what a reader should know of the recipe, for the page.
+        finding: what its runs show, and what they do not, for the page's head.
+        remarks: what a reader should know of a world's runs before their figures, by the world's name.
     """
 
     name: str
@@ -56,6 +58,15 @@ class Grid:
     variants: dict[str, Variant]
     train: dict[str, dict[str, Any]]
     note: str = ""
+    finding: str = ""
+    remarks: dict[str, str] = field(default_factory=dict)
+
+    def label(self, variant: str, seeds: Collection[int]) -> str:
+        """A variant's title, with its seeds where they are not all of the grid's."""
+        title = self.variants[variant].title
+        if set(seeds) == set(self.seeds):
+            return title
+        return f"{title} (seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, sorted(seeds)))})"
 
     def runs(
         self, *, worlds: Sequence[str] = (), variants: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -141,7 +152,8 @@ def read_grid(name: str) -> Grid:
     except yaml.YAMLError as error:
         raise ValueError(f"grid {path} is not YAML: {str(error).splitlines()[0]}; mend the file") from error
     wanted = {f.name for f in fields(Grid)} - {"name"}
-    check_keys(content, wanted, needed=wanted - {"note"}, what=f"grid {path}")
+    check_keys(content, wanted, needed=wanted - {"note", "finding", "remarks"}, what=f"grid {path}")
+    check_keys(content.get("remarks", {}), set(content["worlds"]), needed=set(), what=f"grid {path}, remarks")
     about = {f.name for f in fields(Variant)}
     for variant, options in content["variants"].items():
         check_keys(options, about, needed={"title", "backbone"}, what=f"grid {path}, variant {variant}")

@@ -1,12 +1,12 @@
-"""The evidence as a page: tables and verdicts of the runs that are there, and what was not run."""
+"""The evidence as a page: tables and differences of the runs there are, and what was not run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from botvision.bench.evidence import words
 from botvision.bench.evidence.grid import Grid, Run
-from botvision.bench.evidence.numbers import Interval, difference, interval, verdict
+from botvision.bench.evidence.numbers import difference, interval, verdict
 from botvision.bench.evidence.pictures import draw_pictures
 from botvision.bench.evidence.run import result_of
 from botvision.bench.paper import NOT_RUN, table
@@ -14,11 +14,16 @@ from botvision.bench.published import COCO, Coco
 from botvision.files import read_json, write_text
 
 TABLES = ("Content and position, 36 epochs", "Inserted, not replaced (non-local comparison), 36 epochs")
-CLAIMS = (  # better, worse, by the grid's variants; the paper's difference is that of their rows
+DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is that of their rows
     ("relative", "resnet"),
     ("relative", "resnet_alone"),
+    ("relative", "se"),
+    ("relative", "deep"),
+    ("se", "resnet"),
+    ("deep", "resnet"),
     ("content", "resnet"),
     ("relative", "content"),
+    ("carried", "relative"),
     ("relative", "relative_only"),
     ("relative", "absolute"),
     ("non_local", "resnet"),
@@ -74,10 +79,10 @@ def build_page(evidence: Evidence, field: Path) -> str:
     """The page's Markdown: of the results alone, so that the same results always give the same page."""
     sections = [
         words.TITLE,
-        words.opening(evidence.grid.name, evidence.all()),
-        "## What reproduces",
-        words.CLAIMS,
-        claims_table(evidence),
+        words.opening(evidence.grid, evidence.all()),
+        "## Differences",
+        words.DIFFERENCES,
+        differences_table(evidence),
         *words.summary(sentences(evidence)),
         "## The worlds",
         *words.worlds(evidence.grid, evidence.found),
@@ -85,14 +90,14 @@ def build_page(evidence: Evidence, field: Path) -> str:
         words.tables(evidence.grid),
         *words.recipe(evidence.grid),
         *[part for world in evidence.grid.worlds for part in world_sections(evidence, world)],
-        *(["## Curves", words.CURVES, "## What the twins find", words.FOUND] if evidence.found else []),
+        *(["## Curves", words.CURVES, "## What the models find", words.FOUND] if evidence.found else []),
         "## The paper's own path: the ResNet first",
         *path_section(evidence),
         "## Effective receptive field",
         *words.field(read_json(field, what="receptive fields") if field.is_file() else None),
         "## What was not run",
         *words.not_run(evidence.grid, missing(evidence)),
-        "## What settles it: COCO",
+        "## What would settle it: COCO",
         words.COCO_NEXT,
         "## Run it again",
         words.again(evidence.grid.name),
@@ -128,51 +133,77 @@ def published(evidence: Evidence, variant: str) -> Coco | None:
     return rows[0] if rows else None
 
 
-def claims_table(evidence: Evidence) -> str:
+def differences_table(evidence: Evidence) -> str:
     """The paper's differences, and ours in every world that has runs."""
     worlds = [world for world in evidence.grid.worlds if evidence.found.get(world)]
     rows = []
-    for better, worse in CLAIMS:
-        if not {better, worse} <= set(evidence.grid.variants):
+    for one, other in DIFFERENCES:
+        if not {one, other} <= set(evidence.grid.variants):
             continue
-        theirs, base = published(evidence, better), published(evidence, worse)
+        theirs, base = published(evidence, one), published(evidence, other)
         gain = (
             "" if theirs is None or base is None else f"{theirs.box - base.box:+.1f} / {theirs.mask - base.mask:+.1f}"
         )
-        cells = [claim_cell(evidence, world, better, worse, is_papers=bool(gain)) for world in worlds]
-        rows.append([f"{evidence.title(better)} − {evidence.title(worse)}", gain, *cells])
+        cells = [difference_cell(evidence, world, one, other) for world in worlds]
+        rows.append([f"{evidence.title(one)} − {evidence.title(other)}", gain, *cells])
     return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
 
 
-def claim_cell(evidence: Evidence, world: str, better: str, worse: str, *, is_papers: bool) -> str:
-    """Our difference of box and mask AP, and what it says of the paper's, where that has one."""
+def difference_cell(evidence: Evidence, world: str, one: str, other: str) -> str:
+    """Our difference of box and mask AP over the seeds that both have, and where their intervals lie."""
     boxes, masks = (
-        difference(evidence.values(world, better, pick), evidence.values(world, worse, pick)) for pick in (box, mask)
+        difference(evidence.values(world, one, pick), evidence.values(world, other, pick)) for pick in (box, mask)
     )
     if boxes is None or masks is None:
         return NOT_RUN
-    above, below = ("**reproduces**", "**the contrary**") if is_papers else ("above", "below")
-    said = {"above the twin": above, "below the twin": below}
-    return f"{boxes.text(sign=True)} / {masks.text(sign=True)}: {said.get(verdict(boxes), verdict(boxes))}"
+    said = [verdict(boxes), verdict(masks)]
+    where = said[0] if said[0] == said[1] else f"box {said[0]}, mask {said[1]}"
+    return f"{boxes.text(sign=True)} / {masks.text(sign=True)} (n = {boxes.seeds}): {where}"
 
 
 def sentences(evidence: Evidence) -> list[str]:
-    """Each variant against the twin in words."""
+    """Each variant beside the baseline in words, both over the seeds that both have."""
     said = []
-    twin = evidence.grid.twin
+    base = evidence.grid.twin
     for world, variants in evidence.found.items():
         for variant in variants:
-            apart = difference(evidence.values(world, variant, box), evidence.values(world, twin, box))
-            if variant == twin or apart is None:
+            common = sorted(set(evidence.of(world, variant)) & set(evidence.of(world, base)))
+            if variant == base or not common:
                 continue
-            ours, twins = (interval([*evidence.values(world, v, box).values()]) for v in (variant, twin))
-            right = [interval([*evidence.values(world, v, named).values()] or [0.0]) for v in (variant, twin)]
+            apart = difference(evidence.values(world, variant, box), evidence.values(world, base, box))
+            ours, bases = (mean(evidence, world, v, box, common) for v in (variant, base))
+            right = [mean(evidence, world, v, named, common) for v in (variant, base)]
             said.append(
-                f"*{world}*, {evidence.title(variant)}: box AP {ours.text()}, the twin's {twins.text()}; difference "
-                f"{apart.text(sign=True)}, {verdict(apart)}. Of the objects found, {right[0].text()} % bear the "
-                f"right name, the twin's {right[1].text()} %."
+                f"*{world}*, {evidence.grid.label(variant, common)}: box AP {ours}, the baseline's over the same seeds "
+                f"{bases}; difference {apart.text(sign=True) if apart else ''}, {verdict(apart)}. Of the objects "
+                f"found, {right[0]} % bear the right name, the baseline's {right[1]} %."
             )
     return said
+
+
+def mean(
+    evidence: Evidence, world: str, variant: str, pick: Callable[[Result], float | None], seeds: Collection[int]
+) -> str:
+    """A number of some seeds' runs, as tables print it."""
+    values = evidence.values(world, variant, pick)
+    own = [values[seed] for seed in sorted(seeds) if seed in values]
+    return interval(own).text() if own else "none"
+
+
+def rows_of(evidence: Evidence, world: str) -> list[tuple[str, list[int]]]:
+    """Variants with their seeds; before those that lack some of the baseline's, the baseline over theirs alone."""
+    base = evidence.grid.twin
+    rows: list[tuple[str, list[int]]] = []
+    shorter: dict[tuple[int, ...], list[str]] = {}
+    for variant in evidence.grid.variants:
+        seeds = sorted(evidence.of(world, variant))
+        if seeds and set(seeds) < set(evidence.of(world, base)):
+            shorter.setdefault(tuple(seeds), []).append(variant)
+        else:
+            rows.append((variant, seeds))
+    for some, variants in shorter.items():
+        rows += [(variant, list(some)) for variant in (base, *variants)]
+    return rows
 
 
 def world_sections(evidence: Evidence, world: str) -> list[str]:
@@ -190,44 +221,48 @@ def world_sections(evidence: Evidence, world: str) -> list[str]:
 
 def overall(evidence: Evidence, world: str) -> str:
     """One row a variant, the paper's figures beside ours."""
-    twin = evidence.grid.twin
-    steps = evidence.values(world, twin, lambda r: r["step_ms"])
+    base = evidence.grid.twin
+    steps = evidence.values(world, base, lambda r: r["step_ms"])
     rows = []
-    for variant in evidence.grid.variants:
+    for variant, seeds in rows_of(evidence, world):
         theirs = published(evidence, variant)
-        row = [evidence.title(variant), f"{theirs.box} / {theirs.mask}" if theirs else ""]
-        results = evidence.of(world, variant)
-        if not results:
-            rows.append([*row, *[NOT_RUN] * 2, *[""] * 7])
+        paper = f"{theirs.box} / {theirs.mask}" if theirs else ""
+        if not seeds:
+            rows.append([evidence.title(variant), paper, *[NOT_RUN] * 2, *[""] * 7])
             continue
-        row += [interval([*evidence.values(world, variant, pick).values()]).text() for pick in (box, mask)]
+        row = [evidence.grid.label(variant, seeds), paper]
+        row += [mean(evidence, world, variant, pick, seeds) for pick in (box, mask)]
         for pick in (box, mask):
-            apart = difference(evidence.values(world, variant, pick), evidence.values(world, twin, pick))
-            row.append("" if variant == twin or apart is None else apart.text(sign=True))
-        right = [*evidence.values(world, variant, named).values()]
-        row.append(interval(right).text() if right else "")
-        one = next(iter(results.values()))
+            apart = difference(evidence.values(world, variant, pick), evidence.values(world, base, pick))
+            row.append("" if variant == base or apart is None else apart.text(sign=True))
+        row.append(mean(evidence, world, variant, named, seeds))
+        one = evidence.of(world, variant)[seeds[0]]
         ours = evidence.values(world, variant, lambda r: r["step_ms"])
-        common = [ours[seed] / steps[seed] for seed in sorted(set(ours) & set(steps))]
+        common = [ours[seed] / steps[seed] for seed in seeds if seed in ours and seed in steps]
         slower = interval(common).text(times=1, digits=2) if common else ""
-        row += [str(len(results)), f"{one['parameters'] / 1e6:.2f}M", f"{one['madds'] / 1e9:.3f}G", slower]
+        row += [str(len(seeds)), f"{one['parameters'] / 1e6:.2f}M", f"{one['madds'] / 1e9:.3f}G", slower]
         rows.append(row)
     head = ["", "paper: box / mask", "box AP", "mask AP", "Δ box", "Δ mask", "named right, %", "seeds", "parameters",
-            "M.Adds", "step, × twin"]  # fmt: skip
+            "M.Adds", "step, × baseline"]  # fmt: skip
     return table(head, rows)
 
 
 def split_section(evidence: Evidence, world: str, key: str, what: str) -> list[str]:
     """Box AP (mask AP), and right names, of parts of the objects: one row a variant."""
-    variants = [v for v in evidence.grid.variants if any(r.get(key) for r in evidence.of(world, v).values())]
-    if not variants:
+    rows = [(v, seeds) for v, seeds in rows_of(evidence, world) if any(r.get(key) for r in some(evidence, world, v))]
+    if not rows:
         return []
-    return [f"By {what}: box AP / mask AP / named right, %", split_table(evidence, world, key, variants)]
+    return [f"By {what}: box AP / mask AP / named right, %", split_table(evidence, world, key, rows)]
 
 
-def split_table(evidence: Evidence, world: str, key: str, variants: Sequence[str]) -> str:
+def some(evidence: Evidence, world: str, variant: str) -> list[Result]:
+    """A variant's results, whatever their seeds."""
+    return list(evidence.of(world, variant).values())
+
+
+def split_table(evidence: Evidence, world: str, key: str, chosen: Sequence[tuple[str, list[int]]]) -> str:
     """Parts as columns; their bounds are means over the seeds, whose scenes differ."""
-    every = [r[key] for v in variants for r in evidence.of(world, v).values() if r.get(key)]
+    every = [r[key] for v in dict(chosen) for r in some(evidence, world, v) if r.get(key)]
     count = min(map(len, every))
     bounds = [
         f"{sum(parts[n]['low'] for parts in every) / len(every):.0f} … "
@@ -235,23 +270,23 @@ def split_table(evidence: Evidence, world: str, key: str, variants: Sequence[str
         for n in range(count)
     ]
     rows = []
-    for variant in variants:
+    for variant, seeds in chosen:
         cells = []
         for n in range(count):
-            parts = [r[key][n] for r in evidence.of(world, variant).values()]
+            parts = [evidence.of(world, variant)[seed][key][n] for seed in seeds]
             kinds = [[part[name] for part in parts if part[name] is not None] for name in ("box", "mask", "named")]
             cells.append(" / ".join(interval(values).text() if values else "none" for values in kinds))
-        rows.append([evidence.title(variant), *cells])
+        rows.append([evidence.grid.label(variant, seeds), *cells])
     return table(["", *bounds], rows)
 
 
 def control(evidence: Evidence, world: str) -> list[str]:
     """What needs no partner: the key's own AP, which all variants should share."""
     cells = []
-    for variant in evidence.grid.variants:
-        own = evidence.values(world, variant, lambda r: (r.get("control") or {}).get("box"))
-        if own:
-            cells.append(f"{evidence.title(variant)} {interval([*own.values()]).text()}")
+    for variant, seeds in rows_of(evidence, world):
+        own = mean(evidence, world, variant, lambda r: (r.get("control") or {}).get("box"), seeds)
+        if own != "none":
+            cells.append(f"{evidence.grid.label(variant, seeds)} {own}")
     return [f"Control, the key, which is told from its own pixels: box AP {'; '.join(cells)}."] if cells else []
 
 
@@ -265,21 +300,24 @@ def path_section(evidence: Evidence) -> list[str]:
     for name, variant in later.items():
         scratch = next((n for n, v in grid.variants.items() if v.first is None and same_model(v, variant)), grid.twin)
         for world in grid.worlds:
-            ours, alone = evidence.values(world, name, box), evidence.values(world, scratch, box)
-            if not ours:
+            seeds = sorted(evidence.of(world, name))
+            if not seeds:
                 continue
-            apart: Interval | None = difference(ours, alone)
-            first = next(iter(evidence.of(world, name).values()))
+            first = evidence.of(world, name)[seeds[0]]
             said.append(f"{evidence.title(name)}: {first.get('carried', '')}")
+            same = [seed for seed in seeds if seed in evidence.of(world, scratch)]
+            aps = [
+                f"{mean(evidence, world, v, box, own)} / {mean(evidence, world, v, mask, own)}"
+                for v, own in ((name, seeds), (scratch, same))
+            ]
             rows.append([
-                world, evidence.title(name), interval([*ours.values()]).text(), evidence.title(scratch),
-                interval([*alone.values()]).text() if alone else NOT_RUN,
-                apart.text(sign=True) if apart else "", verdict(apart).replace("the twin", "from scratch"),
+                world, grid.label(name, seeds), aps[0], evidence.title(scratch), aps[1] if same else NOT_RUN,
+                difference_cell(evidence, world, name, scratch),
             ])  # fmt: skip
     if not rows:
         names = ", ".join(later)
         return [words.PATH, f"{NOT_RUN.capitalize()}: variants {names}; the command is below."]
-    head = ["world", "carried over", "box AP", "from scratch", "box AP", "Δ box", ""]
+    head = ["world", "carried over", "box / mask AP", "from scratch", "over the same seeds", "Δ box / Δ mask"]
     carried = "What was carried over: " + "; ".join(dict.fromkeys(said)) + "."
     return [words.PATH, table(head, rows), carried]
 

@@ -1,4 +1,4 @@
-"""The evidence page's pictures: scenes, curves, what the twins find, receptive fields."""
+"""The evidence page's pictures: scenes, curves, what the models find, receptive fields."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,7 +93,7 @@ def by_distance(grid: Grid, found: Found, world: str, what: str) -> dict[str, li
     for variant, results in found[world].items():
         parts = [result["by_distance"] for result in results.values() if result.get("by_distance")]
         columns = zip(*parts, strict=False)
-        lines[grid.variants[variant].title] = [
+        lines[legend(grid, variant, len(results))] = [
             Point((column[0]["low"] + column[0]["high"]) / 2, *interval([100 * p[what] for p in column])[:2])
             for column in columns
             if all(p[what] is not None for p in column)
@@ -109,10 +109,16 @@ def curve(
     for variant, results in found[world].items():
         rows = [dict(pick(result)) for result in results.values()]
         common = sorted(set.intersection(*(set(row) for row in rows)))
-        lines[grid.variants[variant].title] = [
+        lines[legend(grid, variant, len(results))] = [
             Point(step, *interval([row[step] for row in rows])[:2]) for step in common
         ]
     return lines
+
+
+def legend(grid: Grid, variant: str, seeds: int) -> str:
+    """A variant's title, with the number of its seeds where it lacks some."""
+    title = grid.variants[variant].title
+    return title if seeds == len(grid.seeds) else f"{title}, n = {seeds}"
 
 
 def losses(result: Result) -> list[tuple[int, float]]:

@@ -54,7 +54,7 @@ def evidence(
     results: Path | None = None,
     report: Path | None = None,
 ) -> Sweep:
-    """Train the paper's ablations and their ResNet twin on scenes, under one recipe, over several seeds.
+    """Train the paper's ablations and their ResNet baseline on scenes, under one recipe, over several seeds.
 
     A run whose result is there is skipped; one that was broken off is gone on with.
 

@@ -1,0 +1,89 @@
+"""How uniform attention begins: entropy / log N of each MHSA2d of a backbone, on a random image, in float64.
+
+python benchmarks/attention_entropy.py [--size 224] [--seed 0] [--out attention_entropy.json]
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from botvision import MHSA2d, create_model
+from botvision.attention import module as layer
+from botvision.attention.reference import attend_reference
+
+WIDE = {"qkv_std": 0.05, "position_std": 0.7}
+SMALL = {"channels": (16, 32, 64, 128), "zero_init_last": False}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "botnet14": ("botnet14", {}),
+    "botnet26": ("botnet26", {}),
+    "botnet50": ("botnet50", {}),
+    "botnet26, wide start": ("botnet26", WIDE),
+    "botnet14 of the grid cpu, authors' start": ("botnet14", SMALL),
+    "botnet14 of the grid cpu, wide start": ("botnet14", SMALL | WIDE),
+}
+
+
+def weights_of(q: Tensor, k: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float) -> Tensor:
+    """(B, M, N, N) softmax weights: the reference, given the identity for values."""
+    tokens = k.shape[-2] if k.shape[-1] else q.shape[-2]
+    identity = torch.eye(tokens, dtype=q.dtype).expand(*q.shape[:-2], tokens, tokens)
+    return attend_reference(q, k, identity, rel_h, rel_w, scale=scale)
+
+
+def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[dict[str, Any]]:
+    """Each layer's entropy / log N, and how far its output lies from a plain mean of its values."""
+    torch.manual_seed(seed)
+    model = create_model(name, **options).double().train()  # BatchNorm by the batch: fresh statistics say nothing
+    names = {module: path for path, module in model.named_modules() if isinstance(module, MHSA2d)}
+    found: list[dict[str, Any]] = []
+    running: list[str] = []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, rel_h: Any = None, rel_w: Any = None, *, scale: float, **_: Any) -> Tensor:
+        weights = weights_of(q, k, rel_h, rel_w, scale=scale)
+        entropy = -(weights * weights.clamp_min(1e-300).log()).sum(-1)
+        out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
+        found.append({
+            "layer": running[-1],
+            "map": f"{math.isqrt(v.shape[-2])}²",
+            "entropy / log N": round((entropy / math.log(v.shape[-2])).mean().item(), 6),
+            "least of a query": round((entropy / math.log(v.shape[-2])).min().item(), 6),
+            "output off its mean, %": round(100 * ((out - mean).norm() / mean.norm()).item(), 4),
+            "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
+        })  # fmt: skip
+        return out
+
+    for module, path in names.items():
+        module.register_forward_pre_hook(lambda _module, _inputs, path=path: running.append(path))
+    original, layer.attend = layer.attend, spy
+    try:
+        with torch.no_grad():
+            model(torch.randn(4, 3, size, size, dtype=torch.float64))
+    finally:
+        layer.attend = original
+    return found
+
+
+def main() -> None:
+    """Measure, print and file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    found = {title: measure(name, options, asked.size, asked.seed) for title, (name, options) in MODELS.items()}
+    for title, layers in found.items():
+        print(title)
+        for one in layers:
+            print("   " + ", ".join(f"{name} {value}" for name, value in one.items()))
+    if asked.out:
+        about = {"size": asked.size, "seed": asked.seed, "torch": torch.__version__.partition("+")[0]}
+        asked.out.write_text(json.dumps(about | {"models": found}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
