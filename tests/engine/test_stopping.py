@@ -87,6 +87,32 @@ def test_a_resumed_run_sees_each_image_once_an_epoch(tmp_path, monkeypatch):
     assert seen == expected
 
 
+def test_gradients_that_are_summed_are_not_lost(tmp_path, monkeypatch):
+    """Four batches a step: a signal in the second of them ends the run after the fourth."""
+    seen = interrupted(monkeypatch, signal.SIGTERM, at=6)
+    optim = replace(OPTIM, accumulate=4)
+    with pytest.raises(Stopped, match="saved at step 2"):
+        train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
+    assert len(seen) == 8
+    done = train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE, on_existing="resume")
+    assert (done.epochs, len(seen)) == (2, 2 * STEPS)
+
+
+def test_what_the_shell_ignores_is_left_ignored(tmp_path, monkeypatch):
+    """Nohup ignores SIGHUP: closing the terminal must not end the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        seen = interrupted(monkeypatch, signal.SIGHUP, at=3)
+        train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=1), engine=ENGINE)
+        assert len(seen) == STEPS
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    interrupted(monkeypatch, signal.SIGHUP, at=3)
+    with pytest.raises(Stopped) as stopped:
+        train(DATA, tmp_path / "r2", model=MODEL, optim=OPTIM, engine=ENGINE)
+    assert stopped.value.code == 129
+
+
 def test_slurms_warning_counts_as_sigterm(tmp_path, monkeypatch):
     """#SBATCH --signal=USR1@90; without SLURM the signal is not ours."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")

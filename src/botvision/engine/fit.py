@@ -14,6 +14,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from botvision.engine.history import History
 from botvision.engine.loader import ResumableLoader
 
+WARNING = getattr(signal, "SIGUSR1", None)  # before a SLURM job ends: #SBATCH --signal=USR1@90
+ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 class Stopped(KeyboardInterrupt):
     """A run that a signal has ended.
@@ -26,7 +29,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
-        self.code = 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+        self.code = 128 + (signal.SIGTERM if signum == WARNING else signum)
 
 
 class LeaveError(Exception):
@@ -52,9 +55,10 @@ class Interruptible(Callback):
         if threading.current_thread() is not threading.main_thread():
             return
         self.forward = getattr(trainer.strategy.launcher, "kill", None)
-        slurm = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
-        for signum in (signal.SIGINT, signal.SIGTERM, *slurm):
-            signal.signal(signum, self.note)
+        slurm = [WARNING] if "SLURM_JOB_ID" in os.environ and WARNING is not None else []
+        for signum in (*ENDING, *slurm):
+            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup's
+                signal.signal(signum, self.note)
 
     def note(self, signum: int, _: Any) -> None:
         """Remember the signal; a second Ctrl-C ends the run at once."""
@@ -75,9 +79,13 @@ class Interruptible(Callback):
         """Where a run only evaluates, too."""
         self.listen(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save and leave, all processes together, where any of them was told to."""
         self.saved = False
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return  # gradients are being summed, and no checkpoint keeps them
         asked = self.signum is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)

@@ -1,4 +1,4 @@
-"""Checkpoints written whole: beside their target, synced, then renamed; a full disk leaves the old one."""
+"""Checkpoints written whole: beside their target, synced, renamed; a full disk leaves the old."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings as plain values: for YAML, for checkpoints, and read back when options have been added since."""
+"""Settings as plain values, for YAML and checkpoints; read back when options were added since."""
 
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
