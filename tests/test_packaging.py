@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "plugins" / "botvision-yolo"
 EVERYWHERE = ("train", "detect", "scenes", "bench")
-EXTRAS = {  # which of its extras a room may import from, besides what is always installed; a new room is written in here
+EXTRAS = {  # which of its extras a room may import from, besides what is always installed
     ROOT / "src/botvision": {
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "recipe"), ()),
         **dict.fromkeys(("classify", "cli", "engine"), ("train",)),
@@ -24,16 +24,13 @@ EXTRAS = {  # which of its extras a room may import from, besides what is always
         "bench": EVERYWHERE,
     },
     PLUGIN / "src/botvision_yolo": {
-        **dict.fromkeys(
-            ("blocks", "cli", "convert", "likeness", "model", "reader", "registry", "seed", "table", "trainer"), ()
-        ),
-        **dict.fromkeys(("transfer", "variants"), ()),
+        **dict.fromkeys(("blocks", "cli", "convert", "likeness", "model", "reader", "registry"), ()),
+        **dict.fromkeys(("seed", "table", "trainer", "transfer", "variants"), ()),
         **dict.fromkeys(("compare", "scenes"), ("compare",)),
     },
 }
 BROUGHT = {"triton": "torch brings it where it has kernels, and `tiled` refuses where it is not"}
 UNIMPORTED = {
-    "requests": "classify/shards.py is about to read shards over http with it",
     "cloudpickle": "ultralytics sends its workers their state with it",
     "lap": "ultralytics tracks with it",
     "onnx": "torch writes graphs with it",
@@ -48,7 +45,7 @@ PACKAGES = list(EXTRAS)
 
 
 def built(project, folder):
-    """The sdist's and the wheel's files by name, as bytes, built from this checkout by the backend that pip would use."""
+    """The sdist's and the wheel's files by name, as bytes, built from this checkout by the backend that pip uses."""
     run = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
         cwd=project,
@@ -174,8 +171,8 @@ def test_what_is_imported_is_declared_where_it_is_needed(package):
             continue
         allowed = set(declared[""]).union(*(declared[extra] for extra in EXTRAS[package][room]))
         assert allowed & bringers.get(module, set()), (
-            f"{package.name}/{room} imports {module}, which {', '.join(bringers.get(module, {'nothing here'}))} brings; "
-            f"declare it in pyproject.toml, where {room} may import from: {EXTRAS[package][room] or 'dependencies'}"
+            f"{package.name}/{room} imports {module}, which {bringers.get(module)} bring; declare it in pyproject.toml "
+            f"where {room} may import from: dependencies, {', '.join(EXTRAS[package][room])}"
         )
     assert package.name != "botvision" or brought == set(BROUGHT)
 
