@@ -77,7 +77,7 @@ class BoTNet(ResNet):
             output_stride=output_stride,
             **resnet,
         )
-        if POOLS_BIND_SIZES and type(self.maxpool) is nn.MaxPool2d:  # timm's; other stems pool otherwise
+        if POOLS_BIND_SIZES and type(self.get_submodule("maxpool")) is nn.MaxPool2d:  # other stems' may differ
             self.maxpool = StemPool()
         layer_options = {
             "act_layer": get_act_layer(resnet.get("act_layer", nn.ReLU)),
