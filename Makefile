@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-yolo-versions demo bench docs clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs clean
 
 setup: $(READY)
 
@@ -28,8 +29,19 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# uv, because pip cannot resolve to the lowest versions that pyproject.toml allows
+$(LOWEST)/.ready: pyproject.toml plugins/botvision-yolo/pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[all]" \
+		--editable "plugins/botvision-yolo[all,openvino]" --group dev
+	touch $(LOWEST)/.ready
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest
+
 test-yolo-versions: setup
-	set -e; for version in 8.3.203 8.4.60; do \
+	set -e; for version in 8.3.215 8.4.60; do \
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/ultralytics-$$version ultralytics==$$version; \
 		PYTHONPATH=$(CURDIR)/$(VENV)/ultralytics-$$version $(BIN)/python -m pytest plugins/botvision-yolo/tests; \
 	done
@@ -46,4 +58,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ from timm.models.resnet import Bottleneck
 import botvision
 from botvision.attention import MHSA2d
 from botvision.backbone import VARIANTS, BoTBlock, load_resnet
-from botvision.backbone.blocks import HalvingPool
+from botvision.backbone.blocks import HalvingPool, StemPool
 from botvision.backbone.counts import count
 
 PARAMETERS = {  # PAPER.md section 3
@@ -221,6 +221,44 @@ def test_a_whole_model_exports_for_free_sizes():
         image = torch.randn(1, 3, *size)
         with torch.no_grad():
             assert torch.allclose(program(image), model(image), atol=1e-5)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # the exporter's
+def test_a_whole_model_is_one_onnx_graph_for_every_size_and_batch(tmp_path):
+    import onnxruntime
+
+    model = botvision.create_model("botnet14", num_classes=3).eval()
+    torch.nn.init.ones_(model.layer4[0].bn3.weight)
+    free = {0: torch.export.Dim("b", max=8), 2: torch.export.Dim("h", max=1024), 3: torch.export.Dim("w", max=1024)}
+    image, path = torch.randn(2, 3, 96, 128), tmp_path / "model.onnx"
+    torch.onnx.export(model, (image,), path, dynamo=True, dynamic_shapes=(free,), verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for batch, height, width in [(2, 96, 128), (1, 64, 97), (3, 321, 129)]:
+        image = torch.randn(batch, 3, height, width)
+        [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(found), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (9, 9), (33, 64)])
+@pytest.mark.parametrize("pool", [HalvingPool(), StemPool()], ids=lambda pool: type(pool).__name__)
+def test_pools_for_a_torch_that_binds_strides_have_the_same_bits(size, pool, monkeypatch):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = pool(x)
+    monkeypatch.setattr("botvision.backbone.blocks.is_stride_refused", lambda: True)
+    assert torch.equal(pool(x), expected)
+
+
+def test_the_stem_pool_is_timms(monkeypatch):
+    x = torch.randn(2, 3, 65, 96, dtype=torch.float64)
+    monkeypatch.setattr("botvision.backbone.botnet.POOLS_BIND_SIZES", True)
+    model, twin = botvision.create_model("botnet14"), timm.create_model("resnet14t", stem_type="")
+    assert isinstance(model.maxpool, StemPool)
+    assert torch.equal(model.maxpool(x), twin.maxpool(x))
+    convolving = botvision.create_model("botnet14", replace_stem_pool=True)
+    assert not isinstance(convolving.maxpool, StemPool)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (9, 9)])

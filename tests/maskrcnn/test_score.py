@@ -38,12 +38,20 @@ def noisy(document, seed=0):
     return results
 
 
+def agree(ours, reference):
+    """To rounding: hotcoco adds from left to right, numpy in pairs, and the last bit may differ."""
+    return all(
+        found == pytest.approx(want, rel=1e-12, abs=0)
+        for found, want in ((ours.box, reference.box), (ours.mask, reference.mask))
+    )
+
+
 def test_hotcoco_and_pycocotools_give_identical_figures(truth):
     path, document = truth
     results = noisy(document)
     ours, reference = (evaluate(path, results, backend=b) for b in ("hotcoco", "pycocotools"))
     assert tuple(reference.box) == FIGURES
-    assert ours == reference
+    assert agree(ours, reference)
     assert 0.05 < reference.box["AP"] < 0.9
     assert reference.box["AP"] != reference.mask["AP"]
 
@@ -70,7 +78,7 @@ def test_both_packages_agree_on_files_that_lack_what_coco_has(truth, tmp_path, s
             del annotation[spoil]
     (tmp_path / "a.json").write_text(json.dumps(document))
     assert evaluate(tmp_path / "a.json", results, backend="hotcoco") == expected
-    assert evaluate(tmp_path / "a.json", results, backend="pycocotools") == expected
+    assert agree(evaluate(tmp_path / "a.json", results, backend="pycocotools"), expected)
 
 
 def test_an_unknown_backend_is_refused(truth):

@@ -110,8 +110,8 @@ def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) 
     """
     row, low = tile_side(rel_w.shape[3]), q.dtype != torch.float32
     return {
-        "height": rel_h.shape[2],
-        "width": rel_w.shape[3],
+        "height": loop_bound(rel_h.shape[2]),
+        "width": loop_bound(rel_w.shape[3]),
         "dim": q.shape[3],
         "value_dim": v.shape[3],
         "scale": scale,
@@ -123,6 +123,18 @@ def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) 
         "num_stages": 2 if low else 1,
         "num_warps": 8,
     }
+
+
+def loop_bound(side: int) -> Any:
+    """A side that kernels count up to; for the interpreter a constant, which a compiled kernel would be made anew for.
+
+    Triton 3.6's interpreter holds a number as an array of one, which numpy from 2.4 on does not take for a number.
+    """
+    if not is_interpreted():
+        return side
+    from triton.language import constexpr
+
+    return constexpr(side)
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -107,7 +107,7 @@ def key_gradient_kernel(
     v = load_tile(v_ptr + (group * tokens + y * width) * value_dim, columns, values, width, value_dim)
     dk = tl.zeros([ROW, D], tl.float32)
     dv = tl.zeros([ROW, DV], tl.float32)
-    for start in range(0, tokens, BLOCK):
+    for start in range(0, height * width, BLOCK):  # not `tokens`: see `loop_bound`
         queries = start + tl.arange(0, BLOCK)
         inside = queries < tokens
         q = load_tile(q_ptr + group * tokens * dim, queries, channels, tokens, dim)

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from botvision.attention import MHSA2d
+
+POOLS_BIND_SIZES = torch.__version__ < "2.13"  # in an exported graph: whether a pooled side is odd, for good
 
 
 class BoTBlock(nn.Module):
@@ -113,4 +115,29 @@ class HalvingPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        return avg_pool2d(pad(x, (0, 1, 0, 1), mode="replicate"), 2)
+        x = pad(x, (0, 1, 0, 1), mode="replicate")
+        if torch.jit.is_scripting() or not is_stride_refused():
+            return avg_pool2d(x, 2)
+        return avg_pool2d(x, 2, stride=1)[..., ::2, ::2]
+
+
+class StemPool(nn.MaxPool2d):
+    """The max pool of timm's stem, in a form that any torch can export for free sizes."""
+
+    def __init__(self) -> None:
+        super().__init__(kernel_size=3, stride=2, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉)."""
+        if torch.jit.is_scripting() or not is_stride_refused():
+            return max_pool2d(input, 3, stride=2, padding=1)
+        return max_pool2d(input, 3, stride=1, padding=1)[..., ::2, ::2]
+
+
+@torch.jit.ignore
+def is_stride_refused() -> bool:
+    """Whether torch.export runs, in a torch that divides a free side by a pool's stride and asks for the remainder.
+
+    A pool of stride 1 whose every second place is kept has the same bits, and leaves the side free.
+    """
+    return POOLS_BIND_SIZES and torch.compiler.is_exporting()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from botvision.attention import MHSA2d
 from botvision.attention.graphs import is_recorded
-from botvision.backbone.blocks import BoTBlock
+from botvision.backbone.blocks import POOLS_BIND_SIZES, BoTBlock, StemPool
 
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 INSERT_BLOCKS = ("bot", "non_local")
@@ -77,6 +77,8 @@ class BoTNet(ResNet):
             output_stride=output_stride,
             **resnet,
         )
+        if POOLS_BIND_SIZES and type(self.get_submodule("maxpool")) is nn.MaxPool2d:  # other stems' may differ
+            self.maxpool = StemPool()
         layer_options = {
             "act_layer": get_act_layer(resnet.get("act_layer", nn.ReLU)),
             "norm_layer": get_norm_layer(resnet.get("norm_layer", nn.BatchNorm2d)),

@@ -1,0 +1,240 @@
+"""What is shipped and what is asked for: files and licences of both distributions, and their requirements."""
+
+import ast
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PLUGIN = ROOT / "plugins" / "botvision-yolo"
+EVERYWHERE = ("train", "detect", "scenes", "bench")
+EXTRAS = {  # which of its extras a room may import from, besides what is always installed
+    ROOT / "src/botvision": {
+        **dict.fromkeys(("attention", "backbone", "files", "inputs", "recipe"), ()),
+        **dict.fromkeys(("classify", "cli", "engine"), ("train",)),
+        **dict.fromkeys(("draw", "maskrcnn"), ("train", "detect")),
+        **dict.fromkeys(("digits", "scenes"), ("scenes",)),
+        "bench": EVERYWHERE,
+    },
+    PLUGIN / "src/botvision_yolo": {
+        **dict.fromkeys(("blocks", "cli", "convert", "likeness", "model", "reader", "registry"), ()),
+        **dict.fromkeys(("seed", "table", "trainer", "transfer", "variants"), ()),
+        **dict.fromkeys(("compare", "scenes"), ("compare",)),
+    },
+}
+BROUGHT = {"triton": "torch brings it where it has kernels, and `tiled` refuses where it is not"}
+UNIMPORTED = {
+    "cloudpickle": "ultralytics sends its workers their state with it",
+    "lap": "ultralytics tracks with it",
+    "onnx": "torch writes graphs with it",
+    "onnxruntime": "ultralytics runs graphs with it",
+    "onnxscript": "torch writes graphs with it",
+    "onnxslim": "ultralytics slims graphs with it",
+    "openvino": "ultralytics exports with it",
+}
+OWN = {"botvision": {"botvision"}, "botvision_yolo": {"botvision-yolo"}}
+FORBIDDEN = {"ultralytics", "botvision_yolo"}
+PACKAGES = list(EXTRAS)
+
+
+def built(project, folder):
+    """The sdist's and the wheel's files by name, as bytes, built from this checkout by the backend that pip uses."""
+    run = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    [sdist], [wheel] = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        files = {m.name.split("/", 1)[1]: archive.extractfile(m).read() for m in archive.getmembers() if m.isfile()}
+    with zipfile.ZipFile(wheel) as archive:
+        return files, {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    return built(ROOT, tmp_path_factory.mktemp("core"))
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory):
+    return built(PLUGIN, tmp_path_factory.mktemp("plugin"))
+
+
+def on_disk(package, *, within):
+    """Files of a package in this checkout, by their names in an archive whose root is `within`."""
+    files = (p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {str(p.relative_to(within)) for p in files}
+
+
+def modules(text):
+    """Names of the top-level modules that a Python file imports, at any depth of it."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def imported_by(files):
+    return {module for name, text in files.items() if name.endswith(".py") for module in modules(text)}
+
+
+def licences(files):
+    return {name for name in files if re.search("licen[sc]e|copying", Path(name).name, re.IGNORECASE)}
+
+
+def test_the_core_is_shipped_whole_and_nothing_else(core):
+    sdist, wheel = core
+    source = on_disk(ROOT / "src/botvision", within=ROOT)
+    assert len(source) > 60
+    frame = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert set(sdist) == source | frame
+    code = {name for name in wheel if ".dist-info/" not in name}
+    assert code == {name.removeprefix("src/") for name in source}
+
+
+def test_the_core_bears_one_licence_and_no_line_under_another(core):
+    for files in core:
+        [licence] = licences(files)
+        assert files[licence] == (ROOT / "LICENSE").read_bytes()
+        assert not FORBIDDEN & imported_by(files)
+        assert not [name for name, text in files.items() if b"GNU AFFERO" in text or b"AGPL-3.0-only" in text]
+        [metadata] = [text for name, text in files.items() if name.endswith(("PKG-INFO", "/METADATA"))]
+        assert b"\nLicense-Expression: Apache-2.0\n" in metadata
+    assert b"Apache License" in core[0]["LICENSE"]
+
+
+def test_the_plug_in_bears_its_own_licence_and_nothing_of_the_core(plugin):
+    sdist, wheel = plugin
+    source = on_disk(PLUGIN / "src/botvision_yolo", within=PLUGIN)
+    assert len(source) > 12
+    assert set(sdist) - {".gitignore"} == source | {"README.md", "LICENSE", "pyproject.toml", "PKG-INFO"}
+    assert {name for name in wheel if ".dist-info/" not in name} == {name.removeprefix("src/") for name in source}
+    for files in plugin:
+        [licence] = licences(files)
+        assert b"GNU AFFERO GENERAL PUBLIC LICENSE" in files[licence]
+        [metadata] = [text for name, text in files.items() if name.endswith(("PKG-INFO", "/METADATA"))]
+        assert b"\nLicense-Expression: AGPL-3.0-only\n" in metadata
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(project):
+    """The distributions that a pyproject.toml asks for: {"": always, extra: …, "dev": for tests} → {name: floor}."""
+    whole = tomllib.loads((project / "pyproject.toml").read_text())
+    own = whole["project"]
+    lists = {"": own["dependencies"], **own["optional-dependencies"], **whole.get("dependency-groups", {})}
+    found = {}
+    for extra, lines in lists.items():
+        parts = (re.match(r"([\w.-]+)(\[[\w,]+\])?(?:>=([\w.]+))?", line) for line in lines)
+        found[extra] = {normal(name): floor for name, inner, floor in (p.groups() for p in parts)}
+    return found
+
+
+def distributions():
+    """Import name → the installed distributions that bring it."""
+    return {module: set(map(normal, names)) for module, names in packages_distributions().items()} | OWN
+
+
+def project_of(package):
+    return package.parent.parent
+
+
+def foreign_imports(package):
+    """(room, module) of each import in a package from outside it and the standard library."""
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        for module in modules(path.read_text()):
+            if module not in sys.stdlib_module_names and module != package.name:
+                yield room, module
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_what_is_imported_is_declared_where_it_is_needed(package):
+    declared, bringers, brought = requirements(project_of(package)), distributions(), set()
+    for room, module in foreign_imports(package):
+        if module in BROUGHT:
+            brought.add(module)
+            continue
+        allowed = set(declared[""]).union(*(declared[extra] for extra in EXTRAS[package][room]))
+        assert allowed & bringers.get(module, set()), (
+            f"{package.name}/{room} imports {module}, which {bringers.get(module)} bring; declare it in pyproject.toml "
+            f"where {room} may import from: dependencies, {', '.join(EXTRAS[package][room])}"
+        )
+    assert package.name != "botvision" or brought == set(BROUGHT)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_what_is_declared_is_imported_where_it_is_declared(package):
+    declared, bringers = requirements(project_of(package)), distributions()
+    used = {extra: set() for extra in ("", *declared)}
+    for room, module in foreign_imports(package):
+        for extra in ("", *EXTRAS[package][room]):
+            used[extra] |= bringers.get(module, set())
+    for extra, names in declared.items():
+        if extra in {"dev", "docs"}:
+            continue
+        waiting = {name for name in names if name in used[extra] and name in UNIMPORTED}
+        assert not waiting, f"{waiting} is imported now; take it off UNIMPORTED in {Path(__file__).name}"
+        idle = set(names) - used[extra] - set(UNIMPORTED) - set.union(*OWN.values())
+        assert not idle, f"{extra or 'dependencies'} of {package.name} declares {idle}, which nothing imports; drop it"
+
+
+def test_what_tests_import_is_declared():
+    declared, bringers = set(), distributions()
+    for project in (ROOT, PLUGIN):
+        declared |= set().union(*requirements(project).values())
+    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | set(OWN)
+    for folder in (ROOT / "tests", PLUGIN / "tests", ROOT / "examples"):
+        for path in folder.rglob("*.py"):
+            for module in set(modules(path.read_text())) - here - sys.stdlib_module_names:
+                assert declared & bringers.get(module, set()), f"{path} imports {module}, which nothing declares"
+
+
+def test_a_distribution_has_one_floor_wherever_it_is_declared():
+    floors = {}
+    for project in (ROOT, PLUGIN):
+        for names in requirements(project).values():
+            for name, floor in names.items():
+                floors.setdefault(name, set()).add(floor)
+    assert {name: found for name, found in floors.items() if len(found) > 1 and name not in {"botvision"}} == {}
+
+
+def test_one_opencv_at_most():
+    """Each of OpenCV's distributions writes the same folder, and the last one installed wins."""
+    asked = set().union(*(names for project in (ROOT, PLUGIN) for names in requirements(project).values()))
+    assert {name for name in asked if name.startswith("opencv")} <= {"opencv-python"}  # ultralytics asks for this one
+
+
+def test_pictures_are_drawn_without_opencv_unless_supervision_requires_it():
+    needs = [line for line in requires("supervision") or [] if line.startswith("opencv") and "extra ==" not in line]
+    code = """
+import sys
+if not int(sys.argv[1]):
+    sys.modules["cv2"] = None  # importing it fails
+import numpy as np, supervision as sv
+from botvision.draw.instances import draw_instances
+mask = np.zeros((1, 64, 64), dtype=bool); mask[:, 8:40, 8:40] = True
+found = sv.Detections(xyxy=np.array([[8.0, 8, 40, 40]]), mask=mask, class_id=np.array([0]), confidence=np.array([0.9]))
+picture = np.full((64, 64, 3), 128, dtype=np.uint8)
+drawn = draw_instances(picture, found, ["seven"])
+changed = (drawn != 128).any(-1)
+assert drawn.shape == (640, 640, 3) and changed[200, 200] and not changed[600, 600], changed.sum()
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(int(bool(needs)))], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
