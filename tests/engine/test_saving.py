@@ -81,15 +81,16 @@ def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, cap
     whole = (tmp_path / "last.ckpt").read_bytes()
     spoilt = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[torn]
     (tmp_path / "last.ckpt").write_bytes(spoilt)
-    path, found = newest_whole(tmp_path, house="maskrcnn")
-    assert (path.name, found["global_step"]) == ("best.ckpt", 4)
-    assert "last.ckpt in" in (said := capsys.readouterr().err)
-    assert "is torn; going on from best.ckpt, step 4, epoch 0" in said
     with pytest.raises(
         ValueError, match=r"last\.ckpt is not a whole checkpoint .*; beside it: best\.ckpt, older\.ckpt"
     ):
         read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")
-    for name in ("best", "older"):
+    path, found = newest_whole(tmp_path, house="maskrcnn")
+    assert (path.name, found["global_step"]) == ("best.ckpt", 4)
+    assert "last.ckpt in" in (said := capsys.readouterr().err)
+    assert "is torn; going on from best.ckpt, step 4, epoch 0" in said
+    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 4  # whole again
+    for name in ("best", "older", "last"):
         (tmp_path / f"{name}.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no checkpoint in .* is whole \(.*\); begin anew with --on_existing replace"):
         newest_whole(tmp_path, house="maskrcnn")

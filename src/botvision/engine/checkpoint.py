@@ -1,11 +1,14 @@
 """Checkpoints as files: tensors and plain numbers, which say what they are of."""
 
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from botvision.files import whole_file
 
 KEY = "botvision"
 
@@ -41,7 +44,8 @@ def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
 def newest_whole(folder: Path, *, house: str) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a run goes on from and its content: last.ckpt, or the newest whole one where that is torn.
 
-    A torn one is named on stderr. None where the folder holds no checkpoint: the run had not saved yet.
+    A torn one is named on stderr, and a torn last.ckpt gives way to a copy of the whole one. None where the folder
+    holds no checkpoint: the run had not saved yet.
 
     Raises:
         ValueError: none is whole, or one is of another task.
@@ -57,6 +61,8 @@ def newest_whole(folder: Path, *, house: str) -> tuple[Path, dict[str, Any]] | N
         if torn:
             where = f"step {content['global_step']}, epoch {content['epoch']}"
             print(f"{', '.join(torn)} in {folder} is torn; going on from {path.name}, {where}", file=sys.stderr)
+            with whole_file(folder / "last.ckpt", sync=True) as unfinished:
+                shutil.copyfile(path, unfinished)
         return path, content
     if torn:
         raise ValueError(

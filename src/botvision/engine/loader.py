@@ -122,13 +122,13 @@ def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[
 
     Raises:
         ValueError: inside an epoch, whose images were given out in another way than `reading` says: seed, devices,
-            workers.
+            and workers where these matter.
     """
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if batches["is_last_batch"]:
         return checkpoint["epoch"] + 1, 0
     if list(reading) != checkpoint[READING]:
         names = ("engine.seed", "devices", "data.workers")
-        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=True))
+        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=False))
         raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
     return checkpoint["epoch"], batches["current"]["processed"]

@@ -61,7 +61,7 @@ class Task(L.LightningModule):
         place: Place,
         reading: list[int],
     ) -> None:
-        """`place` of the training loader; `reading`, how its epochs are given out: seed, devices, workers."""
+        """`place` of the training loader; `reading`, how its epochs are given out: seed and devices."""
         super().__init__()
         self.model = detector
         self.config = model

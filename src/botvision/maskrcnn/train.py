@@ -144,7 +144,7 @@ def train(
         raise ValueError(f"{data.train_annotations} and {data.val_annotations} list different categories; use one list")
     begun = init_from if resumed is None else None  # a resumed run's weights come from its own checkpoint
     detector = build(model, engine, train_set, backbone_weights, begun, synchronise=is_multi_gpu(trainer))
-    reading = [engine.seed, share.world, data.workers]
+    reading = [engine.seed, share.world]
     task = Task(detector, model=model, optim=optim, val_set=val_set, place=share.place, reading=reading)
     if resumed is not None:
         share.place.begin(*where_it_ended(resumed[1], reading))
