@@ -41,7 +41,7 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest
 
 test-yolo-versions: setup
-	set -e; for version in 8.3.215 8.4.60; do \
+	set -e; for version in 8.3.203 8.4.60; do \
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/ultralytics-$$version ultralytics==$$version; \
 		PYTHONPATH=$(CURDIR)/$(VENV)/ultralytics-$$version $(BIN)/python -m pytest plugins/botvision-yolo/tests; \
 	done

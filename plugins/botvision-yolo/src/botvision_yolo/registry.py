@@ -20,7 +20,7 @@ from botvision import attention
 from botvision.files import whole_file
 from botvision_yolo.reader import BLOCKS, reading
 
-TESTED = ("8.3.215", "8.4.60", "8.4.190")  # `make test-yolo-versions` runs the tests on each
+TESTED = ("8.3.203", "8.4.60", "8.4.190")  # `make test-yolo-versions` runs the tests on each
 INSTALLS = "YOLO_AUTOINSTALL"  # the environment's word on that
 
 
