@@ -84,8 +84,12 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
     """Refuse to overwrite files, before any is written.
 
     Raises:
-        ValueError: `on_existing` is neither "refuse" nor "replace", or it is "refuse" and a file is there.
+        ValueError: `on_existing` is neither "refuse" nor "replace", or it is "refuse" and a file is there; a folder to
+            write into that is a file.
     """
+    paths = list(paths)
+    if files := [path.parent for path in paths if path.parent.is_file()]:
+        raise ValueError(f"{files[0]} is a file; give a folder as --out")
     if on_existing not in ("refuse", "replace"):
         raise ValueError(f"on_existing={on_existing!r} is unknown; use refuse or replace")
     there = [path for path in paths if os.path.lexists(path)] if on_existing == "refuse" else []

@@ -169,5 +169,9 @@ def test_nothing_is_overwritten_unless_it_is_said(tmp_path):
         check_free([tmp_path / "b.txt", tmp_path / "a.txt"], on_existing="refuse")
     with pytest.raises(ValueError, match=r"link and 1 more files are there already"):
         check_free([tmp_path / "link", tmp_path / "a.txt"], on_existing="refuse")
+    for refused in (lambda: check_free([tmp_path / "a.txt" / "b"], on_existing="replace"),
+                    lambda: check_place(tmp_path / "a.txt", "replace", {}, fixed={})):  # fmt: skip
+        with pytest.raises(ValueError, match=r"a\.txt is a file; give a folder as --out"):
+            refused()
     with pytest.raises(ValueError, match="on_existing='resume' is unknown; use refuse or replace"):
         check_free([], on_existing="resume")

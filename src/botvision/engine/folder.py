@@ -52,6 +52,8 @@ def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *
         config: of this run, as YAML holds it.
         fixed: the groups that must not change, as dataclasses; what an older run lacks reads as their defaults.
     """
+    if out.is_file():
+        raise ValueError(f"{out} is a file; give a folder as --out")
     if not run_files(out):
         return
     if on_existing == "refuse":
