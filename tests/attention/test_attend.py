@@ -292,3 +292,17 @@ def test_a_second_derivative_that_torch_lacks_ends_with_its_cure(position):
     layer.backend = "explicit"
     (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     assert torch.autograd.grad(gradient.square().sum(), x)[0].abs().sum() > 0
+
+
+def test_a_layer_on_a_large_map_trains_under_gradient_checkpointing():
+    """Saved tensors are given out once there; `chunked` asked twice."""
+    layer = MHSA2d(8, 2, max_size=(21, 21), qkv_std=0.3, dtype=torch.float64)
+    x = torch.randn(1, 8, 21, 21, dtype=torch.float64, requires_grad=True)
+    exact, found = [], []
+    for run, out in (
+        (layer, exact),
+        (lambda t: torch.utils.checkpoint.checkpoint(layer, t, use_reentrant=False), found),
+    ):
+        out += torch.autograd.grad(run(x).square().sum(), [x, *layer.parameters()])
+    for own, wanted in zip(found, exact, strict=True):
+        assert torch.allclose(own, wanted, rtol=1e-10)

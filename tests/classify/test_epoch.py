@@ -257,6 +257,9 @@ def test_an_index_leads_to_its_own_folder_and_to_its_own_server(tmp_path):
     assert beside("https://host/data/train.json", "/etc/passwd") == "https://host/etc/passwd"
     with pytest.raises(ValueError, match="never by pipe:"):
         beside("https://host/data/train.json", "pipe:touch x")
+    for local in ("c:/x/local.tar", "p\tipe:x", "\x00pipe:x"):
+        with pytest.raises(ValueError, match=r"which is not on a server|never by pipe:"):
+            beside("http://host/train.json", local)
     with pytest.raises(ValueError, match="lies outside its own folder"):
         find_shards(index_of(tmp_path, f"{tmp_path.as_uri()}/../a.tar"))
     with pytest.raises(ValueError, match="names 5 for a shard; it needs a path or URL"):

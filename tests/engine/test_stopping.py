@@ -137,6 +137,16 @@ def test_a_signal_while_it_evaluates_loses_nothing(tmp_path, monkeypatch):
     assert int(rows[-1].split(",")[0]) == 2 * STEPS
 
 
+def test_the_last_epochs_score_is_made_up_for_and_can_be_the_best(tmp_path, monkeypatch):
+    interrupted(monkeypatch, signal.SIGTERM, at=2, step="validation_step")
+    optim = replace(OPTIM, epochs=1)
+    with pytest.raises(Stopped):
+        train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
+    assert not (tmp_path / "r" / "checkpoints" / "best.ckpt").exists()
+    train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE, on_existing="resume")
+    assert read_checkpoint(tmp_path / "r" / "checkpoints" / "best.ckpt", house="classify")["global_step"] == STEPS
+
+
 def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
     interrupted(monkeypatch, signal.SIGTERM, at=30)
     optim = replace(OPTIM, ema=0.9)

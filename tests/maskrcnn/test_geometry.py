@@ -185,6 +185,8 @@ def target(**changes):
         ({"boxes": torch.ones(2, 5)}, r"boxes must be \(G, 4\).*got \(2, 5\)"),
         ({"boxes": torch.tensor([[5.0, 5, 5, 9], [0, 0, 1, 1]])}, "must be x1 < x2, y1 < y2 .*; got .5.0, 5.0, 5.0"),
         ({"boxes": torch.tensor([[5.0, 5, float("nan"), 9], [0, 0, 1, 1]])}, "in finite pixels; got .5.0, 5.0, nan"),
+        ({"masks": torch.full((2, 112, 112), 255, dtype=torch.uint8)}, "0 outside and 1 inside; got up to 255"),
+        ({"masks": torch.full((2, 112, 112), float("nan"))}, "must hold 0 outside and 1 inside; got up to nan"),
         ({"labels": torch.tensor([0, 1])}, "label must lie in 1 … 3.*got 0; 0 is background"),
         ({"labels": torch.tensor([1, 4])}, "label must lie in 1 … 3.*got 4"),
         ({"labels": torch.tensor([1.0, 2.0])}, r"labels must be \(2,\) in int64"),
@@ -215,5 +217,7 @@ def test_dense_masks_become_crops_of_their_boxes():
     assert not crops[0, :, 57:].any()
     assert crops[1].float().mean() > 0.99  # bilinear: a box's own corners lie half outside
     check_targets([{"boxes": boxes, "labels": torch.tensor([1, 1]), "masks": crops}], pictures=1, classes=1)
+    with pytest.raises(ValueError, match="must hold 0 outside and 1 inside; got up to 255; 0/255 is masks > 0"):
+        masks_in_boxes(dense * 255, boxes)
     with pytest.raises(ValueError, match=r"masks \(G, H, W\) need boxes \(G, 4\)"):
         masks_in_boxes(dense, boxes[:1])

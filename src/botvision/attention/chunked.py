@@ -80,12 +80,13 @@ class _Chunked(torch.autograd.Function):
 
         In float32 at least, as torch's kernels hold logits inside.
         """
+        saved = ctx.saved_tensors  # once: gradient checkpointing gives them out a single time
         if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
-            inputs, needed = [t[None] for t in ctx.saved_tensors], ctx.needs_input_grad[:5]
+            inputs, needed = [t[None] for t in saved], ctx.needs_input_grad[:5]
             found = differentiable_gradients(inputs, grad[None], scale=ctx.scale, needed=needed)
             return *(None if t is None else t[0] for t in found), None
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*ctx.saved_tensors, grad))
+        q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*saved, grad))
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
         # three blocks are held here; products, unlike the kernel, lose nothing by shorter ones
@@ -101,5 +102,4 @@ class _Chunked(torch.autograd.Function):
                 dk[g].baddbmm_(ds.mT, q[g, c], alpha=ctx.scale)
                 on_map = ds.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))  # G C H W
                 drel_h[g, c], drel_w[g, c] = on_map.sum(-1), on_map.sum(-2)
-        saved = ctx.saved_tensors
         return *(t.to(own.dtype) for t, own in zip((dq, dk, dv, drel_h, drel_w), saved, strict=True)), None

@@ -63,7 +63,10 @@ def beside(source: str, url: str) -> str:
     if not isinstance(url, str):
         raise ValueError(f"{source} names {url!r} for a shard; it needs a path or URL")
     if is_remote(source):
-        return checked(urljoin(source, url), by=source)
+        place = checked(urljoin(source, url), by=source)
+        if not is_remote(place):
+            raise ValueError(f"{source} names {url[:80]!r}, which is not on a server: an index behind a URL names URLs")
+        return place
     folder = Path(source).parent
     place = checked(url, by=source, folder=folder)
     relative = not is_remote(place) and not Path(place).is_absolute() and str(folder) != "."

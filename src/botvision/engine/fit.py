@@ -1,6 +1,7 @@
 """Fit a task; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from botvision.engine.history import History
 from botvision.engine.loader import ResumableLoader
+from botvision.files import whole_file
 
 WARNING = getattr(signal, "SIGUSR1", None)  # before a SLURM job ends: #SBATCH --signal=USR1@90
 ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
@@ -40,7 +42,8 @@ class Interruptible(Callback):
     """Ends the run after the step in which a signal came, once `last.ckpt` is saved.
 
     Lightning's own handling exits with 0 on SIGTERM, with 1 on Ctrl-C, and saves on neither. The last step of an
-    epoch is always saved, so that a run which is stopped while it evaluates has lost nothing either.
+    epoch is always saved, so that a run which is stopped while it evaluates has lost no training. That evaluation is
+    not made up for, but for the last epoch's.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -131,6 +134,7 @@ def fit(
         trainer.fit(task, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
         if not history.is_scored():
             trainer.validate(task, loaders[1], verbose=False)
+            keep_if_best(trainer, watch.checkpoint, history)
     except (LeaveError, SystemExit) as end:
         signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
         kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
@@ -139,3 +143,12 @@ def fit(
         for loader in loaders:
             loader.close()
     return history.last_score()
+
+
+def keep_if_best(trainer: L.Trainer, last: Path, history: History) -> None:
+    """best.ckpt of weights that were evaluated after the fit: lightning chooses it in the fit alone."""
+    best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)  # type: ignore[attr-defined]
+    scores = [row[best.monitor] for row in history.rows if best.monitor in row]
+    if trainer.is_global_zero and last.is_file() and scores[-1] >= max(scores):
+        with whole_file(last.with_name("best.ckpt"), sync=True) as unfinished:
+            shutil.copyfile(last, unfinished)

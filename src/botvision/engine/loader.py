@@ -127,7 +127,7 @@ def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if batches["is_last_batch"]:
         return checkpoint["epoch"] + 1, 0
-    if list(reading) != checkpoint[READING]:
+    if list(reading) != list(checkpoint[READING])[: len(reading)]:
         names = ("engine.seed", "devices", "data.workers")
         was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=False))
         raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")

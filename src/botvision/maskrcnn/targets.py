@@ -25,12 +25,16 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
         (G, 112, 112) uint8.
 
     Raises:
-        ValueError: no such shapes.
+        ValueError: no such shapes, or other values than 0 … 1.
     """
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
             f"masks (G, H, W) need boxes (G, 4); got {tuple(masks.shape)} and {tuple(boxes.shape)}; give both of one "
             "image"
+        )
+    if masks.numel() and not bool(((masks >= 0) & (masks <= 1)).all()):
+        raise ValueError(
+            f"masks must hold 0 outside and 1 inside; got up to {masks.max().item():g}; 0/255 is masks > 0"
         )
     rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].float(), boxes.float()], 1)  # G 5
     return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
@@ -79,14 +83,19 @@ def check_shapes(number: int, target: dict[str, Any]) -> None:
 
 
 def check_values(targets: Targets, *, classes: int) -> None:
-    """Boxes finite and with area, labels in 1 … K; one look at the device for all of them."""
+    """Boxes finite and with area, labels in 1 … K, masks in 0 … 1; one look at the device for all of them."""
     boxes, labels = (torch.cat([target[key] for target in targets]) for key in ("boxes", "labels"))
     if not len(boxes):
         return
     bad_box = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     bad_label = (labels < 1) | (labels > classes)
-    if not bool((bad_box | bad_label).any()):
+    masks = torch.cat([target["masks"] for target in targets])
+    bad_mask = ~((masks >= 0) & (masks <= 1)).flatten(1).all(1)  # and NaN
+    if not bool((bad_box | bad_label | bad_mask).any()):
         return
+    if bool(bad_mask.any()):
+        most = masks[bad_mask].max().item()
+        raise ValueError(f"a target's masks must hold 0 outside and 1 inside; got up to {most:g}; 0/255 is masks > 0")
     if bool(bad_box.any()):
         which = boxes[bad_box][0].tolist()
         raise ValueError(f"a target's box must be x1 < x2, y1 < y2 in finite pixels; got {which}; leave such out")
