@@ -72,6 +72,18 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_what_is_no_full_disk_is_not_said_to_be_one(tmp_path, monkeypatch):
+    save(tmp_path / "last.ckpt", 1)
+
+    def fails(*_):
+        raise RuntimeError("cannot write this tensor")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="cannot write this tensor"):
+        save(tmp_path / "last.ckpt", 2)
+    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 1
+
+
 @pytest.mark.parametrize("torn", ["empty", "cut", "text"])
 def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, capsys, torn):
     for name, step, age in (("best", 4, 50), ("older", 2, 10), ("last", 6, 100)):

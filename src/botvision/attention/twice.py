@@ -41,11 +41,9 @@ def differentiable_gradients(
 
 def once(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The inputs of torch's fused attention, which end a second derivative with a cure rather than in torch's words."""
-    if is_recorded() or is_transformed() or torch.jit.is_scripting() or not torch.is_grad_enabled():
+    if is_recorded() or is_transformed() or not torch.is_grad_enabled():
         return tensors
-    if (
-        tensors[0].is_cuda and tensors[0].dtype == torch.float64
-    ):  # no fused kernel takes it: torch's own form, which has
+    if tensors[0].is_cuda and tensors[0].dtype == torch.float64:  # no fused kernel takes it, and the other form has one
         return tensors
     return tuple(hooked(t) if t.requires_grad else t for t in tensors)
 

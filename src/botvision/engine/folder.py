@@ -27,8 +27,13 @@ def run_files(out: Path) -> list[Path]:
 
 def resume_command(task: str, out: Path) -> str:
     """What to type to go on with a run."""
+    return f"botvision {task} train {resume_flags(out)}"
+
+
+def resume_flags(out: Path) -> str:
+    """The flags of a command that goes on with a run."""
     config, folder = (shlex.quote(str(path)) for path in (out / "config.yaml", out))
-    return f"botvision {task} train --config {config} --out {folder} --on_existing resume"
+    return f"--config {config} --out {folder} --on_existing resume"
 
 
 def clear(out: Path) -> None:
@@ -67,8 +72,8 @@ def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *
         changed = [key for key, group in fixed.items() if completed(old.get(key), group) != config[key]]
         if changed:
             raise ValueError(
-                f"{out} was begun with other settings of {', '.join(changed)}; resume it with "
-                f"--config {out / 'config.yaml'} --out {out} --on_existing resume, or give another --out"
+                f"{out} was begun with other settings of {', '.join(changed)}; resume it with {resume_flags(out)}, or "
+                "give another --out"
             )
 
 

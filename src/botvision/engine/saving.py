@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from botvision.files import no_space, whole_file
+from botvision.files import whole_file
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -18,13 +18,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: it could not be written; the old file is as it was.
         """
-        target = Path(path)
-        with whole_file(target, sync=True) as unfinished, unfinished.open("wb") as stream:
+        with whole_file(Path(path), sync=True) as unfinished, unfinished.open("wb") as stream:
             try:
                 torch.save(checkpoint, stream)
             except RuntimeError as error:  # torch's writer, which hides the operating system's error
-                cause = next((e for e in causes(error) if isinstance(e, OSError)), None)
-                raise cause or no_space(target) from error
+                hidden = next((e for e in causes(error) if isinstance(e, OSError)), None)
+                if hidden is None:
+                    raise
+                raise hidden from error
 
 
 def causes(error: BaseException) -> list[BaseException]:

@@ -148,7 +148,7 @@ class Task(L.LightningModule):
 
 
 def once_each(parts: list[tuple[list[int], list[Result]]]) -> list[Result]:
-    """Results without a picture's second time: distributed samplers repeat some to even the processes out."""
+    """Results without a picture's second time, as of samplers that even the processes out; ours gives each once."""
     taken: set[int] = set()
     results: list[Result] = []
     for seen, found in parts:
