@@ -31,7 +31,7 @@ def test_help_text_lives_at_the_field(capsys):
     with pytest.raises(SystemExit):
         main(["maskrcnn", "train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "averaged weights, which are then scored and saved" in text
+    assert "averaged weights, which are then evaluated and saved" in text
     assert "a recipe: botnet101-36ep" in text
 
 

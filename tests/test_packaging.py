@@ -17,7 +17,7 @@ PLUGIN = ROOT / "plugins" / "botvision-yolo"
 EVERYWHERE = ("train", "detect", "scenes", "bench")
 EXTRAS = {  # which of its extras a room may import from, besides what is always installed
     ROOT / "src/botvision": {
-        **dict.fromkeys(("attention", "backbone", "files", "inputs", "recipe"), ()),
+        **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim"), ()),
         **dict.fromkeys(("classify", "cli", "engine"), ("train",)),
         **dict.fromkeys(("draw", "maskrcnn"), ("train", "detect")),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),

@@ -122,5 +122,5 @@ def read_json(path: Path, *, what: str) -> Any:
         raise FileNotFoundError(f"no {what} at {path}; give a JSON file that exists")
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} {path} is not JSON: {error}; is the file whole?") from error

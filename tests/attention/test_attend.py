@@ -185,6 +185,26 @@ def test_torch_func_and_second_derivatives_go_another_way():
         torch.func.grad(lambda q: energy(q, "chunked"))(q)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, in forward mode
+@pytest.mark.parametrize("position", ["relative", "none"])
+def test_torch_func_differentiates_any_number_of_times(position):
+    """Gradients of gradients, forward mode, and a Hessian product, by the layer as it is."""
+    torch.manual_seed(0)
+    layer = MHSA2d(8, 2, position=position, max_size=(3, 4), qkv_std=0.5, dtype=torch.float64)
+    x, along = torch.randn(2, 2, 8, 3, 4, dtype=torch.float64)
+
+    def energy(x):
+        return layer(x).square().sum()
+
+    slope = torch.func.grad(energy)(x)
+    assert torch.allclose(torch.func.jvp(energy, (x,), (along,))[1], (slope * along).sum(), atol=1e-10)
+    twice = torch.func.grad(lambda x: (torch.func.grad(energy)(x) * along).sum())(x)
+    step = 1e-5
+    nearby = [torch.func.grad(energy)(x + sign * step * along) for sign in (1, -1)]
+    assert torch.allclose(twice, (nearby[0] - nearby[1]) / (2 * step), atol=1e-6)
+    assert torch.allclose(torch.func.jvp(torch.func.grad(energy), (x,), (along,))[1], twice, atol=1e-10)
+
+
 def test_no_token_is_refused():
     empty = torch.zeros(1, 2, 0, 8)
     with pytest.raises(ValueError, match=r"q and k of shape \(B, heads, N, D\)"):

@@ -14,7 +14,7 @@ from botvision.classify.data import (
     Bad,
     DataConfig,
     Pictures,
-    build_loader,
+    build_split,
     check_classes,
     collate,
     train_transform,
@@ -22,14 +22,14 @@ from botvision.classify.data import (
 )
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
-from botvision.engine.loader import Place, Share
+from botvision.engine.loader import EpochPosition, Share
 
 MEAN = STD = (0.5, 0.5, 0.5)
 AS_IS = val_transform(32, 1.0, MEAN, STD)
 
 
 def share(*, train=False, batch_size=4):
-    return Share(batch_size, train, Place())
+    return Share(batch_size, train, EpochPosition())
 
 
 def config(where, **options):
@@ -38,7 +38,7 @@ def config(where, **options):
 
 def load(where, *, train=False, transform=AS_IS, **options):
     data = config(where, **options)
-    return build_loader(str(where), data, transform, share(train=train))
+    return build_split(str(where), data, transform, share(train=train))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_too_few_pictures_for_a_step_are_refused(folders):
     with pytest.raises(
         ValueError, match=r"has 6 images, fewer than batch_size=7 × 1 devices; lower --data\.batch_size"
     ):
-        build_loader(str(folders), config(folders), AS_IS, share(train=True, batch_size=7))
+        build_split(str(folders), config(folders), AS_IS, share(train=True, batch_size=7))
 
 
 def test_digits_hold_out_every_fourth():

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from botvision.classify.data import DataConfig, build_loader, val_transform
+from botvision.classify.data import DataConfig, build_split, val_transform
 from botvision.classify.model import Classifier, ModelConfig
 from botvision.classify.opening import beside, opened
 from botvision.classify.score import judge
 from botvision.classify.shards import Shard, ShardBatches, find_shards, read_interval, taken_before
 from botvision.classify.train import train
 from botvision.digits import load_digits, make_digits
-from botvision.engine.loader import EpochBatches, Place, Share
+from botvision.engine.loader import EpochBatches, EpochPosition, Share
 from botvision.engine.trainer import EngineConfig
 from botvision.inputs import find_pictures
 
@@ -42,7 +42,7 @@ def shards(index):
 
 
 def share(**options):
-    return Share(**({"batch_size": 32, "train": True, "place": Place()} | options))
+    return Share(**({"batch_size": 32, "train": True, "position": EpochPosition()} | options))
 
 
 def read(shards, rank_share, *, workers, buffer=64):
@@ -83,7 +83,7 @@ def test_a_batch_of_one_trains_on_every_sample(shards):
 def test_shards_go_on_inside_an_epoch_where_they_stopped(shards, workers, stop):
     whole = read(shards, share(), workers=workers)
     rest = share()
-    rest.place.begin(0, stop)
+    rest.position.begin(0, stop)
     found = [*whole[:stop], *read(shards, rest, workers=workers)]
     assert sorted(found) == sorted(whole)  # with several workers their turns differ
     assert workers > 1 or found == whole
@@ -96,7 +96,7 @@ def test_each_epoch_has_another_order_and_persistent_workers_see_it(shards):
     )
     orders = []
     for epoch in (0, 1, 0):
-        part.place.begin(epoch)
+        part.position.begin(epoch)
         orders.append([name for batch in loader for name in batch])
     assert orders[0] == orders[2] != orders[1]
     assert orders[0] != sorted(orders[0])
@@ -115,9 +115,9 @@ def test_numbers_are_given_out_once(train, world):
 def test_numbers_go_on_where_they_stopped():
     part = share(batch_size=4)
     whole = list(EpochBatches(101, part))
-    part.place.begin(0, 9)
+    part.position.begin(0, 9)
     assert list(EpochBatches(101, part)) == whole[9:]
-    part.place.begin(1)
+    part.position.begin(1)
     assert list(EpochBatches(101, part)) != whole
 
 
@@ -290,6 +290,6 @@ def test_the_digits_have_two_splits_and_no_other(split):
         load_digits(split)
     transform = val_transform(32, 1.0, (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(ValueError, match="the digits have the splits train and val"):
-        build_loader("digits", DataConfig("digits", "digits", splits=("train", split)), transform, share(train=False))
+        build_split("digits", DataConfig("digits", "digits", splits=("train", split)), transform, share(train=False))
     train_images, val_images = (load_digits(name)[0] for name in ("train", "val"))
     assert len(train_images) + len(val_images) == 1797

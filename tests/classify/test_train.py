@@ -16,18 +16,19 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from PIL import Image
 from timm.optim import list_optimizers
 
-from botvision.classify.data import AugmentConfig, Batch, DataConfig, build_loader, train_transform, val_transform
+from botvision.classify.data import AugmentConfig, Batch, DataConfig, build_split, train_transform, val_transform
 from botvision.classify.model import Classifier, ModelConfig, load_classifier, normalisation
+from botvision.classify.module import ClassifierModule, OptimConfig, loss_of, mixing, right
 from botvision.classify.predict import predict
 from botvision.classify.score import Lot, score
-from botvision.classify.task import OptimConfig, Task, loss_of, mixing, right
 from botvision.classify.train import train
 from botvision.cli import main, recipe_names, recipe_path
 from botvision.digits import make_digits
 from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.fit import Stopped
-from botvision.engine.loader import Place, Share, where_it_ended
+from botvision.engine.loader import EpochPosition, Share, resume_position
 from botvision.engine.trainer import EngineConfig, check_launch
+from botvision.optim import build_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 RECIPES = recipe_names("botvision.classify.recipes")
@@ -58,7 +59,7 @@ def test_train_leaves_the_whole_folder_and_learns(run):
     summary = json.loads((run.out / "summary.json").read_text())
     assert (summary["model"], summary["epochs"], summary["unreadable"]) == ("botnet14", 2, 0)
     assert 0.3 < summary["top1"] <= summary["top5"] <= 1
-    assert str(run).endswith(f"next: botvision classify predict {run.out}/checkpoints/last.ckpt YOUR_PICTURE")
+    assert str(run).endswith(f"next: botvision classify predict {run.out}/checkpoints/last.ckpt YOUR_IMAGE")
 
 
 def test_the_checkpoint_is_tensors_and_scores_as_the_run_said(run, checkpoint, tmp_path):
@@ -78,7 +79,7 @@ def test_a_run_from_its_own_config_gives_the_same(run, checkpoint, tmp_path):
     arguments = ["--config", str(run.out / "config.yaml"), "--out", str(tmp_path / "again")]
     assert main(["classify", "train", *arguments]) == 0
     ours, theirs = (
-        read_checkpoint(path, house="classify")["state_dict"]
+        read_checkpoint(path, task="classify")["state_dict"]
         for path in (checkpoint, tmp_path / "again" / "checkpoints" / "last.ckpt")
     )
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -103,7 +104,7 @@ def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
 
 
 def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_seen(tmp_path, monkeypatch):
-    seen, original, dies_at = [], Task.training_step, [30]
+    seen, original, dies_at = [], ClassifierModule.training_step, [30]
 
     def dies(self, batch, batch_idx):
         seen.append(batch.labels.tolist())
@@ -111,21 +112,21 @@ def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_se
             raise KeyboardInterrupt
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(Task, "training_step", dies)
-    options = {"model": MODEL, "optim": OPTIM, "engine": ENGINE, "save_every": 5}
+    monkeypatch.setattr(ClassifierModule, "training_step", dies)
+    options = {"model": MODEL, "optim": OPTIM, "engine": replace(ENGINE, save_every=5)}
     with pytest.raises(Stopped, match="stopped by SIGINT, as it was last saved; go on with: botvision classify train"):
         train(DATA, tmp_path / "r", **options)
-    content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
-    assert where_it_ended(content, [0, 1, 0]) == (1, 4)  # 21 batches an epoch, saved after 25
-    with pytest.raises(ValueError, match=r"read with engine\.seed 0, devices 1, data\.workers 0; go on with the same"):
-        where_it_ended(content, [0, 1, 2])
+    content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", task="classify")
+    assert resume_position(content, [0, 1]) == (1, 4)  # 21 batches an epoch, saved after 25
+    with pytest.raises(ValueError, match=r"read with engine\.seed 0, devices 1; go on with the same"):
+        resume_position(content, [0, 2])
     train(DATA, tmp_path / "r", **options, on_existing="resume")
     rows = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows if row.split(",")[-1]] == ["21", "42"]  # scored at the end of each epoch
     resumed = seen[30:]
     seen.clear()
     dies_at.clear()
-    train(DATA, tmp_path / "whole", **options | {"save_every": None}, on_existing="replace")
+    train(DATA, tmp_path / "whole", **options | {"engine": ENGINE}, on_existing="replace")
     assert resumed == seen[25:]
 
 
@@ -137,19 +138,19 @@ def test_unreadable_pictures_are_counted_once_and_past_the_limit_listed(tmp_path
     data = replace(
         DATA, train=str(tmp_path / "d" / "train"), val=str(tmp_path / "d" / "val"), bad_limit=2, batch_size=449
     )
-    engine = replace(ENGINE, score_every=3)
+    engine = replace(ENGINE, evaluate_every=3)
     summary = train(data, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=3), engine=engine)
     assert summary.unreadable == 2  # 449 divides the pictures: every epoch meets both
     assert capsys.readouterr().err.count(f"skipped: cannot read picture {broken[0].parent}") == 2
     with pytest.raises(
-        ValueError, match=r"[12] pictures could not be read, more than --data\.bad_limit 0 allows: cannot"
+        ValueError, match=r"[12] images could not be read, more than --data\.bad_limit 0 allows: cannot"
     ):
         train(replace(data, bad_limit=0), tmp_path / "s", model=MODEL, optim=OPTIM, engine=ENGINE)
 
 
 def test_batches_of_unreadable_pictures_alone_teach_nothing():
-    task = Task(MODEL.build(10), about={}, model_config=MODEL, reading=[], optim=OPTIM, data=DATA, train=build_loader(
-        "digits", DATA, lambda picture: torch.zeros(3, 32, 32), Share(64, True, Place())))  # fmt: skip
+    split = build_split("digits", DATA, lambda _: torch.zeros(3, 32, 32), Share(64, True, EpochPosition()))
+    task = ClassifierModule(MODEL.build(10), config=MODEL, optim=OPTIM, data=DATA, train=split)
     loss = task.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), ["a"]), 0)
     loss.backward()
     assert loss == 0
@@ -179,8 +180,8 @@ def test_a_checkpoint_of_another_house_or_of_other_classes_is_refused(run, check
     with pytest.raises(ValueError, match=r"the model knows 10 classes \(0, 1, 2, 3, 4\), .* has 1 \(cat\)"):
         score(checkpoint, str(tmp_path / "p"), workers=0)
     with pytest.raises(ValueError, match="is one of `botvision classify`; give one from runs/maskrcnn"):
-        read_checkpoint(checkpoint, house="maskrcnn")
-    content = read_checkpoint(checkpoint, house="classify")
+        read_checkpoint(checkpoint, task="maskrcnn")
+    content = read_checkpoint(checkpoint, task="classify")
     content["botvision"]["classes"].pop()
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="does not fit the model that it describes: size mismatch"):
@@ -293,7 +294,7 @@ def test_every_option_of_a_recipe_together(tmp_path):
     optim = OptimConfig(
         "lamb", 5e-3, loss="bce", accumulate=2, ema=0.5, layer_decay=0.9, epochs=2, warmup_epochs=0.5, clip=1.0
     )
-    engine = replace(ENGINE, precision="bf16-mixed", score_every=2, log_every=1)
+    engine = replace(ENGINE, precision="bf16-mixed", evaluate_every=2, log_every=1)
     model = replace(MODEL, drop=0.1, drop_path=0.1)
     data = replace(DATA, augment=augment, batch_size=128)
     run = train(data, tmp_path / "r", model=model, optim=optim, engine=engine)
@@ -301,7 +302,7 @@ def test_every_option_of_a_recipe_together(tmp_path):
     assert [row["step"] for row in rows if row["lr"]] == [
         str(step) for step in range(1, 11)
     ]  # 10 batches an epoch, 2 a step
-    best, last = (read_checkpoint(tmp_path / f"r/checkpoints/{n}.ckpt", house="classify") for n in ("best", "last"))
+    best, last = (read_checkpoint(tmp_path / f"r/checkpoints/{n}.ckpt", task="classify") for n in ("best", "last"))
     assert all(torch.equal(value, last["state_dict"][key]) for key, value in best["state_dict"].items())
     average, current = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(average[key], current[key]) for key in average if key.endswith("conv1.weight"))
@@ -367,8 +368,8 @@ def test_the_streamed_demo_reaches_97_per_cent(tmp_path, monkeypatch):
 
 def test_layer_decay_gives_each_depth_its_rate(tmp_path, monkeypatch):
     kept = []
-    original = Task.configure_optimizers
-    monkeypatch.setattr(Task, "configure_optimizers", lambda self: kept.append(original(self)) or kept[-1])
+    original = ClassifierModule.configure_optimizers
+    monkeypatch.setattr(ClassifierModule, "configure_optimizers", lambda self: kept.append(original(self)) or kept[-1])
     optim = OptimConfig(
         "adamw", lr_per_256=1e-3, layer_decay=0.5, warmup_epochs=0, schedule="steps", milestones=(), epochs=1
     )
@@ -379,9 +380,8 @@ def test_layer_decay_gives_each_depth_its_rate(tmp_path, monkeypatch):
     assert min(rates) <= 1e-3 * 0.5**4
     assert all(group["weight_decay"] == 0 for group in groups if all(p.ndim == 1 for p in group["params"]))
     model = MODEL.build(10)
-    spared = [
-        group for group in Task.groups(type("T", (), {"model": model, "optim": optim})) if not group["weight_decay"]
-    ]
+    groups = build_optimizer(model, "adamw", lr=1.0, weight_decay=1e-4, layer_decay=0.5).param_groups
+    spared = [group for group in groups if not group["weight_decay"]]
     tables = {id(p) for name, p in model.named_parameters() if name.endswith(("rel_h", "rel_w"))}
     assert tables
     assert tables <= {id(p) for group in spared for p in group["params"]}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from botvision.engine.checkpoint import newest_whole, read_checkpoint
-from botvision.engine.folder import check_place, clear_unfinished
+from botvision.engine.folder import check_folder, clear_unfinished
 from botvision.engine.saving import WholeCheckpointIO
 from botvision.engine.settings import built, check_same, completed, plain
 from botvision.files import UNFINISHED, check_free, whole_file, write_text
@@ -34,7 +34,7 @@ def test_a_checkpoint_never_passes_through_another_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda what, stream: (opened.append(stream.name), original(what, stream)))
     save(tmp_path / "runs" / "last.ckpt", 3)
     assert os.path.dirname(opened[0]) == str(tmp_path / "runs")  # noqa: PTH120
-    assert read_checkpoint(tmp_path / "runs" / "last.ckpt", house="maskrcnn")["global_step"] == 3
+    assert read_checkpoint(tmp_path / "runs" / "last.ckpt", task="maskrcnn")["global_step"] == 3
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["last.ckpt"]
 
 
@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_named(tmp_path):
     said = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert f"no room to write {tmp_path / 'last.ckpt'}: its disk has" in said.stdout, said
     assert "what was there before is as it was; make room and go on" in said.stdout
-    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 1
+    assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -81,7 +81,7 @@ def test_what_is_no_full_disk_is_not_said_to_be_one(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", fails)
     with pytest.raises(RuntimeError, match="cannot write this tensor"):
         save(tmp_path / "last.ckpt", 2)
-    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 1
+    assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 1
 
 
 @pytest.mark.parametrize("torn", ["empty", "cut", "text"])
@@ -89,33 +89,33 @@ def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, cap
     for name, step, age in (("best", 4, 50), ("older", 2, 10), ("last", 6, 100)):
         save(tmp_path / f"{name}.ckpt", step)
         os.utime(tmp_path / f"{name}.ckpt", (age, age))
-    assert newest_whole(tmp_path, house="maskrcnn")[0].name == "last.ckpt"
+    assert newest_whole(tmp_path, task="maskrcnn")[0].name == "last.ckpt"
     whole = (tmp_path / "last.ckpt").read_bytes()
     spoilt = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[torn]
     (tmp_path / "last.ckpt").write_bytes(spoilt)
     with pytest.raises(
         ValueError, match=r"last\.ckpt is not a whole checkpoint .*; beside it: best\.ckpt, older\.ckpt"
     ):
-        read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")
-    path, found = newest_whole(tmp_path, house="maskrcnn")
+        read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")
+    path, found = newest_whole(tmp_path, task="maskrcnn")
     assert (path.name, found["global_step"]) == ("best.ckpt", 4)
     assert "last.ckpt in" in (said := capsys.readouterr().err)
     assert "is torn; going on from best.ckpt, step 4, epoch 0" in said
-    assert read_checkpoint(tmp_path / "last.ckpt", house="maskrcnn")["global_step"] == 4  # whole again
+    assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 4  # whole again
     for name in ("best", "older", "last"):
         (tmp_path / f"{name}.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no checkpoint in .* is whole \(.*\); begin anew with --on_existing replace"):
-        newest_whole(tmp_path, house="maskrcnn")
+        newest_whole(tmp_path, task="maskrcnn")
 
 
 def test_a_folder_without_a_checkpoint_begins_anew(tmp_path):
-    assert newest_whole(tmp_path / "none", house="maskrcnn") is None
+    assert newest_whole(tmp_path / "none", task="maskrcnn") is None
 
 
 def test_leftovers_of_a_killed_run_are_cleared_and_never_read(tmp_path):
     save(tmp_path / "checkpoints" / "best.ckpt", 1)
     (tmp_path / "checkpoints" / f"{UNFINISHED}abc.ckpt").write_bytes(b"half")
-    assert newest_whole(tmp_path / "checkpoints", house="maskrcnn")[0].name == "best.ckpt"
+    assert newest_whole(tmp_path / "checkpoints", task="maskrcnn")[0].name == "best.ckpt"
     clear_unfinished(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
 
@@ -167,9 +167,9 @@ def test_settings_of_an_older_run_read_as_the_defaults_of_what_was_added():
 def test_a_run_begun_before_an_option_was_added_is_resumed(tmp_path):
     write_text(tmp_path / "config.yaml", "model: {name: a, inner: {width: 3}}\ndata: {workers: 1}\n")
     config = {"model": plain(Group("a")), "data": {"workers": 2}}
-    check_place(tmp_path, "resume", config, fixed={"model": Group("a")})
+    check_folder(tmp_path, "resume", config, fixed={"model": Group("a")})
     with pytest.raises(ValueError, match="was begun with other settings of model"):
-        check_place(tmp_path, "resume", {**config, "model": plain(Group("b"))}, fixed={"model": Group("b")})
+        check_folder(tmp_path, "resume", {**config, "model": plain(Group("b"))}, fixed={"model": Group("b")})
 
 
 def test_nothing_is_overwritten_unless_it_is_said(tmp_path):
@@ -182,7 +182,7 @@ def test_nothing_is_overwritten_unless_it_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"link and 1 more files are there already"):
         check_free([tmp_path / "link", tmp_path / "a.txt"], on_existing="refuse")
     for refused in (lambda: check_free([tmp_path / "a.txt" / "b"], on_existing="replace"),
-                    lambda: check_place(tmp_path / "a.txt", "replace", {}, fixed={})):  # fmt: skip
+                    lambda: check_folder(tmp_path / "a.txt", "replace", {}, fixed={})):  # fmt: skip
         with pytest.raises(ValueError, match=r"a\.txt is a file; give a folder as --out"):
             refused()
     with pytest.raises(ValueError, match="on_existing='resume' is unknown; use refuse or replace"):

@@ -12,7 +12,7 @@ import pytest
 
 from botvision.classify.data import AugmentConfig, DataConfig
 from botvision.classify.model import ModelConfig
-from botvision.classify.task import OptimConfig, Task
+from botvision.classify.module import ClassifierModule, OptimConfig
 from botvision.classify.train import train
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
@@ -39,7 +39,7 @@ def command(out):
 
 def interrupted(monkeypatch, signum, *, at, step="training_step"):
     """Have the process send itself a signal in a certain step; gives the numbers of the images of each step."""
-    seen, original = [], getattr(Task, step)
+    seen, original = [], getattr(ClassifierModule, step)
 
     def sends(self, batch, batch_idx):
         seen.append(batch.labels.tolist())
@@ -47,7 +47,7 @@ def interrupted(monkeypatch, signum, *, at, step="training_step"):
             os.kill(os.getpid(), signum)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(Task, step, sends)
+    monkeypatch.setattr(ClassifierModule, step, sends)
     return seen
 
 
@@ -61,7 +61,7 @@ def test_a_signal_ends_a_run_after_its_step_saved_and_says_how_to_go_on(tmp_path
     assert said.out == ""
     assert len(seen) == 26
     assert signal.getsignal(getattr(signal, name)) == handler
-    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", house="classify")
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", task="classify")
     assert (saved["global_step"], saved["epoch"]) == (26, 1)
     go_on = shlex.split(said.err.strip().splitlines()[-1].partition("go on with: ")[2])
     assert go_on[0] == "botvision"
@@ -129,7 +129,7 @@ def test_a_signal_while_it_evaluates_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(Stopped, match=f"saved at step {STEPS}"):
         train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE)
     assert len(evaluated) == 2
-    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
+    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", task="classify")
     assert saved["global_step"] == STEPS
     done = train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
     assert done.epochs == 2
@@ -144,7 +144,7 @@ def test_the_last_epochs_score_is_made_up_for_and_can_be_the_best(tmp_path, monk
         train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
     assert not (tmp_path / "r" / "checkpoints" / "best.ckpt").exists()
     train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE, on_existing="resume")
-    assert read_checkpoint(tmp_path / "r" / "checkpoints" / "best.ckpt", house="classify")["global_step"] == STEPS
+    assert read_checkpoint(tmp_path / "r" / "checkpoints" / "best.ckpt", task="classify")["global_step"] == STEPS
 
 
 def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
@@ -152,10 +152,65 @@ def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
     optim = replace(OPTIM, ema=0.9)
     with pytest.raises(Stopped):
         train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE)
-    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", house="classify")
+    saved = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", task="classify")
     assert not all((saved["state_dict"][key] == value).all() for key, value in saved["current_model_state"].items())
     done = train(DATA, tmp_path / "r", model=MODEL, optim=optim, engine=ENGINE, on_existing="resume")
     assert done.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("botvision.classify.train.open_splits", "nothing was begun; run the same command again"),
+        ("botvision.classify.train.draw_end", "go on with: botvision classify train"),
+    ],
+)
+def test_a_signal_outside_training_ends_the_run_at_once_and_says_how_to_go_on(
+    tmp_path, capsys, monkeypatch, where, says
+):
+    """While the data is opened, and while the examples of a finished training are drawn."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(where, stopped)
+    flags = [*command(tmp_path / "run"), "--optim.epochs", "1"]
+    assert main(flags) == 143
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"botvision: stopped by SIGTERM; {says}")
+    assert signal.getsignal(signal.SIGTERM) == handler
+    monkeypatch.undo()
+    again = flags if "same command" in said else shlex.split(said.partition("go on with: ")[2])[1:]
+    assert main(again) == 0
+    assert (tmp_path / "run" / "predictions" / "sheet.jpg").is_file()
+
+
+def test_a_run_that_is_stopped_before_it_replaces_another_leaves_it(tmp_path, monkeypatch):
+    """The line must not send to the older run's settings."""
+    options = {"model": MODEL, "optim": replace(OPTIM, epochs=1), "engine": ENGINE}
+    train(DATA, tmp_path / "r", **options)
+    before = (tmp_path / "r" / "config.yaml").read_text()
+    monkeypatch.setattr("botvision.classify.train.open_splits", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Stopped, match="nothing was begun"):
+        train(DATA, tmp_path / "r", **options | {"engine": replace(ENGINE, seed=3)}, on_existing="replace")
+    assert (tmp_path / "r" / "config.yaml").read_text() == before
+    assert (tmp_path / "r" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_signal_after_the_last_batch_ends_the_run_too(tmp_path, monkeypatch):
+    original = ClassifierModule.on_validation_epoch_end
+
+    def sends(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self)
+
+    monkeypatch.setattr(ClassifierModule, "on_validation_epoch_end", sends)
+    with pytest.raises(Stopped, match=f"stopped by SIGTERM, saved at step {STEPS}; go on with"):
+        train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=1), engine=ENGINE)
+    assert not (tmp_path / "r" / "summary.json").exists()
 
 
 def test_a_torn_last_checkpoint_does_not_end_a_run(tmp_path, capsys):
@@ -186,4 +241,4 @@ def test_a_real_process_with_workers_is_stopped_by_ctrl_c(tmp_path):
     assert process.returncode == 130, said
     assert "stopped by SIGINT, saved at step" in said
     assert "Traceback" not in said
-    assert read_checkpoint(last, house="classify")["global_step"] > 0
+    assert read_checkpoint(last, task="classify")["global_step"] > 0

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 
-from botvision.engine.loader import Place, Share
+from botvision.engine.loader import EpochPosition, Share
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.coco import read_coco
@@ -230,7 +230,7 @@ def test_every_process_has_batches_of_its_own(scenes):
     """Sixteen pictures, batch 4, two processes: each its half; batch 9 on two would leave both with nothing."""
     data = DataConfig(scenes / "annotations" / "train.json", scenes / "train", scenes / "annotations" / "val.json",
                       scenes / "val", batch_size=4, workers=0, on_bad="skip")  # fmt: skip
-    shares = [Share(4, True, Place(), 0, rank, 2) for rank in (0, 1)]
+    shares = [Share(4, True, EpochPosition(), 0, rank, 2) for rank in (0, 1)]
     ids = [[int(t["image_id"]) for _, ts in train_loader(data, canvas_rule(64), s) for t in ts] for s in shares]
     assert sorted(ids[0] + ids[1]) == list(range(1, 17))
     assert len(ids[0]) == len(ids[1])
@@ -239,4 +239,4 @@ def test_every_process_has_batches_of_its_own(scenes):
     ]
     assert sorted(evaluated[0] + evaluated[1]) == list(range(1, 7))
     with pytest.raises(ValueError, match=r"has 16 images, fewer than batch_size=9 × 2 devices; lower --data\.batch"):
-        train_loader(data, canvas_rule(64), Share(9, True, Place(), 0, 0, 2))
+        train_loader(data, canvas_rule(64), Share(9, True, EpochPosition(), 0, 0, 2))

@@ -189,12 +189,18 @@ def target(**changes):
         ({"masks": torch.full((2, 112, 112), float("nan"))}, "must hold 0 outside and 1 inside; got up to nan"),
         ({"labels": torch.tensor([0, 1])}, "label must lie in 1 … 3.*got 0; 0 is background"),
         ({"labels": torch.tensor([1, 4])}, "label must lie in 1 … 3.*got 4"),
+        ({"boxes": torch.tensor([[5.0, 5, 9, 9], [0, 0, 0.4, 1]])}, "in pixels of its image, 1024×1024.*fractions"),
+        ({"boxes": torch.tensor([[5.0, 5, 9, 9], [1024.0, 3, 1030, 9]])}, "box must be in pixels of.* lies outside it"),
+        ({"boxes": torch.tensor([[5.0, 5, 9, 9], [3, -9, 10, 0.0]])}, "box must be in pixels of.* lies outside it"),
+        ({"boxes": torch.zeros(0, dtype=torch.int64)}, r"got \(0,\) in torch.int64; an image without objects"),
+        ({"boxes": TRUE[:2]}, "target 0: boxes must be a tensor; got list; use torch.as_tensor"),
+        ({"masks": None}, "target 0: masks must be a tensor; got NoneType"),
         ({"labels": torch.tensor([1.0, 2.0])}, r"labels must be \(2,\) in int64"),
     ],
 )  # fmt: skip
 def test_targets_that_would_train_something_else_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_targets([target(**changes)], pictures=1, classes=3)
+        check_targets([target(**changes)], sizes=[(1024, 1024)], classes=3)
 
 
 def test_a_detector_checks_its_targets_and_pictures(large):
@@ -204,6 +210,8 @@ def test_a_detector_checks_its_targets_and_pictures(large):
         large([torch.rand(3, 64, 64)], [{k: v for k, v in target().items() if k != "masks"}])
     with pytest.raises(ValueError, match=r"an image must be \(3, H, W\), RGB.*got \(1, 64, 64\)"):
         large([torch.rand(1, 64, 64)], [target()])
+    with pytest.raises(ValueError, match="target 0 must be a dictionary of boxes, labels and masks; got None"):
+        large([torch.rand(3, 64, 64)], [None])
 
 
 def test_dense_masks_become_crops_of_their_boxes():
@@ -216,7 +224,7 @@ def test_dense_masks_become_crops_of_their_boxes():
     assert crops[0, 1:-1, 1:55].all()
     assert not crops[0, :, 57:].any()
     assert crops[1].float().mean() > 0.99  # bilinear: a box's own corners lie half outside
-    check_targets([{"boxes": boxes, "labels": torch.tensor([1, 1]), "masks": crops}], pictures=1, classes=1)
+    check_targets([{"boxes": boxes, "labels": torch.tensor([1, 1]), "masks": crops}], sizes=[(80, 60)], classes=1)
     with pytest.raises(ValueError, match="must hold 0 outside and 1 inside; got up to 255; 0/255 is masks > 0"):
         masks_in_boxes(dense * 255, boxes)
     with pytest.raises(ValueError, match=r"masks \(G, H, W\) need boxes \(G, 4\)"):

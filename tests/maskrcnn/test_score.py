@@ -9,7 +9,6 @@ import torch
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.score import FIGURES, evaluate, picture_results
-from botvision.maskrcnn.task import once_each
 
 
 @pytest.fixture
@@ -101,12 +100,6 @@ def test_detections_become_coco_results():
     dense = masks.decode(result["segmentation"], height=16, width=20)
     assert dense[3:9, 2:12].all()
     assert dense.sum() == 60
-
-
-def test_a_picture_that_two_processes_saw_counts_once():
-    a, b, c = ({"image_id": i} for i in (1, 2, 3))
-    assert once_each([([1, 2], [a, b]), ([3, 1], [c, a])]) == [a, b, c]
-    assert once_each([([1], []), ([1], [a])]) == []
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])

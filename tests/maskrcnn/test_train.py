@@ -22,9 +22,9 @@ from botvision.engine.trainer import EngineConfig, seed_process
 from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.checkpoint import ModelConfig, carry_over, load_detector
 from botvision.maskrcnn.data import DataConfig, Jitter
+from botvision.maskrcnn.module import MaskRCNNModule, OptimConfig
 from botvision.maskrcnn.predict import Predictor, predict
 from botvision.maskrcnn.score import score
-from botvision.maskrcnn.task import OptimConfig, Task
 from botvision.maskrcnn.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -65,7 +65,7 @@ def test_train_leaves_the_whole_folder(run):
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert [r["step"] for r in rows if r["train/loss"]] == ["1", "2", "3", "4", "5", "6", "7", "8"]
     assert [float(r["val/box_ap"]) for r in rows if r["val/box_ap"]][-1] == summary["box_ap"]
-    assert str(run).endswith(f"next: botvision maskrcnn predict {out}/checkpoints/last.ckpt YOUR_PICTURE")
+    assert str(run).endswith(f"next: botvision maskrcnn predict {out}/checkpoints/last.ckpt YOUR_IMAGE")
 
 
 def test_train_writes_checkpoints_of_tensors_only(run):
@@ -83,7 +83,7 @@ def test_train_from_its_own_config_gives_the_same_run(run, scenes, tmp_path, cap
     assert config["data"]["train_images"] == str(scenes / "train")
     again = train(data_of(scenes), tmp_path / "again", model=MODEL, optim=OPTIM, engine=ENGINE)
     ours, theirs = (
-        read_checkpoint(r.out / "checkpoints" / "last.ckpt", house="maskrcnn")["state_dict"] for r in (run, again)
+        read_checkpoint(r.out / "checkpoints" / "last.ckpt", task="maskrcnn")["state_dict"] for r in (run, again)
     )
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
@@ -96,15 +96,15 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
         train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
     with pytest.raises(ValueError, match="was begun with other settings of optim; resume it with --config"):
         train(data_of(scenes), out, model=MODEL, optim=replace(OPTIM, lr=1.0), engine=ENGINE, on_existing="resume")
-    before = read_checkpoint(out / "checkpoints" / "last.ckpt", house="maskrcnn")
+    before = read_checkpoint(out / "checkpoints" / "last.ckpt", task="maskrcnn")
     moments = []
 
-    class Look(Task):
+    class Look(MaskRCNNModule):
         def on_train_start(self):
             weights = {k: v.clone() for k, v in self.state_dict().items()}
             moments.append((weights, copy.deepcopy(self.trainer.optimizers[0].state_dict()["state"])))
 
-    monkeypatch.setattr("botvision.maskrcnn.train.Task", Look)
+    monkeypatch.setattr("botvision.maskrcnn.train.MaskRCNNModule", Look)
     done = train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
     assert done.epochs == 2
     weights, state = moments[0]
@@ -121,7 +121,7 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
 
 def test_train_with_averaged_weights(scenes, tmp_path):
     out = train(data_of(scenes), tmp_path, model=MODEL, optim=replace(OPTIM, ema=0.9, epochs=1), engine=ENGINE).out
-    content = read_checkpoint(out / "checkpoints" / "last.ckpt", house="maskrcnn")
+    content = read_checkpoint(out / "checkpoints" / "last.ckpt", task="maskrcnn")
     live, averaged = content["current_model_state"], content["state_dict"]
     key = "model.roi_heads.box_head.fc6.weight"
     assert not torch.equal(live[key], averaged[key])
@@ -229,7 +229,7 @@ def test_what_is_no_checkpoint_is_named(run, tmp_path, what):
 
 
 def test_a_checkpoint_whose_tensors_do_not_fit_is_named(run, tmp_path):
-    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", house="maskrcnn")
+    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", task="maskrcnn")
     content["botvision"]["categories"].pop()
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="does not fit the model that it describes: size mismatch"):
@@ -248,8 +248,8 @@ def test_train_refuses_another_val_list_and_too_few_pictures(scenes, coco, tmp_p
     assert not (tmp_path / "x").exists()
 
 
-def test_the_last_weights_are_scored_whatever_score_every_says(scenes, tmp_path):
-    done = train(data_of(scenes), tmp_path, model=MODEL, optim=OPTIM, engine=replace(ENGINE, score_every=3))
+def test_the_last_weights_are_scored_whatever_evaluate_every_says(scenes, tmp_path):
+    done = train(data_of(scenes), tmp_path, model=MODEL, optim=OPTIM, engine=replace(ENGINE, evaluate_every=3))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert rows[-1]["step"] == "8"
     assert float(rows[-1]["val/box_ap"]) == done.box_ap
@@ -264,16 +264,18 @@ def test_replace_keeps_the_old_run_until_the_new_one_can_begin(run, scenes, tmp_
     assert sorted(p for p in (tmp_path / "old").rglob("*")) == kept
 
 
-@pytest.mark.parametrize("name", ["epochs", "score_every"])
+@pytest.mark.parametrize("name", ["epochs", "evaluate_every"])
 def test_train_refuses_counts_below_one(scenes, tmp_path, name):
-    optim, engine = (replace(OPTIM, epochs=0), ENGINE) if name == "epochs" else (OPTIM, replace(ENGINE, score_every=0))
+    optim, engine = (
+        (replace(OPTIM, epochs=0), ENGINE) if name == "epochs" else (OPTIM, replace(ENGINE, evaluate_every=0))
+    )
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
         train(data_of(scenes), tmp_path, model=MODEL, optim=optim, engine=engine)
 
 
 def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path):
     path = run.out / "checkpoints" / "last.ckpt"
-    state = {k.removeprefix("model."): v for k, v in read_checkpoint(path, house="maskrcnn")["state_dict"].items()}
+    state = {k.removeprefix("model."): v for k, v in read_checkpoint(path, task="maskrcnn")["state_dict"].items()}
     same = MODEL.build(10)
     report = carry_over(same, path)
     assert (report.fresh, report.unused) == ([], [])
@@ -389,7 +391,7 @@ def test_true_16_bits_are_refused(scenes, tmp_path, precision):
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet50.a1_in1k", "HF_HUB:a/b", "local-dir:/tmp"])
 def test_a_checkpoint_that_names_a_hub_asks_no_network(run, tmp_path, monkeypatch, name):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
-    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", house="maskrcnn")
+    content = read_checkpoint(run.out / "checkpoints" / "last.ckpt", task="maskrcnn")
     content["botvision"]["model"]["backbone"] = name
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="is of a hub or a folder, which a checkpoint cannot be built from"):

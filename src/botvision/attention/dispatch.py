@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from botvision.attention import chunked, explicit, onehot, plain, reference, tiled
-from botvision.attention.graphs import is_recorded
+from botvision.attention.graphs import is_recorded, is_transformed
 
 log = logging.getLogger("botvision.attention")
 
@@ -91,6 +91,8 @@ def preference(q: Tensor) -> tuple[str, ...]:
     """Backends by measured speed (docs/backends.md). A graph must not branch on a size, so it gets one answer."""
     if is_recorded():
         return ("plain", "onehot")
+    if is_transformed():  # torch's fused attention has first derivatives alone, and torch.func asks for any
+        return ("explicit", "plain", "onehot")
     small, learning = q.shape[-2] <= SMALL_MAP, torch.is_grad_enabled() and q.requires_grad
     if q.device.type == "cpu":
         return ("plain", "explicit", "onehot") if small and learning else ("plain", "chunked", "onehot")

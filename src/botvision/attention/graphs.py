@@ -18,5 +18,5 @@ def why_not_eager(backend: str, *, does: str) -> str | None:
     if is_recorded():
         return f"{backend} {does} in a compiled, exported or traced graph; use onehot"
     if is_transformed():
-        return f"{backend} has a backward of its own, which torch.func cannot transform; use onehot"
+        return f"{backend} has a backward of its own, which torch.func cannot transform; use explicit"
     return None

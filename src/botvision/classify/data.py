@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from botvision.classify.shards import Raw, ShardBatches, find_shards
 from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
-from botvision.engine.loader import EpochBatches, Place, ResumableLoader, Share, check_enough
+from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import open_picture
 
 
@@ -151,8 +151,8 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)
 
 
-class Loader(NamedTuple):
-    """Batches, what their classes are called, and where the next epoch begins.
+class Split(NamedTuple):
+    """A split's batches, and what their classes are called.
 
     Attributes:
         batches: the loader itself.
@@ -162,7 +162,6 @@ class Loader(NamedTuple):
 
     batches: ResumableLoader
     classes: list[str]
-    place: Place
     steps: int
     samples: int
 
@@ -186,33 +185,33 @@ def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[f
     return transform
 
 
-def build_loader(
+def build_split(
     where: str, data: DataConfig, transform: Transform, share: Share, *, classes: Sequence[str] = ()
-) -> Loader:
+) -> Split:
     """Batches of one split for a process; `classes` are those of shards and datasets that do not name their own.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or fewer pictures than a step of all processes takes.
     """
     names = read_class_names(data.class_names) or list(classes)
-    build = partial(ResumableLoader, num_workers=data.workers)
+    build = partial(ResumableLoader, share=share, num_workers=data.workers)
     if where.endswith(SHARD_SUFFIXES):
         if not names:
             raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
         stream = ShardBatches(find_shards(where), share)
         batches = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names)))
-        loader = Loader(batches, names, share.place, len(stream), stream.samples)
+        found = Split(batches, names, len(stream), stream.samples)
     else:
         split = data.splits[0 if share.train else 1]
         source = open_source(where, split=split, root=data.root, classes=names)
         sampler = EpochBatches(len(source), share)
         batches = build(Pictures(source, transform), batch_sampler=sampler, collate_fn=collate)
-        loader = Loader(batches, source.classes, share.place, len(sampler), len(source))
-    check_enough(where, samples=loader.samples, batches=loader.steps, share=share)
-    return loader
+        found = Split(batches, source.classes, len(sampler), len(source))
+    check_enough(where, samples=found.samples, batches=found.steps, share=share)
+    return found
 
 
-def check_classes(train: Loader, val: Loader, data: DataConfig) -> None:
+def check_classes(train: Split, val: Split, data: DataConfig) -> None:
     """Refuse splits of different classes."""
     ours, theirs = set(train.classes), set(val.classes)
     if train.classes != val.classes:

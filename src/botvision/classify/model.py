@@ -94,7 +94,7 @@ def is_fixed(name: str) -> bool:
 def describe(config: ModelConfig, classes: list[str], model: nn.Module, *, crop: float) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain types that load with `weights_only=True`."""
     mean, std = normalisation(model)
-    told = {"house": "classify", "model": {**asdict(config), "pretrained": False}, "classes": classes}
+    told = {"task": "classify", "model": {**asdict(config), "pretrained": False}, "classes": classes}
     return {**told, "mean": list(mean), "std": list(std), "crop": crop}
 
 
@@ -111,7 +111,7 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
         FileNotFoundError: no such file.
         ValueError: not a classifier's checkpoint, or one whose tensors do not fit its own description.
     """
-    content = read_checkpoint(path, house="classify")
+    content = read_checkpoint(path, task="classify")
     about = content[KEY]
     config = built(ModelConfig, about["model"], path)
     model = load_weights(config.build(len(about["classes"])), content, path)

@@ -45,7 +45,7 @@ def checked(url: str, *, by: str, folder: Path | None = None) -> str:
         return url
     if scheme == "file" and folder is not None:
         parts = urlsplit(url.strip())
-        path = Path(unquote(parts.path))
+        path = folder / unquote(parts.path)  # an absolute one stays as it is
         if parts.netloc in {"", "localhost"} and path.resolve().is_relative_to(folder.resolve()):
             return str(path)
         raise ValueError(
@@ -63,7 +63,11 @@ def beside(source: str, url: str) -> str:
     if not isinstance(url, str):
         raise ValueError(f"{source} names {url!r} for a shard; it needs a path or URL")
     if is_remote(source):
-        place = checked(urljoin(source, url), by=source)
+        try:
+            joined = urljoin(source, url)
+        except ValueError as error:
+            raise ValueError(f"{source} names {url[:80]!r}, which is no URL: {error}; write the index anew") from error
+        place = checked(joined, by=source)
         if not is_remote(place):
             raise ValueError(f"{source} names {url[:80]!r}, which is not on a server: an index behind a URL names URLs")
         return place

@@ -17,13 +17,13 @@ from timm.data import RealLabelsImagenet
 from torch import Tensor
 from tqdm import tqdm
 
-from botvision.classify.data import Batch, DataConfig, Pictures, build_loader, val_transform
+from botvision.classify.data import Batch, DataConfig, Pictures, build_split, val_transform
 from botvision.classify.model import Classifier, load_classifier
+from botvision.classify.module import right
 from botvision.classify.sources import Folders
-from botvision.classify.task import right
 from botvision.draw.classes import draw_confusion
 from botvision.engine.checkpoint import pick_device
-from botvision.engine.loader import Place, Share
+from botvision.engine.loader import EpochPosition, Share
 from botvision.files import read_json, write_json
 
 LATENCY_ROUNDS = 10
@@ -133,8 +133,8 @@ def judge(
 ) -> Judged:
     """Every picture of `data.val` at one size; `keep` of them are drawn by lot as examples."""
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
-    share = Share(data.batch_size, train=False, place=Place())
-    loader = build_loader(data.val, data, transform, share, classes=classifier.classes)
+    share = Share(data.batch_size, train=False, position=EpochPosition())
+    loader = build_split(data.val, data, transform, share, classes=classifier.classes)
     if loader.classes != classifier.classes:
         raise ValueError(
             f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), {data.val} has "

@@ -86,16 +86,24 @@ def read_index(source: str) -> list[Shard]:
     """An index's shards; relative URLs are beside it."""
     if is_remote(source):
         with opened(source) as stream:
-            content = json.loads(stream.read())
+            content = parsed(stream.read(), source)
     else:
         content = read_json(Path(source), what="index of shards")
     listed = content.get("shardlist") if isinstance(content, dict) else None
     if not listed or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in listed):
         raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
-    wrong = [entry for entry in listed if not isinstance(entry["nsamples"], int) or entry["nsamples"] < 0]
+    wrong = [entry for entry in listed if type(entry["nsamples"]) is not int or entry["nsamples"] < 0]
     if wrong:
         raise ValueError(f"{source}: nsamples of {wrong[0]['url']} must be a number of samples; write the index anew")
     return [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in listed]
+
+
+def parsed(text: bytes, source: str) -> Any:
+    """JSON from a server."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"index of shards {source} is not JSON: {error}; is it the index itself?") from error
 
 
 def count_samples(path: str) -> int:
@@ -149,13 +157,13 @@ class ShardBatches(IterableDataset[list[Raw]]):
         first, last = (min(begin + batch * self.share.batch_size, end) for batch in (from_batch, to_batch))
         order = list(self.shards)
         if self.share.train:
-            random.Random(f"{self.share.seed} {self.share.place.epoch}").shuffle(order)
+            random.Random(f"{self.share.seed} {self.share.position.epoch}").shuffle(order)
         samples = read_interval(order, first, last)
         if self.share.train:
-            rng = random.Random(f"{self.share.seed} {self.share.place.epoch} {self.share.rank} {worker}")
+            rng = random.Random(f"{self.share.seed} {self.share.position.epoch} {self.share.rank} {worker}")
             samples = shuffled(samples, rng, buffer=self.buffer)
         counts = [b - a for a, b in (self.worker_batches(w, workers) for w in range(workers))]
-        taken = taken_before(counts, self.share.place.batch)[worker]
+        taken = taken_before(counts, self.share.position.batch)[worker]
         for number in range(to_batch - from_batch):
             batch = list(islice(samples, self.share.batch_size))
             if number >= taken:
@@ -205,7 +213,9 @@ def read_shard(shard: Shard) -> Iterator[Raw]:
             "go on with --on_existing resume"
         ) from error
     if found < shard.samples:
-        raise ValueError(f"shard {shard.url} holds {found} samples, its index says {shard.samples}; write both anew")
+        cure = "a server may have ended early: go on with --on_existing resume, or write both anew"
+        cure = cure if is_remote(shard.url) else "write both anew"
+        raise ValueError(f"shard {shard.url} holds {found} samples, its index says {shard.samples}; {cure}")
 
 
 def to_raw(sample: dict[str, Any], url: str) -> Raw:

@@ -17,15 +17,15 @@ class TornCheckpointError(ValueError):
     """A file that is no whole checkpoint of tensors."""
 
 
-def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
     """A checkpoint's content, tensors on the CPU; nothing in it is executed.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a whole checkpoint, or not one of this house.
+        ValueError: not a whole checkpoint, or not one of this task.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{house}/demo/checkpoints/best.ckpt")
+        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{task}/demo/checkpoints/best.ckpt")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
@@ -35,13 +35,14 @@ def read_checkpoint(path: Path, *, house: str) -> dict[str, Any]:
             f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written{hint}"
         ) from error
     about = content.get(KEY) if isinstance(content, dict) else None
-    if about is None or about.get("house") != house:
-        whose = f"one of `botvision {about['house']}`" if about else "no checkpoint of ours"
-        raise ValueError(f"{path} is {whose}; give one from runs/{house}/…/checkpoints")
+    whose = about.get("task", about.get("house")) if about else None  # "house" is the name before 0.1
+    if whose != task:
+        whose = f"one of `botvision {whose}`" if whose else "no checkpoint of ours"
+        raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
     return dict(content)
 
 
-def newest_whole(folder: Path, *, house: str) -> tuple[Path, dict[str, Any]] | None:
+def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a run goes on from and its content: last.ckpt, or the newest whole one where that is torn.
 
     A torn one is named on stderr, and a torn last.ckpt gives way to a copy of the whole one. None where the folder
@@ -54,7 +55,7 @@ def newest_whole(folder: Path, *, house: str) -> tuple[Path, dict[str, Any]] | N
     torn: list[str] = []
     for path in paths:
         try:
-            content = read_checkpoint(path, house=house)
+            content = read_checkpoint(path, task=task)
         except TornCheckpointError:
             torn.append(path.name)
             continue

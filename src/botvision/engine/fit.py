@@ -1,10 +1,11 @@
-"""Fit a task; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
+"""Fit a module; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
 
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,36 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + (signal.SIGTERM if signum == WARNING else signum)
 
 
+def signals() -> list[signal.Signals]:
+    """Those that end a run, but for what it was told to ignore, as `nohup` does; none outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    slurm = [WARNING] if "SLURM_JOB_ID" in os.environ and WARNING is not None else []
+    return [signum for signum in (*ENDING, *slurm) if signal.getsignal(signum) != signal.SIG_IGN]
+
+
+@contextmanager
+def stoppable(go_on: Callable[[], str]) -> Iterator[None]:
+    """Where a run is not being fitted, a signal ends it at once, with a line on how to go on.
+
+    Args:
+        go_on: what to do to go on, as the run stands then.
+
+    Raises:
+        Stopped: by a signal.
+    """
+
+    def stop(signum: int, _: Any) -> None:
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name}; {go_on()}")
+
+    before = {signum: signal.signal(signum, stop) for signum in signals()}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 class LeaveError(Exception):
     """Ends lightning's loops; lightning takes a KeyboardInterrupt for its own and exits with 1."""
 
@@ -55,13 +86,9 @@ class Interruptible(Callback):
 
     def listen(self, trainer: L.Trainer) -> None:
         """Take the signals over from lightning, which puts the old handlers back when it ends."""
-        if threading.current_thread() is not threading.main_thread():
-            return
         self.forward = getattr(trainer.strategy.launcher, "kill", None)
-        slurm = [WARNING] if "SLURM_JOB_ID" in os.environ and WARNING is not None else []
-        for signum in (*ENDING, *slurm):
-            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup's
-                signal.signal(signum, self.note)
+        for signum in signals():
+            signal.signal(signum, self.note)
 
     def note(self, signum: int, _: Any) -> None:
         """Remember the signal; a second Ctrl-C ends the run at once."""
@@ -107,23 +134,23 @@ class Interruptible(Callback):
 
 def fit(
     trainer: L.Trainer,
-    task: L.LightningModule,
+    module: L.LightningModule,
     loaders: tuple[ResumableLoader, ResumableLoader],
     *,
     begin: Path | None,
-    go_on: str,
+    go_on: Callable[[], str],
 ) -> dict[str, float]:
     """Train, and evaluate the last weights where that has not been done yet.
 
     Args:
         trainer: by `build_trainer`.
-        task: what is trained.
+        module: what is trained.
         loaders: for training and validation.
         begin: checkpoint to resume from.
-        go_on: command that resumes the run, for the message of one that was stopped.
+        go_on: what to do to go on, for the message of a run that was stopped.
 
     Returns:
-        The row of the latest scores.
+        The row of the latest evaluation.
 
     Raises:
         Stopped: by a signal.
@@ -131,24 +158,26 @@ def fit(
     watch = next(c for c in trainer.callbacks if isinstance(c, Interruptible))  # type: ignore[attr-defined]
     history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
     try:
-        trainer.fit(task, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
-        if not history.is_scored():
-            trainer.validate(task, loaders[1], verbose=False)
+        trainer.fit(module, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
+        if not history.is_evaluated():
+            trainer.validate(module, loaders[1], verbose=False)
             keep_if_best(trainer, watch.checkpoint, history)
+        if watch.signum is not None:  # after the last batch
+            raise LeaveError
     except (LeaveError, SystemExit) as end:
         signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
         kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
-        raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; go on with: {go_on}") from None
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; {go_on()}") from None
     finally:
         for loader in loaders:
             loader.close()
-    return history.last_score()
+    return history.last_metrics()
 
 
 def keep_if_best(trainer: L.Trainer, last: Path, history: History) -> None:
     """best.ckpt of weights that were evaluated after the fit: lightning chooses it in the fit alone."""
     best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)  # type: ignore[attr-defined]
-    scores = [row[best.monitor] for row in history.rows if best.monitor in row]
-    if trainer.is_global_zero and last.is_file() and scores[-1] >= max(scores):
+    found = [row[best.monitor] for row in history.rows if best.monitor in row]
+    if trainer.is_global_zero and last.is_file() and found[-1] >= max(found):
         with whole_file(last.with_name("best.ckpt"), sync=True) as unfinished:
             shutil.copyfile(last, unfinished)

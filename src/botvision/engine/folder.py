@@ -48,7 +48,7 @@ def clear_unfinished(out: Path) -> None:
         path.unlink()
 
 
-def check_place(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
+def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
     """Refuse an `out` that holds a run, or one to resume that was begun with other settings of the `fixed` groups.
 
     Args:

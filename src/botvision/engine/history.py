@@ -15,15 +15,15 @@ from botvision.files import write_text
 
 
 class History(Callback):
-    """Rows of step, epoch, rate, losses and scores; a resumed run goes on where its checkpoint ended."""
+    """Rows of step, epoch, rate, losses and metrics; a resumed run goes on where its checkpoint ended."""
 
     def __init__(
-        self, out: Path, *, panels: Mapping[str, Sequence[str]], score: str, log_every: int, started: float
+        self, out: Path, *, panels: Mapping[str, Sequence[str]], metric: str, log_every: int, started: float
     ) -> None:
-        """`panels` of curves.png by their title; `score` is the column that says a row has been scored."""
+        """`panels` of curves.png by their title; `metric` is the column that every evaluation fills."""
         self.out = out
         self.panels = panels
-        self.score = score
+        self.metric = metric
         self.log_every = log_every
         self.started = started
         self.seconds_before = 0.0
@@ -34,13 +34,13 @@ class History(Callback):
         """Seconds of all sessions of this run."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def last_score(self) -> dict[str, float]:
-        """The row with the latest score."""
-        return next(row for row in reversed(self.rows) if self.score in row)
+    def last_metrics(self) -> dict[str, float]:
+        """The row of the latest evaluation."""
+        return next(row for row in reversed(self.rows) if self.metric in row)
 
-    def is_scored(self) -> bool:
-        """Whether the latest weights have their score."""
-        return any(self.score in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
+    def is_evaluated(self) -> bool:
+        """Whether the latest weights have been evaluated."""
+        return any(self.metric in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
@@ -51,12 +51,12 @@ class History(Callback):
             self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last epoch is always scored, so that it can be the best."""
+        """The last epoch is always evaluated, so that it can be the best."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A row of scores."""
+        """A row of validation metrics."""
         self.add(trainer, numbers(trainer, "val/"))
         if trainer.is_global_zero:
             self.write()

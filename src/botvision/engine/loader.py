@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 READING = "botvision_reading"  # in a checkpoint: how its epochs were given out
 
 
-class Place:
-    """Where an epoch's reading begins: epoch and first batch, seen by worker processes too."""
+class EpochPosition:
+    """Epoch and batch from which a loader reads, seen by worker processes too."""
 
     def __init__(self) -> None:
         self.memory = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -38,17 +38,21 @@ class Share(NamedTuple):
     Attributes:
         batch_size: images a step.
         train: shuffled, whole batches, the same number for every rank; otherwise everything in its order.
-        place: where the epoch begins.
+        position: where the epoch begins.
         seed: of the order.
         rank, world: which process of how many.
     """
 
     batch_size: int
     train: bool
-    place: Place
+    position: EpochPosition
     seed: int = 0
     rank: int = 0
     world: int = 1
+
+    def validation(self) -> "Share":
+        """The same process's part of the validation data."""
+        return self._replace(train=False, position=EpochPosition())
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -67,23 +71,30 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         share, order = self.share, list(range(self.count))
         if share.train:
-            random.Random(f"{share.seed} {share.place.epoch}").shuffle(order)
+            random.Random(f"{share.seed} {share.position.epoch}").shuffle(order)
         mine = order[share.rank :: share.world]
-        for number in range(share.place.batch, len(self)):
+        for number in range(share.position.batch, len(self)):
             yield mine[number * share.batch_size : (number + 1) * share.batch_size]
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader that goes on inside an epoch: its `Place` says where, so it keeps no state of its own.
+    """A DataLoader that goes on inside an epoch: its `EpochPosition` says where, so it keeps no state of its own.
 
     Lightning takes a loader without these two methods for one that begins anew.
+
+    Attributes:
+        share: which part of the data it reads.
+        reading: what the order of its images depends on: seed, devices, and workers where these read a stream.
     """
 
-    def __init__(self, *arguments: Any, num_workers: int = 0, **options: Any) -> None:
+    def __init__(self, *arguments: Any, share: Share, num_workers: int = 0, **options: Any) -> None:
         """As a DataLoader's; workers are kept between epochs, and leave signals to the main process."""
+        self.share = share
         more: dict[str, Any] = {"worker_init_fn": leave_signals} if num_workers else {}
         more |= {"persistent_workers": num_workers > 0, "pin_memory": torch.cuda.is_available(), **options}
         super().__init__(*arguments, **{"num_workers": num_workers, **more})
+        streamed = [num_workers] if isinstance(self.dataset, IterableDataset) else []
+        self.reading = [share.seed, share.world, *streamed]
 
     def close(self) -> None:
         """End the workers, which no signal ends."""
@@ -97,7 +108,7 @@ class ResumableLoader(DataLoader[Any]):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see `Place`."""
+        """Nothing: see `EpochPosition`."""
 
 
 def leave_signals(_: int) -> None:
@@ -117,7 +128,7 @@ def check_enough(what: str, *, samples: int, batches: int, share: Share) -> None
         raise ValueError(f"{what} has {samples} images, fewer than {least}; lower --data.batch_size or devices")
 
 
-def where_it_ended(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:
+def resume_position(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:
     """Epoch and batch with which a resumed run begins.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a run takes place: its options, and lightning's Trainer made of them."""
+"""Options of hardware, precision and logging, and lightning's Trainer made of them."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from botvision.engine.saving import WholeCheckpointIO
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Where and how it runs.
+    """Hardware, precision, logging, and how often a run is evaluated and saved.
 
     Args:
         seed: of weights, order and jitter.
@@ -29,7 +29,8 @@ class EngineConfig:
         precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
         channels_last: memory order that convolutions are fastest in.
         compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square canvas).
-        score_every: epochs between scores; the last epoch is always scored.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        save_every: steps between saves inside an epoch, from which the run can go on; none saves at its end.
         log_every: steps between rows of metrics.csv.
         progress: show a progress bar.
         live: tensorboard or wandb, where installed: the run's numbers as they come, besides metrics.csv.
@@ -43,7 +44,8 @@ class EngineConfig:
     precision: Any = "32-true"
     channels_last: bool = True
     compile: bool = False
-    score_every: int = 1
+    evaluate_every: int = 1
+    save_every: int | None = None
     log_every: int = 10
     progress: bool = True
     live: Literal["tensorboard", "wandb"] | None = None
@@ -51,14 +53,14 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
-class Course:
-    """What the Trainer needs to know of how a run learns.
+class FitOptions:
+    """What the Trainer needs to know of how a task is optimised.
 
     Attributes:
         epochs: passes over the training data.
-        monitor: score by which best.ckpt is chosen; more is better.
+        monitor: metric by which best.ckpt is chosen; more is better.
         clip: largest norm of the gradient; none leaves it.
-        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
+        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
         accumulate: batches whose gradients are summed before a step.
     """
 
@@ -71,24 +73,27 @@ class Course:
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:
     """Refuse counts below 1."""
-    counts |= {"engine.score_every": engine.score_every, "engine.log_every": engine.log_every}
-    for name, count in {**counts, "engine.stop_after": engine.stop_after or 1}.items():
+    counts |= {"engine.evaluate_every": engine.evaluate_every, "engine.log_every": engine.log_every}
+    once = {"engine.stop_after": engine.stop_after, "engine.save_every": engine.save_every}
+    for name, count in {**counts, **{name: 1 if count is None else count for name, count in once.items()}}.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
 
 
-def build_trainer(out: Path, course: Course, engine: EngineConfig, history: History, *more: Callback) -> L.Trainer:
+def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history: History) -> L.Trainer:
     """Lightning's Trainer with our callbacks."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         history,
         # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
-        ModelCheckpoint(folder, "best", monitor=course.monitor, mode="max", enable_version_counter=False),
+        ModelCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-        *more,
     ]
-    if course.ema is not None:
-        callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=course.ema)))
+    if engine.save_every is not None:
+        every = engine.save_every
+        callbacks.append(ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False))
+    if fitting.ema is not None:
+        callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=fitting.ema)))
     callbacks.append(Interruptible(folder / "last.ckpt"))  # after the weights were averaged
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
@@ -99,10 +104,10 @@ def build_trainer(out: Path, course: Course, engine: EngineConfig, history: Hist
         devices=engine.devices,
         num_nodes=engine.num_nodes,
         precision=pick_precision() if engine.precision == "auto" else engine.precision,
-        max_epochs=course.epochs if engine.stop_after is None else min(course.epochs, engine.stop_after),
-        check_val_every_n_epoch=engine.score_every,
-        gradient_clip_val=course.clip,
-        accumulate_grad_batches=course.accumulate,
+        max_epochs=fitting.epochs if engine.stop_after is None else min(fitting.epochs, engine.stop_after),
+        check_val_every_n_epoch=engine.evaluate_every,
+        gradient_clip_val=fitting.clip,
+        accumulate_grad_batches=fitting.accumulate,
         use_distributed_sampler=False,  # our loaders give each process its part
         num_sanity_val_steps=0,
         logger=False if engine.live is None else live_logger(engine.live, out),

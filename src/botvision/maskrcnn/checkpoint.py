@@ -64,7 +64,7 @@ class Detector:
 
 def describe(model: ModelConfig, categories: list[Category]) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain types that load with `weights_only=True`."""
-    return {"house": "maskrcnn", "model": asdict(model), "categories": [list(c) for c in categories]}
+    return {"task": "maskrcnn", "model": asdict(model), "categories": [list(c) for c in categories]}
 
 
 def load_detector(path: Path) -> Detector:
@@ -74,7 +74,7 @@ def load_detector(path: Path) -> Detector:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of ours, or one whose tensors do not fit its own description.
     """
-    content = read_checkpoint(path, house="maskrcnn")
+    content = read_checkpoint(path, task="maskrcnn")
     about = content[KEY]
     categories = [Category(*c) for c in about["categories"]]
     model = load_weights(built(ModelConfig, about["model"], path).build(len(categories)), content, path)
@@ -91,7 +91,7 @@ def carry_over(model: MaskRCNN, source: Path) -> LoadReport:
         FileNotFoundError: no such checkpoint.
         ValueError: no checkpoint of a detector, or of a backbone that is neither this one nor its ResNet twin.
     """
-    content = read_checkpoint(source, house="maskrcnn")["state_dict"]
+    content = read_checkpoint(source, task="maskrcnn")["state_dict"]
     state = {name.removeprefix("model."): tensor for name, tensor in content.items()}
     body = {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}
     report = load_backbone(model.pyramid.body, body)

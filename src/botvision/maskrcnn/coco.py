@@ -83,6 +83,8 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
         whole = all(isinstance(entry.get(key), int) for key in ("id", "height", "width"))
         if not whole or not isinstance(entry.get("file_name"), str):
             raise ValueError(f"{path}: image {entry} needs id, file_name, height and width; add what is missing")
+        if not 0 <= entry["id"] < 2**63:
+            raise ValueError(f"{path}: image id {entry['id']} must lie in 0 … 2^63 − 1; renumber the images")
         name = entry["file_name"]
         if name not in there and not (folder / name).is_file():
             raise FileNotFoundError(f"{path} names picture {name}, which is not in {folder}; check the folder")

@@ -157,7 +157,7 @@ class CocoInstances(Dataset[Sample]):
         boxes, labels, crops = [], [], []
         for annotation in annotations:
             box = clip(frame.forward(corners(annotation["bbox"])), *picture.shape[-2:])
-            if min(box[2] - box[0], box[3] - box[1]) < 1:
+            if min(box[2] - box[0], box[3] - box[1]) <= 1:
                 continue
             mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
             if mask.any():
@@ -183,15 +183,15 @@ def train_loader(data: DataConfig, rule: CanvasRule, share: Share) -> ResumableL
     """Shuffled, jittered batches of a process's part."""
     jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
     dataset = CocoInstances(data.train_annotations, data.train_images, jitter=jitter, on_bad=data.on_bad)
-    return loader(dataset, data, share)
+    return build_loader(dataset, data, share)
 
 
 def val_loader(data: DataConfig, share: Share) -> ResumableLoader:
     """Pictures as they are, in the file's order, each of them in one process's part."""
-    return loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, share)
+    return build_loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, share)
 
 
-def loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableLoader:
+def build_loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableLoader:
     """Batches by `data`'s size and workers.
 
     Raises:
@@ -199,4 +199,4 @@ def loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableL
     """
     batches = EpochBatches(len(dataset), share)
     check_enough(str(dataset.annotations), samples=len(dataset), batches=len(batches), share=share)
-    return ResumableLoader(dataset, batch_sampler=batches, num_workers=data.workers, collate_fn=collate)
+    return ResumableLoader(dataset, batch_sampler=batches, share=share, num_workers=data.workers, collate_fn=collate)

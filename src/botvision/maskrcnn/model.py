@@ -116,10 +116,10 @@ class MaskRCNN(nn.Module):
         """
         if self.training and targets is None:
             raise ValueError("training needs targets; give them, or call model.eval() for detections")
-        if targets is not None:
-            check_targets(targets, pictures=len(pictures), classes=self.num_classes)
-        original = [(p.shape[-2], p.shape[-1]) for p in pictures]
         batch = self.canvas(pictures)
+        original = [(p.shape[-2], p.shape[-1]) for p in pictures]
+        if targets is not None:
+            check_targets(targets, sizes=original, classes=self.num_classes)
         dtype = next(self.pyramid.parameters()).dtype  # of weights that were cast, as by model.bfloat16()
         features, last = self.pyramid(batch.tensors.to(dtype))
         if targets is not None:

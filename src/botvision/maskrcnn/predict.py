@@ -154,7 +154,7 @@ def drawn_names(paths: list[Path], out: Path) -> list[Path]:
     Raises:
         ValueError: a drawing would take the place of a picture that was given.
     """
-    alone = len({path.stem for path in paths}) == len(paths)
+    alone = len({path.stem.casefold() for path in paths}) == len(paths)
     names = [out / (f"{p.stem}.jpg" if alone else f"{p.stem}-{n}.jpg") for n, p in enumerate(paths, 1)]
     own = {path.resolve() for path in paths}
     lost = [name for name in names if name.resolve() in own]

@@ -11,6 +11,8 @@ from torchvision.ops import roi_align
 
 CROP_SIDE = 112  # of a mask target, over its object's own box (the detection code that the paper cites)
 
+SMALL = 8  # px: on an image as small a box of one pixel may be meant
+
 Targets = Sequence[dict[str, Tensor]]
 
 
@@ -40,35 +42,44 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
     return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
 
 
-def check_targets(targets: Targets, *, pictures: int, classes: int) -> None:
+def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int) -> None:
     """Refuse targets that would train something else than was meant.
 
     Args:
         targets: a dictionary an image.
-        pictures: how many images there are.
+        sizes: (height, width) of each image.
         classes: K without background; labels are 1 … K.
 
     Raises:
-        ValueError: a missing part, a wrong shape or dtype, dense masks, a box without area, or a label out of range.
+        ValueError: a missing part, a wrong shape or dtype, dense masks, a box without area, outside its image or in
+            fractions of it, or a label out of range.
     """
-    if len(targets) != pictures:
+    if isinstance(targets, dict) or len(targets) != len(sizes):
         raise ValueError(
-            f"{pictures} images need as many targets, got {len(targets)}; give an empty one where there is nothing"
+            f"{len(sizes)} images need as many targets, got {len(targets)}; give an empty one where there is nothing"
         )
     for number, target in enumerate(targets):
+        if not isinstance(target, dict):
+            raise ValueError(f"target {number} must be a dictionary of boxes, labels and masks; got {target!r:.80}")
         if missing := {"boxes", "labels", "masks"} - target.keys():
             raise ValueError(f"target {number} lacks {', '.join(sorted(missing))}; it needs boxes, labels and masks")
+        for key in ("boxes", "labels", "masks"):
+            if not isinstance(target[key], Tensor):
+                kind = type(target[key]).__name__
+                raise ValueError(f"target {number}: {key} must be a tensor; got {kind}; use torch.as_tensor")
         check_shapes(number, target)
-    check_values(targets, classes=classes)
+    check_values(targets, sizes=sizes, classes=classes)
 
 
 def check_shapes(number: int, target: dict[str, Any]) -> None:
     """Boxes (G, 4) in float32, labels (G,) whole numbers, masks (G, 112, 112)."""
     boxes, labels, masks = (target[key] for key in ("boxes", "labels", "masks"))
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype not in (torch.float32, torch.float64):
+        why = "; 16 bits would move them by pixels" if boxes.dtype in (torch.float16, torch.bfloat16) else ""
+        cure = "; an image without objects has torch.zeros(0, 4)" if not boxes.numel() else ""
         raise ValueError(
             f"target {number}: boxes must be (G, 4) in float32, x1, y1, x2, y2 in pixels; got {tuple(boxes.shape)} in "
-            f"{boxes.dtype}; 16 bits would move them by pixels"
+            f"{boxes.dtype}{why}{cure}"
         )
     if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
@@ -82,16 +93,21 @@ def check_shapes(number: int, target: dict[str, Any]) -> None:
         )
 
 
-def check_values(targets: Targets, *, classes: int) -> None:
-    """Boxes finite and with area, labels in 1 … K, masks in 0 … 1; one look at the device for all of them."""
+def check_values(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int) -> None:
+    """Boxes in their image's pixels, labels in 1 … K, masks in 0 … 1; one look at the device for all of them."""
     boxes, labels = (torch.cat([target[key] for target in targets]) for key in ("boxes", "labels"))
     if not len(boxes):
         return
+    counts = [len(target["boxes"]) for target in targets]
+    extents = torch.tensor([(width, height) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
+    extent = extents.repeat_interleave(torch.tensor(counts, device=boxes.device), 0, output_size=len(boxes))  # G 2
     bad_box = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= extent)).any(1)
+    fraction = ((boxes >= 0) & (boxes <= 1)).all(1) & (extent > SMALL).all(1)
     bad_label = (labels < 1) | (labels > classes)
     masks = torch.cat([target["masks"] for target in targets])
     bad_mask = ~((masks >= 0) & (masks <= 1)).flatten(1).all(1)  # and NaN
-    if not bool((bad_box | bad_label | bad_mask).any()):
+    if not bool((bad_box | outside | fraction | bad_label | bad_mask).any()):
         return
     if bool(bad_mask.any()):
         most = masks[bad_mask].max().item()
@@ -99,5 +115,13 @@ def check_values(targets: Targets, *, classes: int) -> None:
     if bool(bad_box.any()):
         which = boxes[bad_box][0].tolist()
         raise ValueError(f"a target's box must be x1 < x2, y1 < y2 in finite pixels; got {which}; leave such out")
+    if bool((outside | fraction).any()):
+        row = int(torch.where(outside | fraction)[0][0])
+        width, height = (int(side) for side in extent[row])
+        fault = "lies outside it" if bool(outside[row]) else "lies within its first pixel, as fractions would"
+        raise ValueError(
+            f"a target's box must be in pixels of its image, {width}×{height}; got {boxes[row].tolist()}, which "
+            f"{fault}; multiply fractions by the width and the height, leave boxes outside out"
+        )
     label = int(labels[bad_label][0])
     raise ValueError(f"a target's label must lie in 1 … {classes}, the model's classes; got {label}; 0 is background")

@@ -1,23 +1,18 @@
-"""What lightning needs to know of a classifier: loss, rates, accuracies, unreadable pictures."""
+"""LightningModule of a classifier: loss, optimiser, validation accuracies, unreadable images."""
 
 import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
-from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
-from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
-from botvision.classify.data import AugmentConfig, Batch, DataConfig, Loader
-from botvision.classify.model import ModelConfig
-from botvision.engine.checkpoint import KEY
-from botvision.engine.loader import READING
-from botvision.engine.settings import check_same
-from botvision.recipe import Schedule, learning_rate_factor, names_without_decay, parameter_groups
+from botvision.classify.data import AugmentConfig, Batch, DataConfig, Split
+from botvision.classify.model import ModelConfig, describe
+from botvision.engine.module import TaskModule
+from botvision.optim import Schedule, build_optimizer
 
 
 @dataclass(frozen=True)
@@ -26,18 +21,18 @@ class OptimConfig:
 
     Args:
         optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
-        lr_per_256: base rate for 256 pictures a step; the batch of all devices together scales it.
+        lr_per_256: base rate for 256 images a step; the batch of all devices together scales it.
         weight_decay: on weights only, never on norms, biases and position tables.
-        momentum: of momentum and sgd.
+        momentum: of those that take one.
         layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
         schedule: cosine (to 0) or steps (×0.1 at each milestone).
         milestones: as fractions of the run.
         warmup_epochs: linear warm-up, from a hundredth.
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
         loss: ce (cross-entropy) or bce (a sigmoid a class).
         accumulate: batches a step.
         clip: largest norm of the gradient; none leaves it.
-        ema: decay of averaged weights, which are then scored and saved; none keeps the plain ones.
+        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
     """
 
     optimizer: str = "momentum"
@@ -55,36 +50,22 @@ class OptimConfig:
     ema: float | None = None
 
 
-class Task(L.LightningModule):
+class ClassifierModule(TaskModule):
     """Losses, rates and accuracies; the arithmetic is elsewhere, in plain torch."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        about: dict[str, Any],
-        model_config: ModelConfig,
-        reading: list[int],
-        optim: OptimConfig,
-        data: DataConfig,
-        train: Loader,
+        self, model: nn.Module, *, config: ModelConfig, optim: OptimConfig, data: DataConfig, train: Split
     ) -> None:
-        """`about` says what the checkpoint is of; `reading`, how its epochs were given out: seed, devices, workers."""
-        super().__init__()
-        self.reading = reading
-        self.model = model
-        self.about = about
-        self.model_config = replace(model_config, pretrained=False)  # as `about` says
+        """`train` is the split that it is trained on."""
+        about = describe(config, train.classes, model, crop=data.crop)
+        # a checkpoint needs no weights of others
+        super().__init__(model, about=about, config=replace(config, pretrained=False), loader=train.batches)
         self.optim = optim
         self.data = data
-        self.loader = train
+        self.steps = train.steps
         self.mix = mixing(data.augment, classes=len(train.classes))
         self.counts: list[Tensor] = []
         self.bad: dict[str, None] = {}  # reasons, in their order, each once
-
-    def on_train_epoch_start(self) -> None:
-        """Another order of the pictures each epoch."""
-        self.loader.place.begin(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, mixed."""
@@ -117,7 +98,7 @@ class Task(L.LightningModule):
         top1, top5, seen, loss = cast("Tensor", total).tolist()
         self.counts = []
         if not seen:
-            raise ValueError(f"{self.data.val} has no picture that can be read")
+            raise ValueError(f"{self.data.val} has no image that can be read")
         figures = {"val/top1": top1 / seen, "val/top5": top5 / seen, "val/loss": loss / seen}
         self.log_dict(figures, prog_bar=True, rank_zero_only=False)
 
@@ -130,7 +111,7 @@ class Task(L.LightningModule):
         if len(self.bad) > self.data.bad_limit:
             listed = "; ".join(self.bad)
             raise ValueError(
-                f"{len(self.bad)} pictures could not be read, more than --data.bad_limit {self.data.bad_limit} allows: "
+                f"{len(self.bad)} images could not be read, more than --data.bad_limit {self.data.bad_limit} allows: "
                 f"{listed}"
             )
         return batch
@@ -139,42 +120,23 @@ class Task(L.LightningModule):
         """The optimiser and its rate at each step."""
         o = self.optim
         lr = o.lr_per_256 * self.data.batch_size * self.trainer.world_size * o.accumulate / 256
-        groups = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in self.groups()]
-        options = {"momentum": o.momentum} if o.optimizer in {"momentum", "sgd"} else {}
-        optimizer = create_optimizer_v2(groups, opt=o.optimizer, lr=lr, weight_decay=0.0, **options)
-        per_epoch = -(-self.loader.steps // o.accumulate)  # lightning steps with what is left at an epoch's end
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                total=per_epoch * o.epochs,
-                schedule=o.schedule,
-                warmup_steps=round(per_epoch * o.warmup_epochs),
-                warmup_from=0.01,
-                milestones=o.milestones,
-            )
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Parameters by decay, and by depth where rates differ with it."""
-        o = self.optim
-        if o.layer_decay is None:
-            return parameter_groups(self.model, weight_decay=o.weight_decay)
-        groups: list[dict[str, Any]] = param_groups_layer_decay(
-            self.model, o.weight_decay, no_weight_decay_list=list(names_without_decay(self.model)),
+        optimizer = build_optimizer(
+            self.model,
+            o.optimizer,
+            lr=lr,
+            weight_decay=o.weight_decay,
+            momentum=o.momentum,
             layer_decay=o.layer_decay,
-        )  # fmt: skip
-        return groups
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What is needed to build the classifier again, in plain types."""
-        checkpoint[KEY] = self.about
-        checkpoint[READING] = self.reading
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another model's run."""
-        check_same(checkpoint[KEY], self.about, model=self.model_config)
+        )
+        per_epoch = -(-self.steps // o.accumulate)  # lightning steps with what is left at an epoch's end
+        return self.scheduled(
+            optimizer,
+            total=per_epoch * o.epochs,
+            schedule=o.schedule,
+            warmup_steps=round(per_epoch * o.warmup_epochs),
+            warmup_from=0.01,
+            milestones=o.milestones,
+        )
 
 
 def mixing(augment: AugmentConfig, *, classes: int) -> nn.Module | None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import botvision
-from botvision.recipe import build_optimizer, learning_rate_factor, parameter_groups
+from botvision.optim import build_optimizer, learning_rate_factor
 
 STEPS = {"total": 900, "schedule": "steps", "warmup_steps": 100, "warmup_from": 0.1}
 
@@ -24,7 +24,7 @@ def test_cosine_falls_to_nothing(step, factor):
 
 def test_norms_biases_and_position_tables_are_not_decayed():
     model = nn.Sequential(botvision.create_model("botnet14"), nn.Linear(1000, 2))
-    decayed, kept = parameter_groups(model, weight_decay=0.1)
+    kept, decayed = build_optimizer(model, "momentum", lr=1.0, weight_decay=0.1).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     spared = {names[id(p)] for p in kept["params"]}
     assert {"0.layer4.0.mhsa.rel_h", "0.layer4.0.mhsa.rel_w", "0.bn1.weight", "1.bias"} <= spared
@@ -33,7 +33,11 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
-@pytest.mark.parametrize(("kind", "cls"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_optimizers(kind, cls):
-    optimizer = build_optimizer(nn.Linear(2, 2), kind, lr=0.1, weight_decay=0.01)
+@pytest.mark.parametrize(("name", "cls"), [("momentum", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_optimizers_go_by_timms_names(name, cls):
+    optimizer = build_optimizer(nn.Linear(2, 2), name, lr=0.1, weight_decay=0.01)
     assert isinstance(optimizer, cls)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+    assert name != "momentum" or not optimizer.defaults["nesterov"]  # the paper's code has none
+    with pytest.raises(ValueError, match="unknown optimizer 'adam2'; timm knows adam"):
+        build_optimizer(nn.Linear(2, 2), "adam2", lr=0.1, weight_decay=0.01)

@@ -1,0 +1,69 @@
+"""LightningModule of any task: epochs in their order, learning rates, what a checkpoint says of itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from botvision.engine.checkpoint import KEY
+from botvision.engine.loader import READING, ResumableLoader
+from botvision.engine.settings import check_same
+from botvision.optim import Schedule, learning_rate_factor
+
+
+class TaskModule(L.LightningModule):
+    """What every task's module does; a task adds its steps, its metrics and its optimiser.
+
+    Attributes:
+        model: what is trained.
+        about: what its checkpoints say of it, in plain types.
+        config: the model's options, as a dataclass.
+        loader: of the training data.
+    """
+
+    def __init__(self, model: nn.Module, *, about: dict[str, Any], config: Any, loader: ResumableLoader) -> None:
+        super().__init__()
+        self.model = model
+        self.about = about
+        self.config = config
+        self.loader = loader
+
+    def on_train_epoch_start(self) -> None:
+        """Another order of the images each epoch."""
+        self.loader.share.position.begin(self.current_epoch)
+
+    def scheduled(
+        self,
+        optimizer: Optimizer,
+        *,
+        total: int,
+        schedule: Schedule,
+        warmup_steps: int,
+        warmup_from: float,
+        milestones: Sequence[float],
+    ) -> Any:
+        """An optimiser with `learning_rate_factor` at each of its steps, as lightning takes both."""
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(
+                step,
+                total=total,
+                schedule=schedule,
+                warmup_steps=warmup_steps,
+                warmup_from=warmup_from,
+                milestones=milestones,
+            )
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is needed to build the model again, in plain types."""
+        checkpoint[KEY] = self.about
+        checkpoint[READING] = self.loader.reading
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another model's run."""
+        check_same(checkpoint[KEY], self.about, model=self.config)

@@ -1,0 +1,227 @@
+"""A training run, whatever its task: folder, seed, checkpoint, fit, examples, summary."""
+
+import shlex
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+
+from botvision.engine.checkpoint import newest_whole
+from botvision.engine.fit import fit, stoppable
+from botvision.engine.folder import (
+    OnExisting,
+    check_folder,
+    clear,
+    clear_unfinished,
+    peak_memory_mb,
+    plain_config,
+    resume_command,
+)
+from botvision.engine.history import History
+from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
+from botvision.engine.module import TaskModule
+from botvision.engine.trainer import (
+    EngineConfig,
+    FitOptions,
+    build_trainer,
+    check_counts,
+    check_launch,
+    is_multi_gpu,
+    seed_process,
+)
+from botvision.files import write_json, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a run ended, whatever its task; also in `summary.json`.
+
+    Attributes:
+        wall_seconds: of all sessions of the run, evaluation and drawing included.
+        peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
+    """
+
+    task: ClassVar[str]
+    wall_seconds: float
+    peak_memory_mb: float
+    gpu_memory_mb: float
+    seed: int
+    model: str
+    epochs: int
+    out: Path
+
+    @property
+    def headline(self) -> str:
+        """Its metrics in a few words."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        checkpoint = shlex.quote(str(self.out / "checkpoints" / "last.ckpt"))
+        return (
+            f"{self.headline} after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at "
+            f"{self.out / 'predictions'}\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE"
+        )
+
+
+Summary = TypeVar("Summary", bound=RunSummary)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Session(NamedTuple):
+    """What a task builds its data and its module for.
+
+    Attributes:
+        engine: as the run was given it.
+        share: this process's part of the training data; `share.validation()` is that of the validation data.
+        synchronise: whether BatchNorm has other GPUs to be synchronised with.
+        resumes: whether the weights come from the run's own checkpoint.
+    """
+
+    engine: EngineConfig
+    share: Share
+    synchronise: bool
+    resumes: bool
+
+    def prepared(self, model: Model, compiled: nn.Module | None = None) -> Model:
+        """The model as the engine wants it: norms synchronised, memory order, `compiled` or all of it compiled."""
+        if self.synchronise:  # timm's own: torch's would take the activation out of timm's joint norms
+            model = convert_sync_batchnorm(model)
+        if self.engine.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if self.engine.compile:
+            (model if compiled is None else compiled).compile()
+        return model
+
+
+class Parts(NamedTuple):
+    """What a task trains with: its module, and the loaders for training and validation."""
+
+    module: TaskModule
+    train: ResumableLoader
+    val: ResumableLoader
+
+
+class Task(ABC, Generic[Summary]):
+    """What a run is of: a frozen dataclass of its options, which brings data, module, evaluation and drawing.
+
+    Its fields are the options that config.yaml keeps. A checkpoint of its module says under `KEY` which task it is of.
+
+    Attributes:
+        name: of the command and of its checkpoints, e.g. "maskrcnn".
+        panels: of curves.png: metrics by the title of their panel.
+        metric: validation metric that every evaluation gives, e.g. "val/top1".
+        fixed: fields that must not change when a run is resumed.
+    """
+
+    name: ClassVar[str]
+    panels: ClassVar[Mapping[str, Sequence[str]]]
+    metric: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]] = ("data", "model", "optim")
+
+    @property
+    @abstractmethod
+    def fitting(self) -> FitOptions:
+        """What the Trainer needs to know of how the task is optimised."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Training images a step and a device."""
+
+    @abstractmethod
+    def check(self, engine: EngineConfig) -> None:
+        """Refuse options that do not fit, before anything is read."""
+
+    @abstractmethod
+    def build(self, session: Session) -> Parts:
+        """Data, model and module."""
+
+    @abstractmethod
+    def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
+        """Pictures of what the trained model says, from its own checkpoint."""
+
+    @abstractmethod
+    def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
+        """Its summary: metrics of the last weights, and the fields of `RunSummary`."""
+
+    def options(self) -> dict[str, Any]:
+        """Its fields."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
+def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: OnExisting) -> Summary:
+    """Train, evaluate, draw; a folder says how it went.
+
+    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt, what the
+    task draws, summary.json.
+
+    Args:
+        task: what is trained.
+        out: folder of the run.
+        engine: hardware, precision, logging.
+        on_existing: where `out` holds a run already: refuse, resume it, or replace it.
+
+    Raises:
+        FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite.
+        Stopped: by a signal; in training after a step, saved.
+    """
+    begun = on_existing == "resume"
+
+    def go_on() -> str:
+        if begun:
+            return f"go on with: {resume_command(task.name, out)}"
+        return "nothing was begun; run the same command again"
+
+    with stoppable(go_on):
+        started = time.monotonic()
+        task.check(engine)
+        check_counts(engine, **{"optim.epochs": task.fitting.epochs, "data.batch_size": task.batch_size})
+        config = plain_config(engine, **task.options())
+        is_first = getattr(rank_zero_only, "rank", 0) == 0
+        if is_first:
+            check_folder(out, on_existing, config, fixed={name: getattr(task, name) for name in task.fixed})
+        last = out / "checkpoints" / "last.ckpt"
+        resumed = newest_whole(last.parent, task=task.name) if on_existing == "resume" else None
+        L.seed_everything(engine.seed, workers=True, verbose=False)
+        history = History(out, panels=task.panels, metric=task.metric, log_every=engine.log_every, started=started)
+        trainer = build_trainer(out, task.fitting, engine, history)
+        check_launch(trainer)
+        share = Share(task.batch_size, True, EpochPosition(), engine.seed, trainer.global_rank, trainer.world_size)
+        parts = task.build(Session(engine, share, is_multi_gpu(trainer), resumes=resumed is not None))
+        begin, steps_before = None, 0
+        if resumed is not None:
+            begin, content = resumed
+            steps_before = content["global_step"]
+            share.position.begin(*resume_position(content, parts.train.reading))
+        if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
+            if on_existing == "replace":
+                clear(out)
+            clear_unfinished(out)
+            write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        begun = True
+        seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
+        metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)
+        if trainer.is_global_zero:
+            task.draw(last, parts, out, device=trainer.strategy.root_device)
+        summary = task.summarise(
+            metrics,
+            parts,
+            wall_seconds=round(history.seconds(), 1),
+            peak_memory_mb=round(peak_memory_mb()),
+            gpu_memory_mb=round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else 0,
+            seed=engine.seed,
+            epochs=trainer.current_epoch,
+            out=out,
+        )
+        if trainer.is_global_zero:
+            write_json(out / "summary.json", {**asdict(summary), "out": str(out)}, indent=2)
+        return summary

@@ -1,0 +1,118 @@
+"""LightningModule of Mask R-CNN: losses, optimiser, validation AP."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from botvision.engine.loader import ResumableLoader
+from botvision.engine.module import TaskModule
+from botvision.maskrcnn.checkpoint import ModelConfig, describe
+from botvision.maskrcnn.data import Batch, CocoInstances
+from botvision.maskrcnn.model import MaskRCNN
+from botvision.maskrcnn.score import Result, Scores, evaluate, to_results
+from botvision.optim import Schedule, build_optimizer
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it learns; the defaults are those of the detection code that the paper cites, for batch 64.
+
+    Args:
+        optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
+        lr: base rate at the batch that the run really has, all devices together.
+        weight_decay: on weights only, never on norms, biases and position tables.
+        momentum: of those that take one.
+        schedule: steps (×0.1 at each milestone) or cosine (to 0).
+        milestones: as fractions of the run.
+        warmup_steps: linear warm-up.
+        warmup_from: first rate, as a fraction of lr.
+        epochs: passes over the training images.
+        clip: largest norm of the gradient; none leaves it.
+        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
+    """
+
+    optimizer: str = "momentum"
+    lr: float = 0.08
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    schedule: Schedule = "steps"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    warmup_steps: int = 500
+    warmup_from: float = 0.084
+    epochs: int = 36
+    clip: float | None = None
+    ema: float | None = None
+
+
+class MaskRCNNModule(TaskModule):
+    """Losses, rates and AP; the arithmetic is elsewhere, in plain torch."""
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        *,
+        config: ModelConfig,
+        optim: OptimConfig,
+        loader: ResumableLoader,
+        val_set: CocoInstances,
+    ) -> None:
+        """`loader` of the training data; `val_set`, whose annotations the AP is of."""
+        super().__init__(model, about=describe(config, val_set.categories), config=config, loader=loader)
+        self.optim = optim
+        self.truth = val_set.annotations
+        self.categories = val_set.categories
+        self.results: list[Result] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Sum of the losses."""
+        losses = self.model(*batch).losses
+        loss = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(loss):
+            terms = ", ".join(f"{k} {v.item():.3g}" for k, v in losses.items())
+            raise ValueError(
+                f"the loss is not finite at step {self.global_step} ({terms}); begin anew with a lower "
+                "--optim.lr, more --optim.warmup_steps or --optim.clip 10, and --on_existing replace"
+            )
+        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch[0]))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detections as COCO results, and the losses."""
+        output = self.model(*batch)
+        self.results += to_results(output.detections, *batch, self.categories)
+        losses = {f"val/{k}": v for k, v in output.losses.items()}
+        losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
+        self.log_dict(losses, batch_size=len(batch[0]), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Box and mask AP over all processes, whose loaders give each image once."""
+        results = self.gathered()
+        figures = evaluate(self.truth, results) if self.global_rank == 0 else None
+        figures = cast("Scores", self.trainer.strategy.broadcast(figures))
+        self.results = []
+        metrics = {"val/box_ap": figures.box["AP"], "val/mask_ap": figures.mask["AP"]}
+        self.log_dict(metrics, prog_bar=True, rank_zero_only=False)
+
+    def gathered(self) -> list[Result]:
+        """Results of all processes."""
+        if self.trainer.world_size == 1:
+            return self.results
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, self.results)
+        return [result for part in parts for result in part]
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its rate at each step."""
+        o = self.optim
+        optimizer = build_optimizer(self.model, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+        per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
+        return self.scheduled(
+            optimizer,
+            total=per_epoch * o.epochs,
+            schedule=o.schedule,
+            warmup_steps=o.warmup_steps,
+            warmup_from=o.warmup_from,
+            milestones=o.milestones,
+        )
