@@ -116,8 +116,8 @@ def test_a_contender_that_cannot_run_says_why_and_the_others_go_on(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text())["rows"][1]["ratio"] is None
     with pytest.raises(ValueError, match="b needs a GPU"):
         race(build, ["b"], setting(), what="x", rounds=1)
-    with pytest.raises(ValueError, match="device='quantum' is unknown"):
-        race(build, ["a"], setting(engine=Engine(device="quantum")), what="x", rounds=1)
+    with pytest.raises(ValueError, match="accelerator='quantum' is unknown"):
+        race(build, ["a"], setting(engine=Engine(accelerator="quantum")), what="x", rounds=1)
 
 
 def test_memory_does_not_hide_what_was_held_and_freed_before(contenders):

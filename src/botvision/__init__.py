@@ -1,8 +1,9 @@
 """BoTVision: Bottleneck Transformers (arXiv 2101.11605) made usable."""
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from botvision.lazy import exports
 
 if TYPE_CHECKING:
     from botvision.attention import MHSA2d, attend
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 __version__ = version("botvision")
 
-_ROOMS = {
-    "MHSA2d": "attention",
-    "attend": "attention",
-    "build_mask_rcnn": "maskrcnn",
-    "create_model": "backbone",
-    "from_pretrained": "backbone",
-    "fuse": "backbone",
-    "list_models": "backbone",
-    "load_resnet": "backbone",
-    "load_weights": "backbone",
-    "push_to_hub": "backbone",
-    "save_pretrained": "backbone",
-}
 __all__ = [
     "MHSA2d",
     "__version__",
@@ -47,10 +35,23 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Open a room on first use, so that `import botvision` alone stays light."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'botvision' has no attribute {name!r}")
-    return getattr(import_module(f"botvision.{_ROOMS[name]}"), name)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        **dict.fromkeys(("MHSA2d", "attend"), "botvision.attention"),
+        **dict.fromkeys(
+            (
+                "create_model",
+                "from_pretrained",
+                "fuse",
+                "list_models",
+                "load_resnet",
+                "load_weights",
+                "push_to_hub",
+                "save_pretrained",
+            ),
+            "botvision.backbone",
+        ),
+        "build_mask_rcnn": "botvision.maskrcnn",
+    },
+)

@@ -34,21 +34,21 @@ class Command(NamedTuple):
 HOUSES: dict[str, dict[str, Command] | Command] = {
     "maskrcnn": {
         "train": Command(
-            "botvision.maskrcnn.train:train",
+            "botvision.maskrcnn.commands:train",
             "train, score and draw a Mask R-CNN with any backbone",
             recipes="botvision.maskrcnn.recipes",
         ),
-        "score": Command("botvision.maskrcnn.score:score", "box and mask AP of a checkpoint on a COCO file"),
-        "predict": Command("botvision.maskrcnn.predict:predict", "find objects in pictures"),
+        "evaluate": Command("botvision.maskrcnn.commands:evaluate", "box and mask AP of a checkpoint on a COCO file"),
+        "predict": Command("botvision.maskrcnn.commands:predict", "find objects in pictures"),
     },
     "classify": {
         "train": Command(
-            "botvision.classify.train:train",
+            "botvision.classify.commands:train",
             "train, score and draw a classifier: any BoTNet or timm model",
             recipes="botvision.classify.recipes",
         ),
-        "score": Command("botvision.classify.score:score", "top-1, top-5 and speed of a checkpoint, at any sizes"),
-        "predict": Command("botvision.classify.predict:predict", "say what is in pictures"),
+        "evaluate": Command("botvision.classify.commands:evaluate", "accuracy and speed of a checkpoint, at any sizes"),
+        "predict": Command("botvision.classify.commands:predict", "say what is in pictures"),
     },
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),

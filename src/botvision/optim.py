@@ -9,8 +9,6 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_
 from torch import nn
 from torch.optim import Optimizer
 
-Schedule = Literal["steps", "cosine"]
-
 
 def check_optimizer(name: str) -> None:
     """Refuse what timm does not know.
@@ -68,7 +66,7 @@ def learning_rate_factor(
     step: int,
     *,
     total: int,
-    schedule: Schedule,
+    schedule: Literal["steps", "cosine"],
     warmup_steps: int,
     warmup_from: float,
     milestones: Sequence[float] = (2 / 3, 8 / 9),

@@ -9,17 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.classify.data import (
-    AugmentConfig,
-    Bad,
-    DataConfig,
-    Pictures,
-    build_split,
-    check_classes,
-    collate,
-    train_transform,
-    val_transform,
-)
+from botvision.classify.config import AugmentConfig, DataConfig
+from botvision.classify.data import Bad, Pictures, build_split, check_classes, collate, train_transform, val_transform
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
 from botvision.engine.loader import EpochPosition, Share

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from botvision.classify.data import DataConfig, build_split, val_transform
-from botvision.classify.model import Classifier, ModelConfig
+from botvision.classify import train
+from botvision.classify.config import DataConfig, ModelConfig
+from botvision.classify.data import build_split, val_transform
+from botvision.classify.evaluation import evaluate_at
+from botvision.classify.model import Classifier
 from botvision.classify.opening import beside, opened
-from botvision.classify.score import judge
 from botvision.classify.shards import Shard, ShardBatches, find_shards, read_interval, taken_before
-from botvision.classify.train import train
 from botvision.digits import load_digits, make_digits
+from botvision.engine.config import EngineConfig
 from botvision.engine.loader import EpochBatches, EpochPosition, Share
-from botvision.engine.trainer import EngineConfig
 from botvision.inputs import find_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
@@ -239,7 +240,7 @@ def test_an_index_runs_no_command(tmp_path, payload):
         )
     classifier = Classifier(torch.nn.Identity(), ["a", "b"], ModelConfig("botnet14"), (0.0,) * 3, (1.0,) * 3, 1.0)
     with pytest.raises(ValueError, match=message):
-        judge(classifier, DataConfig(index, index, workers=0), size=32)
+        evaluate_at(classifier, DataConfig(index, index, workers=0), size=32)
     with pytest.raises(FileNotFoundError, match="no picture at"):
         find_pictures(url)
     with pytest.raises((ValueError, OSError)):

@@ -16,18 +16,19 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from PIL import Image
 from timm.optim import list_optimizers
 
-from botvision.classify.data import AugmentConfig, Batch, DataConfig, build_split, train_transform, val_transform
-from botvision.classify.model import Classifier, ModelConfig, load_classifier, normalisation
-from botvision.classify.module import ClassifierModule, OptimConfig, loss_of, mixing, right
-from botvision.classify.predict import predict
-from botvision.classify.score import Lot, score
-from botvision.classify.train import train
+from botvision.classify import evaluate, predict, train
+from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
+from botvision.classify.data import Batch, build_split, train_transform, val_transform
+from botvision.classify.evaluation import Reservoir
+from botvision.classify.model import Classifier, build_model, load_classifier, normalisation
+from botvision.classify.module import ClassifierModule, loss_of, mixing, right
 from botvision.cli import main, recipe_names, recipe_path
 from botvision.digits import make_digits
 from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
 from botvision.engine.loader import EpochPosition, Share, resume_position
-from botvision.engine.trainer import EngineConfig, check_launch
+from botvision.engine.trainer import check_launch
 from botvision.optim import build_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -65,11 +66,11 @@ def test_train_leaves_the_whole_folder_and_learns(run):
 def test_the_checkpoint_is_tensors_and_scores_as_the_run_said(run, checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     assert content["botvision"]["model"]["name"] == "botnet14"
-    scores = score(checkpoint, "digits", workers=0, out=tmp_path)
+    scores = evaluate(checkpoint, "digits", workers=0, out=tmp_path)
     assert scores.rows[0].top1 == pytest.approx(run.top1)
     assert scores.rows[0].top5 == pytest.approx(run.top5)
     assert scores.rows[0].confusion.diagonal().sum() / 450 == pytest.approx(run.top1)
-    assert json.loads((tmp_path / "scores.json").read_text())[0]["pictures"] == 450
+    assert json.loads((tmp_path / "metrics.json").read_text())[0]["pictures"] == 450
     assert (tmp_path / "confusion-32.png").is_file()
 
 
@@ -90,7 +91,7 @@ def test_one_checkpoint_scores_at_several_sizes_from_the_command_line(checkpoint
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["32", "48", "64"]
     with pytest.raises(ValueError, match="img_size=8 must be at least 32 px"):
-        score(checkpoint, "digits", img_size=(8,))
+        evaluate(checkpoint, "digits", img_size=(8,))
 
 
 def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
@@ -150,7 +151,7 @@ def test_unreadable_pictures_are_counted_once_and_past_the_limit_listed(tmp_path
 
 def test_batches_of_unreadable_pictures_alone_teach_nothing():
     split = build_split("digits", DATA, lambda _: torch.zeros(3, 32, 32), Share(64, True, EpochPosition()))
-    task = ClassifierModule(MODEL.build(10), config=MODEL, optim=OPTIM, data=DATA, train=split)
+    task = ClassifierModule(build_model(MODEL, 10), config=MODEL, optim=OPTIM, data=DATA, train=split)
     loss = task.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), ["a"]), 0)
     loss.backward()
     assert loss == 0
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_another_house_or_of_other_classes_is_refused(run, check
     (tmp_path / "p" / "cat").mkdir(parents=True)
     (tmp_path / "a.png").rename(tmp_path / "p" / "cat" / "a.png")
     with pytest.raises(ValueError, match=r"the model knows 10 classes \(0, 1, 2, 3, 4\), .* has 1 \(cat\)"):
-        score(checkpoint, str(tmp_path / "p"), workers=0)
+        evaluate(checkpoint, str(tmp_path / "p"), workers=0)
     with pytest.raises(ValueError, match="is one of `botvision classify`; give one from runs/maskrcnn"):
         read_checkpoint(checkpoint, task="maskrcnn")
     content = read_checkpoint(checkpoint, task="classify")
@@ -190,7 +191,7 @@ def test_a_checkpoint_of_another_house_or_of_other_classes_is_refused(run, check
 
 def test_real_labels_need_imagenets_names(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="real_labels go by ImageNet's file names; give class folders"):
-        score(checkpoint, "digits", real_labels=tmp_path / "real.json", workers=0)
+        evaluate(checkpoint, "digits", real_labels=tmp_path / "real.json", workers=0)
     root = tmp_path / "val" / "0"
     root.mkdir(parents=True)
     for name in range(1, 10):
@@ -198,14 +199,14 @@ def test_real_labels_need_imagenets_names(checkpoint, tmp_path):
     for number in range(10):
         folder = tmp_path / "val" / str(number)
         Image.new("RGB", (32, 32)).save(folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG", "JPEG")
-    said = score(checkpoint, str(tmp_path / "val"), workers=0).rows[0]
+    said = evaluate(checkpoint, str(tmp_path / "val"), workers=0).rows[0]
     common = int(said.confusion.sum(0).argmax())  # the same picture ten times
     real = tmp_path / "real.json"
     real.write_text(json.dumps([[common]]))
     with pytest.raises(ValueError, match="fit ImageNet's whole val, by its file names; 10 pictures for 1 labels"):
-        score(checkpoint, str(tmp_path / "val"), real_labels=real, workers=0)
+        evaluate(checkpoint, str(tmp_path / "val"), real_labels=real, workers=0)
     real.write_text(json.dumps([[common], [common], [], *[[(common + 1) % 10]] * 7]))
-    rows = score(checkpoint, str(tmp_path / "val"), real_labels=tmp_path / "real.json", workers=0).rows
+    rows = evaluate(checkpoint, str(tmp_path / "val"), real_labels=tmp_path / "real.json", workers=0).rows
     assert rows[0].real_top1 == pytest.approx(2 / 9)
 
 
@@ -235,11 +236,11 @@ def test_right_counts_first_and_first_five():
 
 
 def test_the_lot_gives_every_picture_the_same_chance():
-    lot = Lot(3)
+    lot = Reservoir(3)
     batch = type("B", (), {"images": torch.arange(50.0), "labels": torch.arange(50)})
     lot.offer(batch, torch.randn(50, 4))
-    assert len(lot.images) == len(lot.said) == 3
-    assert [int(image) for image in lot.images] == [label for label, _, _ in lot.said]
+    assert len(lot.images) == len(lot.predicted) == 3
+    assert [int(image) for image in lot.images] == [label for label, _, _ in lot.predicted]
     assert max(int(image) for image in lot.images) > 3
 
 
@@ -255,7 +256,7 @@ def test_recipes_parse_and_build(name, capsys):
             assert printed[part][key] == value
     assert Path(printed["out"]).name == name
     with torch.device("meta"):
-        model = ModelConfig(**shipped["model"]).build(1000)
+        model = build_model(ModelConfig(**shipped["model"]), 1000)
     assert OptimConfig(**shipped["optim"]).optimizer in list_optimizers()
     augment = AugmentConfig(**shipped["data"]["augment"])
     size = shipped["model"]["img_size"]
@@ -307,7 +308,7 @@ def test_every_option_of_a_recipe_together(tmp_path):
     average, current = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(average[key], current[key]) for key in average if key.endswith("conv1.weight"))
     assert average["model.bn1.num_batches_tracked"] == current["model.bn1.num_batches_tracked"]
-    scored = score(tmp_path / "r" / "checkpoints" / "best.ckpt", "digits", workers=0).rows[0]
+    scored = evaluate(tmp_path / "r" / "checkpoints" / "best.ckpt", "digits", workers=0).rows[0]
     assert scored.top1 == pytest.approx(run.top1, abs=0.02)  # scored in bfloat16 there, in float32 here
 
 
@@ -315,7 +316,7 @@ def test_every_option_of_a_recipe_together(tmp_path):
 def test_any_timm_model_goes_in(name):
     config = ModelConfig(name, img_size=64)
     with torch.device("meta"):
-        model = config.build(7)
+        model = build_model(config, 7)
     assert model(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 7)
     classifier = Classifier(model, list("abcdefg"), config, (0.5,) * 3, (0.5,) * 3, 1.0)
     if name.startswith("vit"):
@@ -379,7 +380,7 @@ def test_layer_decay_gives_each_depth_its_rate(tmp_path, monkeypatch):
     assert max(rates) == 1e-3
     assert min(rates) <= 1e-3 * 0.5**4
     assert all(group["weight_decay"] == 0 for group in groups if all(p.ndim == 1 for p in group["params"]))
-    model = MODEL.build(10)
+    model = build_model(MODEL, 10)
     groups = build_optimizer(model, "adamw", lr=1.0, weight_decay=1e-4, layer_decay=0.5).param_groups
     spared = [group for group in groups if not group["weight_decay"]]
     tables = {id(p) for name, p in model.named_parameters() if name.endswith(("rel_h", "rel_w"))}
@@ -397,7 +398,7 @@ def test_train_on_two_processes_streams_and_scores_every_sample_once(tmp_path):
     command += ["--engine.devices=2", "--engine.accelerator=cpu", "--engine.progress=false"]
     subprocess.run(command, check=True, timeout=600)
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
-    alone = score(tmp_path / "two" / "checkpoints" / "last.ckpt", str(tmp_path / "d" / "val.json"), workers=0)
+    alone = evaluate(tmp_path / "two" / "checkpoints" / "last.ckpt", str(tmp_path / "d" / "val.json"), workers=0)
     assert alone.rows[0].pictures == 450
     assert summary["top1"] == pytest.approx(alone.rows[0].top1, abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "two" / "metrics.csv").open()))

@@ -10,14 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from botvision.classify.data import AugmentConfig, DataConfig
-from botvision.classify.model import ModelConfig
-from botvision.classify.module import ClassifierModule, OptimConfig
-from botvision.classify.train import train
+from botvision.classify import train
+from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
+from botvision.classify.module import ClassifierModule
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
+from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
-from botvision.engine.trainer import EngineConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 STEPS = 21  # of an epoch: 1,347 digits in batches of 64
@@ -161,8 +160,8 @@ def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("botvision.classify.train.open_splits", "nothing was begun; run the same command again"),
-        ("botvision.classify.train.draw_end", "go on with: botvision classify train"),
+        ("botvision.classify.task.open_splits", "nothing was begun; run the same command again"),
+        ("botvision.classify.task.draw_end", "go on with: botvision classify train"),
     ],
 )
 def test_a_signal_outside_training_ends_the_run_at_once_and_says_how_to_go_on(
@@ -193,7 +192,7 @@ def test_a_run_that_is_stopped_before_it_replaces_another_leaves_it(tmp_path, mo
     options = {"model": MODEL, "optim": replace(OPTIM, epochs=1), "engine": ENGINE}
     train(DATA, tmp_path / "r", **options)
     before = (tmp_path / "r" / "config.yaml").read_text()
-    monkeypatch.setattr("botvision.classify.train.open_splits", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("botvision.classify.task.open_splits", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped, match="nothing was begun"):
         train(DATA, tmp_path / "r", **options | {"engine": replace(ENGINE, seed=3)}, on_existing="replace")
     assert (tmp_path / "r" / "config.yaml").read_text() == before

@@ -12,7 +12,8 @@ from botvision.engine.loader import EpochPosition, Share
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.coco import read_coco
-from botvision.maskrcnn.data import CocoInstances, DataConfig, Frame, Jitter, train_loader, val_loader
+from botvision.maskrcnn.config import DataConfig
+from botvision.maskrcnn.data import CocoInstances, Frame, Jitter, train_loader, val_loader
 
 
 def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):

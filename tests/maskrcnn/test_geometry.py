@@ -6,9 +6,10 @@ from torch import nn
 
 from botvision.maskrcnn import build_mask_rcnn, masks_in_boxes
 from botvision.maskrcnn.coco import Category
+from botvision.maskrcnn.evaluation import coco_metrics
 from botvision.maskrcnn.heads import CentreClassifier, crop_masks
 from botvision.maskrcnn.model import create_body
-from botvision.maskrcnn.score import evaluate, to_results
+from botvision.maskrcnn.results import batch_results
 from botvision.maskrcnn.targets import CROP_SIDE, check_targets
 
 TRUE = [[600.3, 701.7, 707.9, 771.2], [33.1, 515.7, 49.6, 533.2], [811.4, 20.6, 1003.7, 640.9]]
@@ -120,7 +121,7 @@ def test_detections_in_bf16_are_as_good_as_in_float32(large):
         assert found["boxes"].dtype == found["scores"].dtype == torch.float32
         categories = [Category(i, str(i)) for i in (1, 2, 3)]
         pictures, targets = [torch.zeros(3, 1024, 1024)], [{"image_id": torch.tensor(1)}]
-        scores[dtype] = evaluate(document, to_results([found], pictures, targets, categories)).box["AP"]
+        scores[dtype] = coco_metrics(document, batch_results([found], pictures, targets, categories)).box["AP"]
     assert scores[torch.float32] > 0.9
     assert scores[torch.bfloat16] == pytest.approx(scores[torch.float32], abs=0.005)
 

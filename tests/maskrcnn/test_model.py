@@ -8,7 +8,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.canvas import Canvas, canvas_rule
-from botvision.maskrcnn.checkpoint import ModelConfig
+from botvision.maskrcnn.checkpoint import build_model
+from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -65,8 +66,8 @@ def test_the_auxiliary_loss_reaches_the_backbone_and_no_detection():
 
 
 def test_the_configuration_brings_the_auxiliary_classifier():
-    assert ModelConfig("botnet14", "tiny", 64).build(2).auxiliary is None
-    assert ModelConfig("botnet14", "tiny", 64, auxiliary=True).build(2).auxiliary.linear.out_features == 2
+    assert build_model(ModelConfig("botnet14", "tiny", 64), 2).auxiliary is None
+    assert build_model(ModelConfig("botnet14", "tiny", 64, auxiliary=True), 2).auxiliary.linear.out_features == 2
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnest50d", "tf_efficientnet_b4"])

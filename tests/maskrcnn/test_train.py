@@ -18,14 +18,15 @@ from PIL import Image
 
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
-from botvision.engine.trainer import EngineConfig, seed_process
+from botvision.engine.config import DeviceConfig, EngineConfig
+from botvision.engine.trainer import seed_process
+from botvision.maskrcnn import evaluate, predict, train
 from botvision.maskrcnn.canvas import canvas_rule
-from botvision.maskrcnn.checkpoint import ModelConfig, carry_over, load_detector
-from botvision.maskrcnn.data import DataConfig, Jitter
-from botvision.maskrcnn.module import MaskRCNNModule, OptimConfig
-from botvision.maskrcnn.predict import Predictor, predict
-from botvision.maskrcnn.score import score
-from botvision.maskrcnn.train import train
+from botvision.maskrcnn.checkpoint import build_model, carry_over, load_detector
+from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
+from botvision.maskrcnn.data import Jitter
+from botvision.maskrcnn.module import MaskRCNNModule
+from botvision.maskrcnn.prediction import Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -104,7 +105,7 @@ def test_a_train_run_that_stopped_resumes_where_it_was(run, scenes, tmp_path, mo
             weights = {k: v.clone() for k, v in self.state_dict().items()}
             moments.append((weights, copy.deepcopy(self.trainer.optimizers[0].state_dict()["state"])))
 
-    monkeypatch.setattr("botvision.maskrcnn.train.MaskRCNNModule", Look)
+    monkeypatch.setattr("botvision.maskrcnn.task.MaskRCNNModule", Look)
     done = train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
     assert done.epochs == 2
     weights, state = moments[0]
@@ -151,17 +152,17 @@ def test_train_stops_on_a_loss_that_is_not_finite(scenes, tmp_path):
 
 
 def test_trained_weights_score_as_the_run_said(run, scenes, tmp_path):
-    scores = score(
+    scores = evaluate(
         run.out / "checkpoints" / "last.ckpt",
         scenes / "annotations" / "val.json",
         scenes / "val",
         out=tmp_path,
         workers=0,
-        device="cpu",
+        engine=DeviceConfig("cpu"),
     )
     assert scores.box["AP"] == pytest.approx(run.box_ap, abs=1e-6)
     assert scores.mask["AP"] == pytest.approx(run.mask_ap, abs=1e-6)
-    assert json.loads((tmp_path / "scores.json").read_text())["box"] == scores.box
+    assert json.loads((tmp_path / "metrics.json").read_text())["box"] == scores.box
     assert isinstance(json.loads((tmp_path / "results.json").read_text()), list)
 
 
@@ -169,7 +170,7 @@ def test_trained_weights_refuse_other_classes(run, coco, scenes):
     document, save = coco
     document["categories"][9]["name"] = "ten"
     with pytest.raises(ValueError, match=r"finds 10 classes .* give annotations with the categories"):
-        score(run.out / "checkpoints" / "last.ckpt", *save(), workers=0)
+        evaluate(run.out / "checkpoints" / "last.ckpt", *save(), workers=0)
 
 
 def test_trained_weights_predict_a_folder_and_skip_a_bad_picture(run, scenes, tmp_path, capsys):
@@ -276,23 +277,23 @@ def test_train_refuses_counts_below_one(scenes, tmp_path, name):
 def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path):
     path = run.out / "checkpoints" / "last.ckpt"
     state = {k.removeprefix("model."): v for k, v in read_checkpoint(path, task="maskrcnn")["state_dict"].items()}
-    same = MODEL.build(10)
+    same = build_model(MODEL, 10)
     report = carry_over(same, path)
     assert (report.fresh, report.unused) == ([], [])
     assert all(torch.equal(same.state_dict()[key], state[key]) for key in state)
-    other = replace(MODEL, backbone_options={"position": "absolute"}).build(3)
+    other = build_model(replace(MODEL, backbone_options={"position": "absolute"}), 3)
     fresh = carry_over_fresh(other, tmp_path)
     assert {key for key in fresh if "mhsa" in key} == {key for key in other.state_dict() if "mhsa" in key}
     assert {key for key in fresh if "predictor" in key and "bbox" in key} == {
         "roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}  # fmt: skip
     with pytest.raises(ValueError, match="these weights are another model's"):
-        carry_over(ModelConfig("resnet50", "tiny", 64).build(10), path)
+        carry_over(build_model(ModelConfig("resnet50", "tiny", 64), 10), path)
 
 
 def carry_over_fresh(model, folder):
     """What stays fresh in a detector for fewer classes that begins from its ResNet twin's checkpoint."""
     twin = ModelConfig("resnet26", "tiny", 64, {"layers": [1, 1, 1, 1]})
-    state = {f"model.{key}": value for key, value in twin.build(10).state_dict().items()}
+    state = {f"model.{key}": value for key, value in build_model(twin, 10).state_dict().items()}
     torch.save({"state_dict": state, "botvision": {"house": "maskrcnn"}}, folder / "twin.ckpt")
     return carry_over(model, folder / "twin.ckpt").fresh
 
@@ -340,7 +341,7 @@ def test_train_on_two_processes(scenes, tmp_path):
     subprocess.run(command, check=True, timeout=600)
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["epochs"] == 1
-    alone = score(tmp_path / "two/checkpoints/last.ckpt", data.val_annotations, data.val_images, workers=0)
+    alone = evaluate(tmp_path / "two/checkpoints/last.ckpt", data.val_annotations, data.val_images, workers=0)
     assert summary["box_ap"] == pytest.approx(alone.box["AP"], abs=1e-6)
     seen = [[line.split() for line in (tmp_path / str(rank)).read_text().splitlines()] for rank in (0, 1)]
     assert sorted(int(number) for part in seen for number, _ in part) == list(range(1, 17))

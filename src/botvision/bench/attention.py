@@ -51,9 +51,9 @@ def attention(
     """
     if not sides:
         raise ValueError("bench attention needs at least one side; e.g. --sides 14 32 64")
-    backends = CPU_BACKENDS if engine.device == "cpu" else GPU_BACKENDS
+    backends = CPU_BACKENDS if engine.device.type == "cpu" else GPU_BACKENDS
     cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
-    cores += [] if engine.device == "cpu" else [FLEX]  # compiled for a CPU it has crashed
+    cores += [] if engine.device.type == "cpu" else [FLEX]  # compiled for a CPU it has crashed
     layers = [WITHOUT, *(f"MHSA2d {name}" for name in backends), TIMM]
     rows: list[Row] = []
     for side in sides:

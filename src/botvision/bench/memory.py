@@ -30,10 +30,10 @@ def peak(build: Callable[[str, Any], Callable[[], Any]], name: str, setting: Any
     return (held_most(setting.engine.device) - before) / 1e6
 
 
-def held_now(device: str) -> float:
+def held_now(device: torch.device) -> float:
     """Bytes held, what was freed given back; from here on the most is counted anew."""
     gc.collect()
-    if device != "cpu":
+    if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats(device)
         return float(torch.accelerator.memory_allocated(device))
     if not RESET.exists():
@@ -44,9 +44,9 @@ def held_now(device: str) -> float:
     return status("VmRSS")
 
 
-def held_most(device: str) -> float:
+def held_most(device: torch.device) -> float:
     """Most bytes held so far: by the process, or on a GPU by its tensors."""
-    if device != "cpu":
+    if device.type != "cpu":
         return float(torch.accelerator.max_memory_allocated(device))
     if STATUS.exists():  # getrusage begins at the parent's peak there
         return status("VmHWM")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from botvision.bench.memory import peak
 from botvision.draw.ratios import draw_ratios
-from botvision.engine.checkpoint import pick_device
+from botvision.engine.config import DeviceConfig
 from botvision.files import write_json, write_text
 
 WARM_UP = 4  # times smaller a side: the pass that loads what every pass needs, before memory is looked at
@@ -28,17 +28,16 @@ READING = 0.02  # seconds that a reading takes at least, by repeating short step
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(DeviceConfig):
     """Where and how contenders run.
 
-    Attributes:
-        device: cpu, cuda or another of torch's.
+    Args:
+        accelerator: auto (the GPU where there is one), cpu, gpu, or torch's name of a device, e.g. cuda:1.
         precision: of queries, keys and values; of layers and models by autocast.
         compile: contenders by torch.compile.
         threads: torch's on the CPU; none leaves its choice.
     """
 
-    device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     threads: int | None = None
@@ -51,21 +50,22 @@ class Engine:
 
     def autocast(self) -> torch.autocast:
         """The precision of layers and models."""
-        return torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def run(self, step: Callable[[], Any], *, times: int = 1) -> float:
         """Seconds of one step, its last kernel included; the mean where it is repeated."""
         start = time.perf_counter()
         for _ in range(times):
             step()
-        if self.device != "cpu":
+        if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return (time.perf_counter() - start) / times
 
     def __str__(self) -> str:
         where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
-        if self.device != "cpu":
-            where = torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
+        if self.device.type != "cpu":
+            is_cuda = self.device.type == "cuda"
+            where = torch.cuda.get_device_name(self.device) if is_cuda else str(self.device)
         how = f"{self.precision}{', compiled' if self.compile else ''}"
         versions = f"torch {torch.__version__}, timm {timm.__version__}"
         return f"{where}, {how}, {versions}, {datetime.now(UTC):%Y-%m-%d}"
@@ -148,7 +148,7 @@ def race(
     if min(rounds, setting.size, setting.batch) < 1:
         got = f"rounds={rounds}, size={setting.size}, batch={setting.batch}"
         raise ValueError(f"rounds, sizes and batch must be at least 1; got {got}; e.g. 7, 64 and 1")
-    pick_device(setting.engine.device)
+    _ = setting.engine.device  # refused before anything is built, where it is not there
     heat = f"{what}, {setting.batch} × {setting.size}²{', training' if setting.train else ''}"
     if setting.engine.threads is not None:
         torch.set_num_threads(setting.engine.threads)

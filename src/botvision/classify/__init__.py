@@ -1,5 +1,30 @@
-"""Image classification with any timm model: train, score, predict."""
+"""Image classification with any timm model: train, evaluate, predict."""
 
-from botvision.classify.model import Classifier, ModelConfig, load_classifier
+from typing import TYPE_CHECKING
 
-__all__ = ["Classifier", "ModelConfig", "load_classifier"]
+from botvision.lazy import exports
+
+if TYPE_CHECKING:
+    from botvision.classify.commands import evaluate, predict, train
+    from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
+    from botvision.classify.model import Classifier, load_classifier
+
+__all__ = [
+    "AugmentConfig",
+    "Classifier",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "evaluate",
+    "load_classifier",
+    "predict",
+    "train",
+]
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        **dict.fromkeys(("train", "evaluate", "predict"), f"{__name__}.commands"),
+        **dict.fromkeys(("AugmentConfig", "DataConfig", "ModelConfig", "OptimConfig"), f"{__name__}.config"),
+        **dict.fromkeys(("Classifier", "load_classifier"), f"{__name__}.model"),
+    },
+)

@@ -1,7 +1,6 @@
 """Samples: pictures augmented and in batches, those that cannot be read set aside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,66 +11,11 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from botvision.classify.config import DataConfig
 from botvision.classify.shards import Raw, ShardBatches, find_shards
 from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import open_picture
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """How training pictures are changed: timm's augmentation, and mixing of whole batches.
-
-    Args:
-        auto_augment: timm's policy, e.g. rand-m10-n2 (RandAugment, 2 operations of magnitude 10); none for none.
-        scale: smallest and largest share of a picture's area that a random crop takes.
-        ratio: narrowest and widest crop.
-        flip: chance of a mirrored picture.
-        color_jitter: strength, where there is no auto_augment.
-        erase: chance that a rectangle is erased.
-        mixup, cutmix: alpha of each; 0 leaves it out. Where both are given, a coin is thrown for each batch.
-        smoothing: label smoothing.
-    """
-
-    auto_augment: str | None = None
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    color_jitter: float = 0.4
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    smoothing: float = 0.0
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the pictures are and how they are read.
-
-    Args:
-        train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern or an index
-            (….json), by path or URL; a timm dataset that is read by number (torch/…, hfds/…); or digits.
-        val: to score on, in any of these forms.
-        root: folder of a timm dataset.
-        splits: a dataset's names of the splits for train and val.
-        class_names: file with a class name a line, for shards and timm's datasets.
-        batch_size: pictures a step and a device.
-        workers: processes that read pictures, a device.
-        bad_limit: different pictures that may turn out unreadable for a process; one more stops the run.
-        crop: share of the picture's shorter side that is scored.
-        augment: of training pictures.
-    """
-
-    train: str
-    val: str
-    root: str | None = None
-    splits: tuple[str, str] = ("train", "val")
-    class_names: Path | None = None
-    batch_size: int = 128
-    workers: int = 4
-    bad_limit: int = 10
-    crop: float = 0.95
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 class Bad(NamedTuple):

@@ -9,46 +9,27 @@ import torch
 from torch import nn
 
 from botvision.backbone import VARIANTS, check_offline, create_model
+from botvision.classify.config import ModelConfig
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
 from botvision.engine.settings import built
 
 SMALLEST = 32  # px
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The classifier to build.
+def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    """The model, freshly initialised unless `pretrained`; nothing else is fetched.
 
-    Args:
-        name: a BoTNet or any timm name.
-        img_size: px of the square training images.
-        drop: dropout before the classifier.
-        drop_path: largest stochastic depth; it grows from 0 with depth.
-        options: more for the model, e.g. {position: absolute}.
-        pretrained: timm's weights, downloaded; the classifier is new where the classes differ.
+    Raises:
+        ValueError: too small images, an unknown name or option, or a model of a hub.
     """
-
-    name: str = "botnet50"
-    img_size: int = 224
-    drop: float = 0.0
-    drop_path: float = 0.0
-    options: dict[str, Any] | None = None
-    pretrained: bool = False
-
-    def build(self, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-        """The model, freshly initialised unless `pretrained`; nothing else is fetched.
-
-        Raises:
-            ValueError: too small images, an unknown name or option, or a model of a hub.
-        """
-        check_offline(self.name, self.options)
-        if self.img_size < SMALLEST:
-            raise ValueError(f"model.img_size={self.img_size} must be at least {SMALLEST} px; e.g. 224")
-        drops = {"drop_rate": self.drop, "drop_path_rate": self.drop_path}  # not every model takes them
-        options: dict[str, Any] = {name: rate for name, rate in drops.items() if rate} | (self.options or {})
-        if self.name in VARIANTS or is_fixed(self.name):  # BoTNets: position tables with a row for every offset
-            options.setdefault("img_size", self.img_size)
-        return create_model(self.name, pretrained=pretrained, num_classes=num_classes, **options)
+    check_offline(config.name, config.options)
+    if config.img_size < SMALLEST:
+        raise ValueError(f"model.img_size={config.img_size} must be at least {SMALLEST} px; e.g. 224")
+    drops = {"drop_rate": config.drop, "drop_path_rate": config.drop_path}  # not every model takes them
+    options: dict[str, Any] = {name: rate for name, rate in drops.items() if rate} | (config.options or {})
+    if config.name in VARIANTS or is_fixed(config.name):  # BoTNets: position tables with a row for every offset
+        options.setdefault("img_size", config.img_size)
+    return create_model(config.name, pretrained=pretrained, num_classes=num_classes, **options)
 
 
 @dataclass(frozen=True)
@@ -114,7 +95,7 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
     content = read_checkpoint(path, task="classify")
     about = content[KEY]
     config = built(ModelConfig, about["model"], path)
-    model = load_weights(config.build(len(about["classes"])), content, path)
+    model = load_weights(build_model(config, len(about["classes"])), content, path)
     if device is not None:
         model = model.to(device)
     return Classifier(model, about["classes"], config, tuple(about["mean"]), tuple(about["std"]), about["crop"])

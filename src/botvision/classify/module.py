@@ -1,53 +1,19 @@
 """LightningModule of a classifier: loss, optimiser, validation accuracies, unreadable images."""
 
 import sys
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 from torchvision.transforms import v2
 
-from botvision.classify.data import AugmentConfig, Batch, DataConfig, Split
-from botvision.classify.model import ModelConfig, describe
+from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
+from botvision.classify.data import Batch, Split
+from botvision.classify.model import describe
 from botvision.engine.module import TaskModule
-from botvision.optim import Schedule, build_optimizer
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """How it learns; the defaults are the paper's regular ImageNet setting where it states one.
-
-    Args:
-        optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
-        lr_per_256: base rate for 256 images a step; the batch of all devices together scales it.
-        weight_decay: on weights only, never on norms, biases and position tables.
-        momentum: of those that take one.
-        layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
-        schedule: cosine (to 0) or steps (×0.1 at each milestone).
-        milestones: as fractions of the run.
-        warmup_epochs: linear warm-up, from a hundredth.
-        epochs: passes over the training images.
-        loss: ce (cross-entropy) or bce (a sigmoid a class).
-        accumulate: batches a step.
-        clip: largest norm of the gradient; none leaves it.
-        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
-    """
-
-    optimizer: str = "momentum"
-    lr_per_256: float = 0.1
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    layer_decay: float | None = None
-    schedule: Schedule = "cosine"
-    milestones: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
-    warmup_epochs: float = 5.0
-    epochs: int = 100
-    loss: Literal["ce", "bce"] = "ce"
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
+from botvision.optim import build_optimizer
 
 
 class ClassifierModule(TaskModule):

@@ -86,16 +86,3 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) ->
         first = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not fit the model that it describes: {first}; is the file mixed up?") from error
     return model.eval()
-
-
-def pick_device(device: str) -> torch.device:
-    """The device by its name; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is unknown; use auto, cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} is not there: torch sees no GPU; use auto or cpu")
-    return place

@@ -5,15 +5,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain
-from botvision.engine.trainer import EngineConfig
 from botvision.files import UNFINISHED
-
-OnExisting = Literal["refuse", "resume", "replace"]
 
 
 def run_files(out: Path) -> list[Path]:

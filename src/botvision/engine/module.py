@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from botvision.engine.checkpoint import KEY
+from botvision.engine.config import Schedule
 from botvision.engine.loader import READING, ResumableLoader
 from botvision.engine.settings import check_same
-from botvision.optim import Schedule, learning_rate_factor
+from botvision.optim import learning_rate_factor
 
 
 class TaskModule(L.LightningModule):

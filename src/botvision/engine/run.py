@@ -16,9 +16,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from botvision.engine.checkpoint import newest_whole
+from botvision.engine.config import EngineConfig, OnExisting, check_counts
 from botvision.engine.fit import fit, stoppable
 from botvision.engine.folder import (
-    OnExisting,
     check_folder,
     clear,
     clear_unfinished,
@@ -30,10 +30,8 @@ from botvision.engine.history import History
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
 from botvision.engine.trainer import (
-    EngineConfig,
     FitOptions,
     build_trainer,
-    check_counts,
     check_launch,
     is_multi_gpu,
     seed_process,

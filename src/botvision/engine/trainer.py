@@ -1,9 +1,9 @@
-"""Options of hardware, precision and logging, and lightning's Trainer made of them."""
+"""Lightning's Trainer, made of a run's options."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,44 +12,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
+from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Interruptible
 from botvision.engine.history import History
 from botvision.engine.saving import WholeCheckpointIO
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Hardware, precision, logging, and how often a run is evaluated and saved.
-
-    Args:
-        seed: of weights, order and jitter.
-        accelerator: auto, cpu, gpu, …: as lightning names them.
-        devices: how many a node, or auto.
-        num_nodes: nodes under torchrun or SLURM.
-        precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
-        channels_last: memory order that convolutions are fastest in.
-        compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square canvas).
-        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        save_every: steps between saves inside an epoch, from which the run can go on; none saves at its end.
-        log_every: steps between rows of metrics.csv.
-        progress: show a progress bar.
-        live: tensorboard or wandb, where installed: the run's numbers as they come, besides metrics.csv.
-        stop_after: end this session after so many epochs, to be resumed later; none runs to the end.
-    """
-
-    seed: int = 0
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
-    precision: Any = "32-true"
-    channels_last: bool = True
-    compile: bool = False
-    evaluate_every: int = 1
-    save_every: int | None = None
-    log_every: int = 10
-    progress: bool = True
-    live: Literal["tensorboard", "wandb"] | None = None
-    stop_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +35,6 @@ class FitOptions:
     clip: float | None = None
     ema: float | None = None
     accumulate: int = 1
-
-
-def check_counts(engine: EngineConfig, **counts: int) -> None:
-    """Refuse counts below 1."""
-    counts |= {"engine.evaluate_every": engine.evaluate_every, "engine.log_every": engine.log_every}
-    once = {"engine.stop_after": engine.stop_after, "engine.save_every": engine.save_every}
-    for name, count in {**counts, **{name: 1 if count is None else count for name, count in once.items()}}.items():
-        if count < 1:
-            raise ValueError(f"{name}={count} must be at least 1")
 
 
 def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history: History) -> L.Trainer:

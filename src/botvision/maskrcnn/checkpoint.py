@@ -9,44 +9,10 @@ from botvision.backbone import load_weights as load_backbone
 from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
 from botvision.engine.settings import built
 from botvision.maskrcnn.coco import Category
+from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.model import MaskRCNN, build_mask_rcnn
 
 BODY = "pyramid.body."
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The detector to build.
-
-    Args:
-        backbone: a BoTNet or any timm name with a feature pyramid.
-        preset: sizes behind the backbone: paper, torchvision_v2, tiny or nano.
-        canvas: side of the square canvas in pixels, or [shortest, longest] for free sizes.
-        backbone_options: more for the backbone, e.g. {position: absolute}.
-        auxiliary: a linear classifier on the backbone's last map as well, whose loss is added in training.
-    """
-
-    backbone: str = "botnet50"
-    preset: str = "paper"
-    canvas: int | tuple[int, int] = 1024
-    backbone_options: dict[str, Any] | None = None
-    auxiliary: bool = False
-
-    def build(self, num_classes: int) -> MaskRCNN:
-        """The model, freshly initialised; nothing is fetched.
-
-        Raises:
-            ValueError: what `build_mask_rcnn` refuses, or a backbone of a hub.
-        """
-        check_offline(self.backbone, self.backbone_options)
-        return build_mask_rcnn(
-            self.backbone,
-            num_classes,
-            preset=self.preset,
-            canvas=self.canvas,
-            backbone_options=self.backbone_options,
-            auxiliary=self.auxiliary,
-        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +26,23 @@ class Detector:
     def category_names(self) -> str:
         """The first names, for messages."""
         return ", ".join(c.name for c in self.categories[:5])
+
+
+def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
+    """The model, freshly initialised; nothing is fetched.
+
+    Raises:
+        ValueError: what `build_mask_rcnn` refuses, or a backbone of a hub.
+    """
+    check_offline(config.backbone, config.backbone_options)
+    return build_mask_rcnn(
+        config.backbone,
+        num_classes,
+        preset=config.preset,
+        canvas=config.canvas,
+        backbone_options=config.backbone_options,
+        auxiliary=config.auxiliary,
+    )
 
 
 def describe(model: ModelConfig, categories: list[Category]) -> dict[str, Any]:
@@ -77,7 +60,7 @@ def load_detector(path: Path) -> Detector:
     content = read_checkpoint(path, task="maskrcnn")
     about = content[KEY]
     categories = [Category(*c) for c in about["categories"]]
-    model = load_weights(built(ModelConfig, about["model"], path).build(len(categories)), content, path)
+    model = load_weights(build_model(built(ModelConfig, about["model"], path), len(categories)), content, path)
     return Detector(cast("MaskRCNN", model), categories)
 
 

@@ -3,14 +3,13 @@
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from botvision.files import read_json
+from botvision.maskrcnn.config import OnBad
 from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
-
-OnBad = Literal["refuse", "skip"]
 
 
 class Category(NamedTuple):

@@ -3,7 +3,6 @@
 # G objects of a picture, H×W picture
 
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,40 +16,13 @@ from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_
 from botvision.inputs import read_picture
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.canvas import MEAN, CanvasRule
-from botvision.maskrcnn.coco import Category, OnBad, clip, corners, read_coco
+from botvision.maskrcnn.coco import Category, clip, corners, read_coco
+from botvision.maskrcnn.config import DataConfig, OnBad
 from botvision.maskrcnn.targets import CROP_SIDE
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 FILL = [round(255 * value) for value in MEAN]  # padding that normalises to about 0, as the model's own
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the pictures are and how they are read.
-
-    Args:
-        train_annotations: COCO JSON to train on.
-        train_images: folder of its pictures.
-        val_annotations: COCO JSON to score on.
-        val_images: folder of its pictures.
-        jitter: smallest and largest random zoom; the paper uses [0.8, 1.25], [0.5, 2] and [0.1, 2].
-        flip: mirror half of the pictures.
-        batch_size: pictures a step and a device.
-        workers: processes that read pictures, a device.
-        on_bad: annotations without a mask, without area or outside their picture: "refuse" the file, or "skip" them
-            (COCO has some).
-    """
-
-    train_annotations: Path
-    train_images: Path
-    val_annotations: Path
-    val_images: Path
-    jitter: tuple[float, float] = (0.8, 1.25)
-    flip: bool = True
-    batch_size: int = 8
-    workers: int = 2
-    on_bad: OnBad = "refuse"
 
 
 class Frame(NamedTuple):

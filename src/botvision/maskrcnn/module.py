@@ -1,48 +1,18 @@
 """LightningModule of Mask R-CNN: losses, optimiser, validation AP."""
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from botvision.engine.loader import ResumableLoader
 from botvision.engine.module import TaskModule
-from botvision.maskrcnn.checkpoint import ModelConfig, describe
+from botvision.maskrcnn.checkpoint import describe
+from botvision.maskrcnn.config import ModelConfig, OptimConfig
 from botvision.maskrcnn.data import Batch, CocoInstances
+from botvision.maskrcnn.evaluation import Metrics, coco_metrics
 from botvision.maskrcnn.model import MaskRCNN
-from botvision.maskrcnn.score import Result, Scores, evaluate, to_results
-from botvision.optim import Schedule, build_optimizer
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """How it learns; the defaults are those of the detection code that the paper cites, for batch 64.
-
-    Args:
-        optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
-        lr: base rate at the batch that the run really has, all devices together.
-        weight_decay: on weights only, never on norms, biases and position tables.
-        momentum: of those that take one.
-        schedule: steps (×0.1 at each milestone) or cosine (to 0).
-        milestones: as fractions of the run.
-        warmup_steps: linear warm-up.
-        warmup_from: first rate, as a fraction of lr.
-        epochs: passes over the training images.
-        clip: largest norm of the gradient; none leaves it.
-        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
-    """
-
-    optimizer: str = "momentum"
-    lr: float = 0.08
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    schedule: Schedule = "steps"
-    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    warmup_steps: int = 500
-    warmup_from: float = 0.084
-    epochs: int = 36
-    clip: float | None = None
-    ema: float | None = None
+from botvision.maskrcnn.results import Result, batch_results
+from botvision.optim import build_optimizer
 
 
 class MaskRCNNModule(TaskModule):
@@ -81,7 +51,7 @@ class MaskRCNNModule(TaskModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Detections as COCO results, and the losses."""
         output = self.model(*batch)
-        self.results += to_results(output.detections, *batch, self.categories)
+        self.results += batch_results(output.detections, *batch, self.categories)
         losses = {f"val/{k}": v for k, v in output.losses.items()}
         losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
         self.log_dict(losses, batch_size=len(batch[0]), sync_dist=True)
@@ -89,10 +59,10 @@ class MaskRCNNModule(TaskModule):
     def on_validation_epoch_end(self) -> None:
         """Box and mask AP over all processes, whose loaders give each image once."""
         results = self.gathered()
-        figures = evaluate(self.truth, results) if self.global_rank == 0 else None
-        figures = cast("Scores", self.trainer.strategy.broadcast(figures))
+        found = coco_metrics(self.truth, results) if self.global_rank == 0 else None
+        found = cast("Metrics", self.trainer.strategy.broadcast(found))
         self.results = []
-        metrics = {"val/box_ap": figures.box["AP"], "val/mask_ap": figures.mask["AP"]}
+        metrics = {"val/box_ap": found.box["AP"], "val/mask_ap": found.mask["AP"]}
         self.log_dict(metrics, prog_bar=True, rank_zero_only=False)
 
     def gathered(self) -> list[Result]:

@@ -54,7 +54,9 @@ def batch_results(
     return results
 
 
-def to_supervision(results: Sequence[Result], categories: Sequence[Category], *, size: tuple[int, ...]) -> sv.Detections:
+def to_supervision(
+    results: Sequence[Result], categories: Sequence[Category], *, size: tuple[int, ...]
+) -> sv.Detections:
     """COCO results of one image of (height, width) `size` as `supervision.Detections`; class_id from 0."""
     height, width = size
     index = {category.id: number for number, category in enumerate(categories)}

@@ -8,15 +8,16 @@ from typing import Any, ClassVar, cast
 import torch
 
 from botvision.backbone import load_resnet
-from botvision.classify.data import DataConfig, Split, build_split, check_classes, train_transform, val_transform
-from botvision.classify.model import ModelConfig, load_classifier, normalisation
-from botvision.classify.module import ClassifierModule, OptimConfig
-from botvision.classify.score import judge, to_picture
+from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
+from botvision.classify.evaluation import evaluate_at, to_picture
+from botvision.classify.model import build_model, load_classifier, normalisation
+from botvision.classify.module import ClassifierModule
 from botvision.draw.classes import draw_confusion, draw_said
-from botvision.engine.folder import OnExisting
+from botvision.engine.config import EngineConfig, check_counts
 from botvision.engine.loader import Share
-from botvision.engine.run import Parts, RunSummary, Session, Task, run
-from botvision.engine.trainer import EngineConfig, FitOptions, check_counts
+from botvision.engine.run import Parts, RunSummary, Session, Task
+from botvision.engine.trainer import FitOptions
 from botvision.optim import check_optimizer
 
 EXAMPLES = 12  # images that a finished run draws
@@ -78,7 +79,7 @@ class Classification(Task[Summary]):
     def build(self, session: Session) -> Parts:
         """Two splits of the same classes; the classifier, with the weights that it begins from."""
         train, val = open_splits(self.data, self.model, session.share)
-        network = self.model.build(len(train.classes), pretrained=self.model.pretrained and not session.resumes)
+        network = build_model(self.model, len(train.classes), pretrained=self.model.pretrained and not session.resumes)
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(network, self.backbone_weights)}")
         network = session.prepared(network)
@@ -97,42 +98,10 @@ class Classification(Task[Summary]):
         )
 
 
-def train(
-    data: DataConfig,
-    out: Path,
-    *,
-    model: ModelConfig = ModelConfig(),
-    optim: OptimConfig = OptimConfig(),
-    engine: EngineConfig = EngineConfig(),
-    backbone_weights: str | None = None,
-    on_existing: OnExisting = "refuse",
-) -> Summary:
-    """Train a classifier, evaluate it, draw what it says.
-
-    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, confusion.png, checkpoints/last.ckpt and
-    best.ckpt, predictions/sheet.jpg, summary.json.
-
-    Args:
-        data: images and how they are augmented.
-        out: folder of the run, e.g. runs/classify/mine.
-        model: the classifier.
-        optim: how it learns.
-        engine: hardware, precision, logging.
-        backbone_weights: a ResNet's weights for a BoTNet: a file, or a timm name, which downloads.
-        on_existing: where `out` holds a run already: refuse, resume it, or replace it.
-
-    Raises:
-        FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite; more
-            unreadable images than the limit.
-        Stopped: by a signal; in training after a step, saved.
-    """
-    return run(Classification(data, model, optim, backbone_weights), out, engine=engine, on_existing=on_existing)
-
-
 def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Split, Split]:
     """Training images, augmented, and validation images as they are, of the same classes."""
     with torch.device("meta"):  # a wrong name is said before much data is read
-        mean, std = normalisation(model.build(2))
+        mean, std = normalisation(build_model(model, 2))
     augmented = train_transform(data, model.img_size, mean, std)
     as_is = val_transform(model.img_size, data.crop, mean, std)
     train = build_split(data.train, data, augmented, share)
@@ -144,12 +113,12 @@ def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Spl
 def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.device) -> None:
     """Who was taken for whom, and some val pictures with what was said of them."""
     classifier = load_classifier(checkpoint, device=device)
-    judged = judge(classifier, data, size=classifier.config.img_size, keep=EXAMPLES)
-    title = f"{classifier.config.name}, top-1 {judged.top1:.4f} of {judged.pictures}"
-    draw_confusion(judged.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
-    pictures = [to_picture(image, classifier) for image in judged.examples]
+    evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES)
+    title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.pictures}"
+    draw_confusion(evaluated.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
+    pictures = [to_picture(image, classifier) for image in evaluated.examples]
     said = []
-    for is_, named, sure in judged.said:
+    for is_, named, sure in evaluated.predicted:
         name, truth = classifier.classes[named], classifier.classes[is_]
         said.append((f"{name} {sure:.2f}" + ("" if is_ == named else f" (is {truth})"), is_ == named))
     draw_said(pictures, said, out / "predictions" / "sheet.jpg")

@@ -8,7 +8,8 @@ import torch
 
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.coco import Category
-from botvision.maskrcnn.score import FIGURES, evaluate, picture_results
+from botvision.maskrcnn.evaluation import FIGURES, coco_metrics
+from botvision.maskrcnn.results import image_results
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def agree(ours, reference):
 def test_hotcoco_and_pycocotools_give_identical_figures(truth):
     path, document = truth
     results = noisy(document)
-    ours, reference = (evaluate(path, results, backend=b) for b in ("hotcoco", "pycocotools"))
+    ours, reference = (coco_metrics(path, results, backend=b) for b in ("hotcoco", "pycocotools"))
     assert tuple(reference.box) == FIGURES
     assert agree(ours, reference)
     assert 0.05 < reference.box["AP"] < 0.9
@@ -59,9 +60,9 @@ def test_hotcoco_and_pycocotools_give_identical_figures(truth):
 def test_the_truth_itself_scores_one_and_nothing_scores_zero(truth, backend):
     path, document = truth
     perfect = [{**a, "score": 1.0} for a in document["annotations"]]
-    scores = evaluate(path, perfect, backend=backend)
+    scores = coco_metrics(path, perfect, backend=backend)
     assert scores.box["AP"] == scores.mask["AP"] == 1.0
-    assert evaluate(path, [], backend=backend).box["AP"] == 0.0
+    assert coco_metrics(path, [], backend=backend).box["AP"] == 0.0
     assert "AP50" in str(scores)
 
 
@@ -69,20 +70,20 @@ def test_the_truth_itself_scores_one_and_nothing_scores_zero(truth, backend):
 def test_both_packages_agree_on_files_that_lack_what_coco_has(truth, tmp_path, spoil):
     path, document = truth
     results = noisy(document)
-    expected = evaluate(path, results)
+    expected = coco_metrics(path, results)
     for number, annotation in enumerate(document["annotations"]):
         if spoil == "id":
             annotation["id"] = number  # from 0: pycocotools would not match the first one
         else:
             del annotation[spoil]
     (tmp_path / "a.json").write_text(json.dumps(document))
-    assert evaluate(tmp_path / "a.json", results, backend="hotcoco") == expected
-    assert agree(evaluate(tmp_path / "a.json", results, backend="pycocotools"), expected)
+    assert coco_metrics(tmp_path / "a.json", results, backend="hotcoco") == expected
+    assert agree(coco_metrics(tmp_path / "a.json", results, backend="pycocotools"), expected)
 
 
 def test_an_unknown_backend_is_refused(truth):
     with pytest.raises(ValueError, match="backend='coco' is unknown; use auto, hotcoco or pycocotools"):
-        evaluate(truth[0], [], backend="coco")
+        coco_metrics(truth[0], [], backend="coco")
 
 
 def test_detections_become_coco_results():
@@ -92,7 +93,7 @@ def test_detections_become_coco_results():
         "scores": torch.tensor([0.75]),
         "mask_probs": torch.ones(1, 28, 28),
     }
-    (result,) = picture_results(found, [Category(4, "a"), Category(9, "b")], image_id=5, size=(16, 20))
+    (result,) = image_results(found, [Category(4, "a"), Category(9, "b")], image_id=5, size=(16, 20))
     assert result["image_id"] == 5
     assert result["category_id"] == 9
     assert result["bbox"] == [2, 3, 10, 6]
@@ -126,7 +127,7 @@ def test_mask_ap_by_size_goes_by_the_masks_own_area(backend):
         {"image_id": 1, "category_id": 1, "bbox": bbox, "score": score, "segmentation": masks.encode(mask)}
         for bbox, score, mask in drawn
     ]
-    scores = evaluate(document, found, backend=backend)
+    scores = coco_metrics(document, found, backend=backend)
     assert scores.mask["AP_medium"] == pytest.approx(1.0)
     assert scores.box["AP_medium"] == pytest.approx(0.5, abs=0.01)  # as a box it is of medium size, and wrong
     assert scores.mask["AP"] == pytest.approx(0.5, abs=0.01)
@@ -137,7 +138,7 @@ def test_the_results_are_the_callers_own(truth, backend):
     path, document = truth
     results, before = noisy(document), json.dumps(document)
     kept = json.dumps(results)
-    evaluate(path, results, backend=backend)
-    evaluate(document, results, backend=backend)
+    coco_metrics(path, results, backend=backend)
+    coco_metrics(document, results, backend=backend)
     assert json.dumps(results) == kept
     assert json.dumps(document) == before

@@ -10,13 +10,14 @@ import torch
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_picture
-from botvision.engine.folder import OnExisting
-from botvision.engine.run import Parts, RunSummary, Session, Task, run
-from botvision.engine.trainer import EngineConfig, FitOptions
-from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
-from botvision.maskrcnn.data import CocoInstances, DataConfig, train_loader, val_loader
-from botvision.maskrcnn.module import MaskRCNNModule, OptimConfig
-from botvision.maskrcnn.predict import Predictor
+from botvision.engine.config import EngineConfig
+from botvision.engine.run import Parts, RunSummary, Session, Task
+from botvision.engine.trainer import FitOptions
+from botvision.maskrcnn.checkpoint import build_model, carry_over
+from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
+from botvision.maskrcnn.data import CocoInstances, train_loader, val_loader
+from botvision.maskrcnn.module import MaskRCNNModule
+from botvision.maskrcnn.prediction import Predictor
 from botvision.optim import check_optimizer
 
 EXAMPLES = 12  # images that a finished run draws
@@ -86,7 +87,7 @@ class InstanceSegmentation(Task[Summary]):
     def build(self, session: Session) -> Parts:
         """COCO data of two splits with the same categories; the detector, with the weights that it begins from."""
         with torch.device("meta"):  # the model's options are checked before much data is read
-            rule = self.model.build(1).canvas.rule
+            rule = build_model(self.model, 1).canvas.rule
         train = train_loader(self.data, rule, session.share)
         val = val_loader(self.data, session.share.validation())
         train_set, val_set = cast("CocoInstances", train.dataset), cast("CocoInstances", val.dataset)
@@ -94,7 +95,7 @@ class InstanceSegmentation(Task[Summary]):
             raise ValueError(
                 f"{self.data.train_annotations} and {self.data.val_annotations} list different categories; use one list"
             )
-        detector = self.model.build(len(train_set.categories))
+        detector = build_model(self.model, len(train_set.categories))
         if self.init_from is not None and not session.resumes:
             print(f"detector: {carry_over(detector, self.init_from)}")
         if self.backbone_weights is not None and not session.resumes:
@@ -105,48 +106,13 @@ class InstanceSegmentation(Task[Summary]):
 
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
         """What the model finds in some validation images, and a sheet of them."""
-        predictor = Predictor.load(checkpoint, device=str(device))
+        predictor = Predictor.load(checkpoint, accelerator=str(device))
         draw_examples(predictor, cast("CocoInstances", parts.val.dataset), out / "predictions")
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """AP of the last weights."""
         box_ap, mask_ap = metrics["val/box_ap"], metrics["val/mask_ap"]
         return Summary(box_ap=box_ap, mask_ap=mask_ap, model=self.model.backbone, **common)
-
-
-def train(
-    data: DataConfig,
-    out: Path,
-    *,
-    model: ModelConfig = ModelConfig(),
-    optim: OptimConfig = OptimConfig(),
-    engine: EngineConfig = EngineConfig(),
-    backbone_weights: str | None = None,
-    init_from: Path | None = None,
-    on_existing: OnExisting = "refuse",
-) -> Summary:
-    """Train a Mask R-CNN, evaluate it, draw what it finds.
-
-    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt,
-    predictions/*.jpg, summary.json.
-
-    Args:
-        data: images and annotations.
-        out: folder of the run, e.g. runs/maskrcnn/mine.
-        model: the detector.
-        optim: how it learns.
-        engine: hardware, precision, logging.
-        backbone_weights: a ResNet's weights for the backbone: a file, or a timm name, which downloads.
-        init_from: a trained detector's checkpoint to begin from, e.g. the ResNet baseline's: all that has a place is
-            carried over, and what stays fresh is named.
-        on_existing: where `out` holds a run already: refuse, resume it, or replace it.
-
-    Raises:
-        FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite.
-        Stopped: by a signal; in training after a step, saved.
-    """
-    task = InstanceSegmentation(data, model, optim, backbone_weights, init_from)
-    return run(task, out, engine=engine, on_existing=on_existing)
 
 
 def check_precision(precision: object) -> None:

@@ -12,12 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_picture
-from botvision.engine.checkpoint import pick_device
+from botvision.engine.config import DeviceConfig
 from botvision.files import check_free, write_json
 from botvision.inputs import find_pictures, stream
-from botvision.maskrcnn import masks
 from botvision.maskrcnn.checkpoint import Detector, load_detector
-from botvision.maskrcnn.score import Result, picture_results
+from botvision.maskrcnn.results import Result, image_results, to_supervision
 
 RESULTS = "predictions.json"
 
@@ -51,7 +50,7 @@ class Predictor:
     threshold: float = 0.5
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, threshold: float = 0.5, device: str = "auto") -> "Predictor":
+    def load(cls, checkpoint: str | Path, *, threshold: float = 0.5, accelerator: str = "auto") -> "Predictor":
         """From a run's checkpoint; `threshold` is the lowest score that is kept.
 
         Raises:
@@ -60,9 +59,9 @@ class Predictor:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold} must lie in 0 … 1; e.g. 0.5")
         detector = load_detector(Path(checkpoint))
-        place = pick_device(device)
-        detector.model.to(place)
-        return cls(detector, place, threshold)
+        device = DeviceConfig(accelerator).device
+        detector.model.to(device)
+        return cls(detector, device, threshold)
 
     @property
     def names(self) -> list[str]:
@@ -81,48 +80,20 @@ class Predictor:
         pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0) if isinstance(picture, np.ndarray) else picture
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise ValueError(f"a picture must be (3, H, W) or an (H, W, 3) array, RGB; got {tuple(picture.shape)}")
-        return to_detections(self.find(pixels), size=tuple(pixels.shape[-2:]), names=self.names)
+        size, categories = tuple(pixels.shape[-2:]), self.detector.categories
+        results = image_results(self.find(pixels), categories, image_id=0, size=size)
+        return to_supervision(results, categories, size=size)
 
 
-def to_detections(found: dict[str, Tensor], *, size: tuple[int, ...], names: list[str]) -> sv.Detections:
-    """The model's answer for one picture of (height, width) `size` as `supervision.Detections`."""
-    height, width = size
-    dense = [
-        masks.paste(p, b, height=height, width=width) for p, b in zip(found["mask_probs"], found["boxes"], strict=True)
-    ]
-    class_id = found["labels"].numpy() - 1
-    return sv.Detections(
-        xyxy=found["boxes"].numpy().astype(np.float32).reshape(-1, 4),
-        mask=np.stack(dense).astype(bool) if dense else np.zeros((0, height, width), bool),
-        confidence=found["scores"].numpy(),
-        class_id=class_id,
-        data={"class_name": np.array([names[i] for i in class_id], dtype=str)},
-    )
-
-
-def predict(
-    checkpoint: Path,
-    source: str,
-    *,
-    out: Path = Path("predictions"),
-    threshold: float = 0.5,
-    device: str = "auto",
-    on_existing: Literal["refuse", "replace"] = "refuse",
+def predict_files(
+    predictor: Predictor, source: str, *, out: Path, on_existing: Literal["refuse", "replace"]
 ) -> Prediction:
-    """Find objects in a picture, a folder or a quoted glob; write pictures and `predictions.json`.
-
-    Args:
-        checkpoint: a `.ckpt` of a run.
-        source: a picture, a folder, or a glob in quotes.
-        out: folder for the pictures and for `predictions.json` (COCO results form, with each picture's file_name).
-        threshold: lowest score that is kept.
-        device: "cpu", "cuda", or "auto".
-        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+    """Find objects in a picture, a folder's or a glob's; write pictures and `predictions.json`.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+        FileNotFoundError, ValueError: as `botvision.maskrcnn.predict`.
     """
-    predictor = Predictor.load(checkpoint, threshold=threshold, device=device)
+    categories = predictor.detector.categories
     paths = find_pictures(source)
     targets = drawn_names(paths, out)
     check_free([out / RESULTS, *targets], on_existing=on_existing)
@@ -135,11 +106,10 @@ def predict(
             print(f"skipped: {reason}", file=sys.stderr)
             skipped.append(reason)
             continue
-        found = predictor.find(picture)
         size = tuple(picture.shape[-2:])
-        own = picture_results(found, predictor.detector.categories, image_id=number, size=size)
+        own = image_results(predictor.find(picture), categories, image_id=number, size=size)
         results += [{**result, "file_name": path.name} for result in own]
-        detections = to_detections(found, size=size, names=predictor.names)
+        detections = to_supervision(own, categories, size=size)
         drawn = draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names)
         save_picture(drawn, targets[number - 1])
     if len(skipped) == len(paths):

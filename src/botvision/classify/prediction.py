@@ -10,9 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from botvision.classify.data import val_transform
-from botvision.classify.model import load_classifier
+from botvision.classify.model import Classifier
 from botvision.draw.classes import draw_said
-from botvision.engine.checkpoint import pick_device
 from botvision.files import check_free, write_json
 from botvision.inputs import find_pictures, open_picture
 
@@ -44,34 +43,23 @@ class Prediction(NamedTuple):
         )
 
 
-def predict(
-    checkpoint: Path,
+def predict_files(
+    classifier: Classifier,
     source: str,
     *,
-    out: Path = Path("predictions"),
-    img_size: int | None = None,
-    top: int = 5,
-    device: str = "auto",
-    on_existing: Literal["refuse", "replace"] = "refuse",
+    out: Path,
+    img_size: int | None,
+    top: int,
+    on_existing: Literal["refuse", "replace"],
 ) -> Prediction:
-    """Say what is in pictures.
-
-    Args:
-        checkpoint: a `.ckpt` of a run.
-        source: a picture, a folder, or a quoted glob.
-        out: folder for `sheet.jpg` and `predictions.json`.
-        img_size: px; none is the training's.
-        top: classes named for each picture.
-        device: "cpu", "cuda", or "auto".
-        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+    """Classify a picture, a folder's or a glob's; write the sheet and `predictions.json`.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+        FileNotFoundError, ValueError: as `botvision.classify.predict`.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1; e.g. 5")
-    place = pick_device(device)
-    classifier = load_classifier(checkpoint, device=place)
+    device = next(classifier.model.parameters()).device
     size = img_size or classifier.config.img_size
     classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
@@ -86,7 +74,7 @@ def predict(
             skipped.append(str(error))
             continue
         with torch.inference_mode():
-            shares = classifier.model(transform(picture)[None].to(place))[0].float().softmax(0).cpu()
+            shares = classifier.model(transform(picture)[None].to(device))[0].float().softmax(0).cpu()
         best = shares.topk(min(top, len(shares)))
         names = [classifier.classes[number] for number in best.indices.tolist()]
         said.append(

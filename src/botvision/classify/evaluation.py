@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +16,18 @@ from timm.data import RealLabelsImagenet
 from torch import Tensor
 from tqdm import tqdm
 
-from botvision.classify.data import Batch, DataConfig, Pictures, build_split, val_transform
-from botvision.classify.model import Classifier, load_classifier
+from botvision.classify.config import DataConfig
+from botvision.classify.data import Batch, Pictures, build_split, val_transform
+from botvision.classify.model import Classifier
 from botvision.classify.module import right
 from botvision.classify.sources import Folders
-from botvision.draw.classes import draw_confusion
-from botvision.engine.checkpoint import pick_device
 from botvision.engine.loader import EpochPosition, Share
-from botvision.files import read_json, write_json
+from botvision.files import read_json
 
 LATENCY_ROUNDS = 10
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """A classifier on one split at one size.
 
     Attributes:
@@ -40,7 +38,8 @@ class Judged(NamedTuple):
         per_second: pictures, the model's time alone.
         latency_ms: of one picture, median.
         confusion: (K, K) counts, truth down.
-        examples: some normalised images; said: their truth, what was said, and its probability.
+        examples: some normalised images.
+        predicted: of each example the true class, the predicted one, and its probability.
     """
 
     size: int
@@ -53,7 +52,7 @@ class Judged(NamedTuple):
     latency_ms: float
     confusion: Tensor
     examples: list[Tensor]
-    said: list[tuple[int, int, float]]
+    predicted: list[tuple[int, int, float]]
 
     @property
     def figures(self) -> dict[str, float | int | None]:
@@ -62,10 +61,10 @@ class Judged(NamedTuple):
         return {name: getattr(self, name) for name in names} | {"skipped": len(self.skipped)}
 
 
-class Scores(NamedTuple):
+class Evaluations(NamedTuple):
     """One row a size."""
 
-    rows: list[Judged]
+    rows: list[Evaluation]
     out: Path | None
 
     def __str__(self) -> str:
@@ -76,62 +75,14 @@ class Scores(NamedTuple):
             lines.append(f"{row.size:>5} {row.top1:>8.4f} {row.top5:>8.4f} {real:>8} {times}")
         skipped = self.rows[0].skipped
         lines += [f"{len(skipped)} of the pictures could not be read, the first: {skipped[0]}"] if skipped else []
-        return "\n".join([*lines, *([f"scores.json and confusion matrices at {self.out}"] if self.out else [])])
-
-
-def score(
-    checkpoint: Path,
-    pictures: str,
-    *,
-    img_size: int | tuple[int, ...] | None = None,
-    crop: float | None = None,
-    real_labels: Path | None = None,
-    batch_size: int = 64,
-    workers: int = 2,
-    device: str = "auto",
-    out: Path | None = None,
-) -> Scores:
-    """Score a trained classifier: accuracy, throughput, latency, at any sizes.
-
-    Args:
-        checkpoint: a `.ckpt` of a run.
-        pictures: class folders, tar shards, or digits: as for training.
-        img_size: px, one or several; none is the training's.
-        crop: share of the shorter side; none is the training's.
-        real_labels: ImageNet's reassessed labels (real.json of timm), for class folders with ImageNet's file names.
-        batch_size: pictures at a time.
-        workers: processes that read pictures.
-        device: "cpu", "cuda", or "auto".
-        out: folder for `scores.json` and a confusion matrix for each size.
-
-    Raises:
-        FileNotFoundError, ValueError: files that are not there, not what they should be, or of other classes.
-    """
-    classifier = load_classifier(checkpoint, device=pick_device(device))
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
-    data = DataConfig(pictures, pictures, batch_size=batch_size, workers=workers)
-    if crop is not None:
-        classifier = replace(classifier, crop=crop)
-    sizes = (img_size or classifier.config.img_size,) if not isinstance(img_size, tuple) else img_size
-    for size in sizes:
-        classifier.check_size(size)
-    rows = [judge(classifier, data, size=size, real_labels=real_labels) for size in sizes]
-    scores = Scores(rows, out)
-    if out is not None:
-        write_json(out / "scores.json", [row.figures for row in rows], indent=2)
-        for row in rows:
-            title = f"{classifier.config.name} at {row.size} px, top-1 {row.top1:.4f} of {row.pictures}"
-            path = out / f"confusion-{row.size}.png"
-            draw_confusion(row.confusion.numpy(), classifier.classes, path, title=title)
-    return scores
+        return "\n".join([*lines, *([f"metrics.json and confusion matrices at {self.out}"] if self.out else [])])
 
 
 @torch.inference_mode()
-def judge(
+def evaluate_at(
     classifier: Classifier, data: DataConfig, *, size: int, keep: int = 0, real_labels: Path | None = None
-) -> Judged:
-    """Every picture of `data.val` at one size; `keep` of them are drawn by lot as examples."""
+) -> Evaluation:
+    """Every picture of `data.val` at one size; `keep` of them are drawn at random as examples."""
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
     share = Share(data.batch_size, train=False, position=EpochPosition())
     loader = build_split(data.val, data, transform, share, classes=classifier.classes)
@@ -144,10 +95,10 @@ def judge(
     place = next(classifier.model.parameters()).device
     counts, seconds, skipped = torch.zeros(2, dtype=torch.int64), 0.0, list[str]()
     confusion = torch.zeros(len(loader.classes), len(loader.classes), dtype=torch.int64)
-    lot, one = Lot(keep), torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
+    reservoir, one = Reservoir(keep), torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
     timed(partial(classifier.model, one), place)  # the first call loads what the others need
     with closing(loader.batches) as batches:
-        for batch in tqdm(batches, desc=f"score {size} px", total=loader.steps, unit="batch", disable=None):
+        for batch in tqdm(batches, desc=f"evaluate at {size} px", total=loader.steps, unit="batch", disable=None):
             skipped += batch.bad
             if not len(batch.labels):
                 continue
@@ -158,7 +109,7 @@ def judge(
             confusion += torch.bincount(
                 batch.labels * len(confusion) + logits.argmax(1), minlength=confusion.numel()
             ).view_as(confusion)
-            lot.offer(batch, logits)
+            reservoir.offer(batch, logits)
             if real is not None:
                 real.add_result(logits)
     seen = int(confusion.sum())
@@ -171,13 +122,13 @@ def judge(
     top1, top5 = (counts / seen).tolist()
     single = sorted(timed(partial(classifier.model, one), place)[1] for _ in range(LATENCY_ROUNDS))
     real_top1 = None if real is None else real.get_accuracy(k=1) / 100
-    return Judged(
+    return Evaluation(
         size, seen, skipped, top1, top5, real_top1, seen / seconds, 1e3 * single[LATENCY_ROUNDS // 2], confusion,
-        lot.images, lot.said,
+        reservoir.images, reservoir.predicted,
     )  # fmt: skip
 
 
-class Lot:
+class Reservoir:
     """Some of all pictures, each with the same chance, whatever their number."""
 
     def __init__(self, keep: int) -> None:
@@ -185,17 +136,17 @@ class Lot:
         self.offered = 0
         self.rng = random.Random(0)
         self.images: list[Tensor] = []
-        self.said: list[tuple[int, int, float]] = []
+        self.predicted: list[tuple[int, int, float]] = []
 
     def offer(self, batch: Batch, logits: Tensor) -> None:
-        """A batch's pictures, in the place of earlier ones as the lot falls."""
+        """A batch's pictures, in the place of earlier ones by chance."""
         for image, label, shares in zip(batch.images, batch.labels.tolist(), logits.softmax(1), strict=True):
             self.offered += 1
             at = len(self.images) if len(self.images) < self.keep else self.rng.randrange(self.offered)
             if at < self.keep:
-                said = int(shares.argmax())
+                best = int(shares.argmax())
                 self.images[at : at + 1] = [image.clone()]
-                self.said[at : at + 1] = [(label, said, float(shares[said]))]
+                self.predicted[at : at + 1] = [(label, best, float(shares[best]))]
 
 
 def timed(run: Callable[[], Tensor], place: torch.device) -> tuple[Tensor, float]:

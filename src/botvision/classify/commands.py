@@ -1,0 +1,132 @@
+"""Train, evaluate and predict with a classifier: the commands, and the functions for Python."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
+from botvision.files import write_json
+
+if TYPE_CHECKING:
+    from botvision.classify.evaluation import Evaluations
+    from botvision.classify.prediction import Prediction
+    from botvision.classify.task import Summary
+
+
+def train(
+    data: DataConfig,
+    out: Path,
+    *,
+    model: ModelConfig = ModelConfig(),
+    optim: OptimConfig = OptimConfig(),
+    engine: EngineConfig = EngineConfig(),
+    backbone_weights: str | None = None,
+    on_existing: OnExisting = "refuse",
+) -> "Summary":
+    """Train a classifier, evaluate it, draw what it says.
+
+    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, confusion.png, checkpoints/last.ckpt and
+    best.ckpt, predictions/sheet.jpg, summary.json.
+
+    Args:
+        data: images and how they are augmented.
+        out: folder of the run, e.g. runs/classify/mine.
+        model: the classifier.
+        optim: how it learns.
+        engine: hardware, precision, logging.
+        backbone_weights: a ResNet's weights for a BoTNet: a file, or a timm name, which downloads.
+        on_existing: where `out` holds a run already: refuse, resume it, or replace it.
+
+    Raises:
+        FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite; more
+            unreadable images than the limit.
+        Stopped: by a signal; in training after a step, saved.
+    """
+    from botvision.classify.task import Classification
+    from botvision.engine.run import run
+
+    return run(Classification(data, model, optim, backbone_weights), out, engine=engine, on_existing=on_existing)
+
+
+def evaluate(
+    checkpoint: Path,
+    pictures: str,
+    *,
+    img_size: int | tuple[int, ...] | None = None,
+    crop: float | None = None,
+    real_labels: Path | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+    engine: DeviceConfig = DeviceConfig(),
+    out: Path | None = None,
+) -> "Evaluations":
+    """Evaluate a trained classifier: accuracy, throughput, latency, at any sizes.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        pictures: class folders, tar shards, or digits: as for training.
+        img_size: px, one or several; none is the training's.
+        crop: share of the shorter side; none is the training's.
+        real_labels: ImageNet's reassessed labels (real.json of timm), for class folders with ImageNet's file names.
+        batch_size: pictures at a time.
+        workers: processes that read pictures.
+        engine: the device.
+        out: folder for `metrics.json` and a confusion matrix for each size.
+
+    Raises:
+        FileNotFoundError, ValueError: files that are not there, not what they should be, or of other classes.
+    """
+    from botvision.classify.evaluation import Evaluations, evaluate_at
+    from botvision.classify.model import load_classifier
+    from botvision.draw.classes import draw_confusion
+
+    classifier = load_classifier(checkpoint, device=engine.device)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
+    data = DataConfig(pictures, pictures, batch_size=batch_size, workers=workers)
+    if crop is not None:
+        classifier = replace(classifier, crop=crop)
+    sizes = (img_size or classifier.config.img_size,) if not isinstance(img_size, tuple) else img_size
+    for size in sizes:
+        classifier.check_size(size)
+    rows = [evaluate_at(classifier, data, size=size, real_labels=real_labels) for size in sizes]
+    evaluations = Evaluations(rows, out)
+    if out is not None:
+        write_json(out / "metrics.json", [row.figures for row in rows], indent=2)
+        for row in rows:
+            title = f"{classifier.config.name} at {row.size} px, top-1 {row.top1:.4f} of {row.pictures}"
+            path = out / f"confusion-{row.size}.png"
+            draw_confusion(row.confusion.numpy(), classifier.classes, path, title=title)
+    return evaluations
+
+
+def predict(
+    checkpoint: Path,
+    source: str,
+    *,
+    out: Path = Path("predictions"),
+    img_size: int | None = None,
+    top: int = 5,
+    engine: DeviceConfig = DeviceConfig(),
+    on_existing: Literal["refuse", "replace"] = "refuse",
+) -> "Prediction":
+    """Say what is in pictures.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        source: a picture, a folder, or a quoted glob.
+        out: folder for `sheet.jpg` and `predictions.json`.
+        img_size: px; none is the training's.
+        top: classes named for each picture.
+        engine: the device.
+        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+    """
+    from botvision.classify.model import load_classifier
+    from botvision.classify.prediction import predict_files
+
+    classifier = load_classifier(checkpoint, device=engine.device)
+    return predict_files(classifier, source, out=out, img_size=img_size, top=top, on_existing=on_existing)

@@ -1,0 +1,119 @@
+"""Options of classification: data, augmentation, model, optimiser; importing them loads no torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from botvision.engine.config import Schedule
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training pictures are changed: timm's augmentation, and mixing of whole batches.
+
+    Args:
+        auto_augment: timm's policy, e.g. rand-m10-n2 (RandAugment, 2 operations of magnitude 10); none for none.
+        scale: smallest and largest share of a picture's area that a random crop takes.
+        ratio: narrowest and widest crop.
+        flip: chance of a mirrored picture.
+        color_jitter: strength, where there is no auto_augment.
+        erase: chance that a rectangle is erased.
+        mixup, cutmix: alpha of each; 0 leaves it out. Where both are given, a coin is thrown for each batch.
+        smoothing: label smoothing.
+    """
+
+    auto_augment: str | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    color_jitter: float = 0.4
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they are read.
+
+    Args:
+        train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern or an index
+            (….json), by path or URL; a timm dataset that is read by number (torch/…, hfds/…); or digits.
+        val: to score on, in any of these forms.
+        root: folder of a timm dataset.
+        splits: a dataset's names of the splits for train and val.
+        class_names: file with a class name a line, for shards and timm's datasets.
+        batch_size: pictures a step and a device.
+        workers: processes that read pictures, a device.
+        bad_limit: different pictures that may turn out unreadable for a process; one more stops the run.
+        crop: share of the picture's shorter side that is scored.
+        augment: of training pictures.
+    """
+
+    train: str
+    val: str
+    root: str | None = None
+    splits: tuple[str, str] = ("train", "val")
+    class_names: Path | None = None
+    batch_size: int = 128
+    workers: int = 4
+    bad_limit: int = 10
+    crop: float = 0.95
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The classifier to build.
+
+    Args:
+        name: a BoTNet or any timm name.
+        img_size: px of the square training images.
+        drop: dropout before the classifier.
+        drop_path: largest stochastic depth; it grows from 0 with depth.
+        options: more for the model, e.g. {position: absolute}.
+        pretrained: timm's weights, downloaded; the classifier is new where the classes differ.
+    """
+
+    name: str = "botnet50"
+    img_size: int = 224
+    drop: float = 0.0
+    drop_path: float = 0.0
+    options: dict[str, Any] | None = None
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it learns; the defaults are the paper's regular ImageNet setting where it states one.
+
+    Args:
+        optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
+        lr_per_256: base rate for 256 images a step; the batch of all devices together scales it.
+        weight_decay: on weights only, never on norms, biases and position tables.
+        momentum: of those that take one.
+        layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
+        schedule: cosine (to 0) or steps (×0.1 at each milestone).
+        milestones: as fractions of the run.
+        warmup_epochs: linear warm-up, from a hundredth.
+        epochs: passes over the training images.
+        loss: ce (cross-entropy) or bce (a sigmoid a class).
+        accumulate: batches a step.
+        clip: largest norm of the gradient; none leaves it.
+        ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
+    """
+
+    optimizer: str = "momentum"
+    lr_per_256: float = 0.1
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    layer_decay: float | None = None
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
+    warmup_epochs: float = 5.0
+    epochs: int = 100
+    loss: Literal["ce", "bce"] = "ce"
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None

@@ -1,0 +1,83 @@
+"""Options of hardware, precision and logging; importing them loads no torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Schedule = Literal["steps", "cosine"]
+OnExisting = Literal["refuse", "resume", "replace"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Hardware, precision, logging, and how often a run is evaluated and saved.
+
+    Args:
+        seed: of weights, order and jitter.
+        accelerator: auto, cpu, gpu, …: as lightning names them.
+        devices: how many a node, or auto.
+        num_nodes: nodes under torchrun or SLURM.
+        precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
+        channels_last: memory order that convolutions are fastest in.
+        compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square canvas).
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        save_every: steps between saves inside an epoch, from which the run can go on; none saves at its end.
+        log_every: steps between rows of metrics.csv.
+        progress: show a progress bar.
+        live: tensorboard or wandb, where installed: the run's numbers as they come, besides metrics.csv.
+        stop_after: end this session after so many epochs, to be resumed later; none runs to the end.
+    """
+
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    precision: Any = "32-true"
+    channels_last: bool = True
+    compile: bool = False
+    evaluate_every: int = 1
+    save_every: int | None = None
+    log_every: int = 10
+    progress: bool = True
+    live: Literal["tensorboard", "wandb"] | None = None
+    stop_after: int | None = None
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where a trained model runs.
+
+    Args:
+        accelerator: auto (the GPU where there is one), cpu, gpu, or torch's name of a device, e.g. cuda:1.
+    """
+
+    accelerator: str = "auto"
+
+    @property
+    def device(self) -> "torch.device":
+        """Torch's device.
+
+        Raises:
+            ValueError: an unknown name, or a GPU that is not there.
+        """
+        import torch
+
+        name = {"auto": "cuda" if torch.cuda.is_available() else "cpu", "gpu": "cuda"}.get(self.accelerator)
+        try:
+            device = torch.device(name or self.accelerator)
+        except RuntimeError as error:
+            raise ValueError(f"accelerator={self.accelerator!r} is unknown; use auto, cpu or gpu") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"accelerator={self.accelerator!r} is not there: torch sees no GPU; use auto or cpu")
+        return device
+
+
+def check_counts(engine: EngineConfig, **counts: int) -> None:
+    """Refuse counts below 1."""
+    counts |= {"engine.evaluate_every": engine.evaluate_every, "engine.log_every": engine.log_every}
+    once = {"engine.stop_after": engine.stop_after, "engine.save_every": engine.save_every}
+    for name, count in {**counts, **{name: 1 if count is None else count for name, count in once.items()}}.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")

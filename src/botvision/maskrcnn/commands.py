@@ -1,0 +1,126 @@
+"""Train, evaluate and predict with Mask R-CNN: the commands, and the functions for Python."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
+from botvision.files import write_json
+from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimConfig
+
+if TYPE_CHECKING:
+    from botvision.maskrcnn.evaluation import Metrics
+    from botvision.maskrcnn.prediction import Prediction
+    from botvision.maskrcnn.task import Summary
+
+
+def train(
+    data: DataConfig,
+    out: Path,
+    *,
+    model: ModelConfig = ModelConfig(),
+    optim: OptimConfig = OptimConfig(),
+    engine: EngineConfig = EngineConfig(),
+    backbone_weights: str | None = None,
+    init_from: Path | None = None,
+    on_existing: OnExisting = "refuse",
+) -> "Summary":
+    """Train a Mask R-CNN, evaluate it, draw what it finds.
+
+    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt,
+    predictions/*.jpg, summary.json.
+
+    Args:
+        data: images and annotations.
+        out: folder of the run, e.g. runs/maskrcnn/mine.
+        model: the detector.
+        optim: how it learns.
+        engine: hardware, precision, logging.
+        backbone_weights: a ResNet's weights for the backbone: a file, or a timm name, which downloads.
+        init_from: a trained detector's checkpoint to begin from, e.g. the ResNet baseline's: all that has a place is
+            carried over, and what stays fresh is named.
+        on_existing: where `out` holds a run already: refuse, resume it, or replace it.
+
+    Raises:
+        FileNotFoundError, ValueError: data, options or an existing run that do not fit; a loss that is not finite.
+        Stopped: by a signal; in training after a step, saved.
+    """
+    from botvision.engine.run import run
+    from botvision.maskrcnn.task import InstanceSegmentation
+
+    task = InstanceSegmentation(data, model, optim, backbone_weights, init_from)
+    return run(task, out, engine=engine, on_existing=on_existing)
+
+
+def evaluate(
+    checkpoint: Path,
+    annotations: Path,
+    images: Path,
+    *,
+    out: Path | None = None,
+    batch_size: int = 8,
+    workers: int = 2,
+    backend: Backend = "auto",
+    engine: DeviceConfig = DeviceConfig(),
+) -> "Metrics":
+    """Evaluate a trained detector on any COCO file: box and mask AP.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        annotations: COCO JSON with the truth.
+        images: folder of its pictures.
+        out: folder for `metrics.json` and `results.json` (COCO results form).
+        batch_size: pictures at a time.
+        workers: processes that read pictures.
+        backend: "hotcoco", "pycocotools", or "auto" for the first that is installed.
+        engine: the device.
+
+    Returns:
+        COCO's twelve figures for boxes and for masks.
+
+    Raises:
+        FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
+    """
+    from botvision.maskrcnn.checkpoint import load_detector
+    from botvision.maskrcnn.evaluation import evaluate_detector
+
+    metrics, results = evaluate_detector(
+        load_detector(checkpoint),
+        annotations,
+        images,
+        device=engine.device,
+        batch_size=batch_size,
+        workers=workers,
+        backend=backend,
+    )
+    if out is not None:
+        write_json(out / "results.json", results)
+        write_json(out / "metrics.json", metrics._asdict(), indent=2)
+    return metrics
+
+
+def predict(
+    checkpoint: Path,
+    source: str,
+    *,
+    out: Path = Path("predictions"),
+    threshold: float = 0.5,
+    engine: DeviceConfig = DeviceConfig(),
+    on_existing: Literal["refuse", "replace"] = "refuse",
+) -> "Prediction":
+    """Find objects in a picture, a folder or a quoted glob; write pictures and `predictions.json`.
+
+    Args:
+        checkpoint: a `.ckpt` of a run.
+        source: a picture, a folder, or a glob in quotes.
+        out: folder for the pictures and for `predictions.json` (COCO results form, with each picture's file_name).
+        threshold: lowest score that is kept.
+        engine: the device.
+        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+    """
+    from botvision.maskrcnn.prediction import Predictor, predict_files
+
+    predictor = Predictor.load(checkpoint, threshold=threshold, accelerator=engine.accelerator)
+    return predict_files(predictor, source, out=out, on_existing=on_existing)
