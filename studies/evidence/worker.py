@@ -1,15 +1,9 @@
-"""One run of a grid: scenes, training in a process of its own, score; its result as JSON."""
+"""One run in a process of its own: `python -m studies.evidence.worker TASK.json`; its result as JSON."""
 
 import csv
-import os
-import platform
-import re
 import statistics
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+import traceback
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,159 +11,89 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from botvision.backbone import VARIANTS, create_model
 from botvision.backbone.counts import Counts, count
-from botvision.bench.evidence.grid import Run, Variant
-from botvision.bench.evidence.split import distance, in_parts, part, side, steps, thirds
-from botvision.files import read_json, write_json, write_text
+from botvision.cli import first_cause, quiet_libraries
+from botvision.files import read_json, write_json
 from botvision.maskrcnn.canvas import canvas_rule, padded
-from botvision.scenes import make_scenes
+from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
+from botvision.maskrcnn.score import score
+from botvision.maskrcnn.train import train
 from botvision.scenes.world import CATEGORIES, RELATION
-
-LOOK = 1.0  # seconds between looks at how far a training is
-DRAWING = threading.Lock()  # runs of a seed share their scenes
-Say = Callable[[str], None]
+from studies.evidence.split import distance, in_parts, part, side, steps, thirds
+from studies.grid import build_configs
 
 
-def result_of(run: Run, results: Path) -> dict[str, Any] | None:
-    """A run's result where it is there.
-
-    Raises:
-        ValueError: a file of that name which other settings gave.
-    """
-    path = results / f"{run.name}.json"
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = read_json(path, what="result of a run")
-    if found.get("settings") != run.settings:
-        raise ValueError(f"{path} comes from other settings than grid {run.grid.name}; give another --results")
-    return found
+def main(task: Path) -> None:
+    """Carry out a run as its task file says; `result` or `error` goes to the file that it names."""
+    told = read_json(task, what="task of a run")
+    try:
+        said: dict[str, Any] = {"result": carry_out(told["settings"], Path(told["scenes"]), Path(told["folder"]))}
+    except Exception as error:
+        traceback.print_exc()
+        said = {"error": first_cause(error)}
+    write_json(Path(told["outcome"]), said)
 
 
-def carry_out(run: Run, out: Path, results: Path, *, threads: int, shared: int, say: Say) -> None:
-    """Train, score and file one run; what was begun is gone on with.
+def carry_out(settings: dict[str, Any], scenes: Path, folder: Path) -> dict[str, Any]:
+    """Train and evaluate; what was begun is gone on with.
 
     Args:
-        run: which.
-        out: folder for scenes and trainings.
-        results: folder for its JSON.
-        threads: of torch on the CPU.
-        shared: runs that the machine carries out at a time, for the record.
-        say: told what is being done.
+        settings: of the run (`Run.settings`).
+        scenes: folder of the scenes, which are there.
+        folder: of the training; that of a first stage stands beside it.
+
+    Returns:
+        What was measured, as the run's JSON holds it.
 
     Raises:
-        ValueError: a training that failed, with its last word and the place of the others.
+        FileNotFoundError, ValueError: what `train` and `score` refuse.
     """
-    scenes = out / "scenes" / f"{run.world}_seed{run.seed}"
-    say("scenes")
-    with DRAWING:
-        make_scenes(scenes, **as_pairs(run.scenes))
-    folder, carried, seconds = out / "runs" / run.name, "", 0.0
-    before: Path | None = None
-    for number, (variant, epochs) in enumerate(run.stages, 1):
-        stage = folder if number == len(run.stages) else folder.with_name(f"{folder.name}_first")
-        config = write_config(run, variant, epochs, scenes=scenes, out=stage, init_from=before)
-        log = verb(
-            ["train", "--config", str(config)],
-            stage.with_suffix(".log"),
-            threads=threads,
-            look=lambda stage=stage, epochs=epochs: say(f"{progress(stage)} of {epochs} epochs"),  # type: ignore[misc]
-        )
-        carried = next(iter(re.findall(r"^detector: (.*)$", log, re.MULTILINE)), carried)
-        seconds += read_json(stage / "summary.json", what="summary of a run")["wall_seconds"]
-        before = stage / "checkpoints" / "last.ckpt"
-    truth = scenes / "annotations" / "val.json"
-    given = [str(before), str(truth), str(scenes / "val"), "--out", str(folder / "score"), "--workers", "0"]
-    verb(["score", *given], folder.with_suffix(".log"), threads=threads, look=lambda: say("score"))
+    seconds, carried, before = 0.0, {}, None
+    for stage, out in zip(settings["stages"], stage_folders(folder, len(settings["stages"])), strict=True):
+        configs = build_configs(settings, stage, scenes, what=f"settings of {folder.name}, train")
+        if before is not None:
+            fresh = configs.model.build(len(CATEGORIES[settings["scenes"].get("task", "plain")]))
+            carried = {"carried": str(carry_over(fresh, before))}
+        summary = train(**configs._asdict(), out=out, init_from=before, on_existing="resume")
+        seconds += summary.wall_seconds
+        before = out / "checkpoints" / "last.ckpt"
+    last = folder / "checkpoints" / "last.ckpt"
+    score(last, configs.data.val_annotations, configs.data.val_images, out=folder / "score", workers=0)
     found = read_json(folder / "score" / "results.json", what="results")
-    size = counts(run)
-    content = {
-        "grid": run.grid.name,
-        "world": run.world,
-        "variant": run.variant,
-        "seed": run.seed,
-        "settings": run.settings,
-        "hardware": hardware(shared),
+    truth, learnt = (
+        read_json(path, what="annotations") for path in (configs.data.val_annotations, configs.data.train_annotations)
+    )
+    size = counts(configs.model)
+    return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "parameters": size.parameters,
         "madds": size.madds,
         "seconds": round(seconds, 1),
-        **({"carried": carried} if carried else {}),
-        "drawn": drawn(read_json(scenes / "annotations" / "train.json", what="annotations"), run.scenes),
-        **parts(read_json(truth, what="annotations"), found, run.scenes),
-        **history(folder),
+        **carried,
+        "drawn": drawn(learnt, settings["scenes"]),
+        **parts(truth, found, settings["scenes"]),
+        **history(metrics(folder)),
     }
-    write_json(results / f"{run.name}.json", content)
 
 
-def as_pairs(options: dict[str, Any]) -> dict[str, Any]:
-    """YAML's lists as the pairs that `make_scenes` takes."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+def stage_folders(folder: Path, stages: int) -> list[Path]:
+    """Of the trainings of a run, the last one's last."""
+    return [*[folder.with_name(f"{folder.name}_first")] * (stages - 1), folder]
 
 
-def write_config(run: Run, variant: Variant, epochs: int, *, scenes: Path, out: Path, init_from: Path | None) -> Path:
-    """What `botvision maskrcnn train` is told, as a YAML file beside the folder of the training."""
-    settings = {part: dict(options) for part, options in run.train.items()}
-    data = settings.setdefault("data", {})
-    for split in ("train", "val"):
-        data |= {f"{split}_annotations": str(scenes / "annotations" / f"{split}.json")}
-        data |= {f"{split}_images": str(scenes / split)}
-    settings.setdefault("model", {}).update(backbone=variant.backbone, backbone_options=variant.options or None)
-    settings["optim"]["epochs"] = epochs
-    settings.setdefault("engine", {}).update(seed=run.seed, progress=False)
-    given = {"out": str(out), "on_existing": "resume", **settings}
-    if init_from is not None:
-        given["init_from"] = str(init_from)
-    path = out.with_suffix(".yaml")
-    write_text(path, yaml.safe_dump(given, sort_keys=False))
-    return path
-
-
-def verb(arguments: Sequence[str], log: Path, *, threads: int, look: Callable[[], None]) -> str:
-    """A verb of `botvision maskrcnn` in a process of its own; all that it has said so far.
-
-    Raises:
-        ValueError: it failed; its last line.
-    """
-    command = [sys.executable, "-W", "ignore", "-m", "botvision.cli", "maskrcnn", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with (
-        log.open("a", encoding="utf-8") as written,
-        subprocess.Popen(command, stdout=written, stderr=written, env=environment) as doing,
-    ):
-        try:
-            while doing.poll() is None:
-                look()
-                time.sleep(LOOK)
-        finally:
-            doing.terminate()  # nothing to end unless we are interrupted
-    said = log.read_text(encoding="utf-8")
-    if doing.returncode:
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        raise ValueError(f"{log.stem}: {last.removeprefix('botvision: ')} (all that it said: {log})")
-    return said
-
-
-def progress(out: Path) -> str:
-    """Epochs that a training has behind it."""
-    rows = metrics(out)
-    return rows[-1]["epoch"] if rows else "0"
-
-
-def metrics(out: Path) -> list[dict[str, str]]:
+def metrics(folder: Path) -> list[dict[str, str]]:
     """Rows of a training's metrics.csv, empty while there is none."""
-    path = out / "metrics.csv"
+    path = folder / "metrics.csv"
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as text:
         return list(csv.DictReader(text))
 
 
-def history(folder: Path) -> dict[str, Any]:
-    """Milliseconds of a step, and the curves, from a training's own rows."""
-    rows = metrics(folder)
+def history(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Milliseconds of a step, and the curves, from the rows of a training's metrics.csv."""
     learnt = [row for row in rows if row.get("train/loss")]
     scored = [row for row in rows if row.get("val/box_ap")]
     spent = [
@@ -186,7 +110,7 @@ def history(folder: Path) -> dict[str, Any]:
 
 
 def typical(spent: list[float]) -> float | None:
-    """Mean in ms without what took twice the median: scoring and saving lie between some rows."""
+    """Mean in ms without what took twice the median: evaluating and saving lie between some rows."""
     if not spent:
         return None
     middle = statistics.median(spent)
@@ -194,7 +118,7 @@ def typical(spent: list[float]) -> float | None:
 
 
 def parts(document: dict[str, Any], found: list[dict[str, Any]], scenes: dict[str, Any]) -> dict[str, Any]:
-    """Scores over all objects whose class is in question, of the key alone, by distance and by size."""
+    """AP over all objects whose class is in question, of the key alone, by distance and by size."""
     task = scenes.get("task", "plain")
     classes = RELATION.get(task, tuple(CATEGORIES[task]))
     ids = {c["id"] for c in document["categories"] if c["name"] in classes}
@@ -212,14 +136,13 @@ def parts(document: dict[str, Any], found: list[dict[str, Any]], scenes: dict[st
     return scored
 
 
-def counts(run: Run) -> Counts:
+def counts(model: ModelConfig) -> Counts:
     """Parameters and multiply-adds of the backbone on the canvas, without classifier, pyramid and heads."""
-    variant, _ = run.stages[-1]
-    px = padded(canvas_rule(run.train["model"]["canvas"]).longest)
-    options = dict(variant.options) | ({"img_size": px} if variant.backbone in VARIANTS else {})
+    px = padded(canvas_rule(model.canvas).longest)
+    options = dict(model.backbone_options or {}) | ({"img_size": px} if model.backbone in VARIANTS else {})
     with torch.device("meta"):
-        model = create_model(variant.backbone, num_classes=0, **options)
-    return count(model, (px, px))
+        backbone = create_model(model.backbone, num_classes=0, **options)
+    return count(backbone, (px, px))
 
 
 def drawn(document: dict[str, Any], scenes: dict[str, Any]) -> dict[str, Any]:
@@ -243,10 +166,6 @@ def drawn(document: dict[str, Any], scenes: dict[str, Any]) -> dict[str, Any]:
     return {"objects": counts, "first_by_x": shares, "distances": distances}
 
 
-def hardware(shared: int = 1) -> str:
-    """What it runs on."""
-    where = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
-    together = f", {shared} runs at a time" if shared > 1 else ""
-    return f"{where}{together}, torch {torch.__version__.partition('+')[0]}"
+if __name__ == "__main__":
+    quiet_libraries()
+    main(Path(sys.argv[1]))

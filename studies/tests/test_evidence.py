@@ -1,6 +1,8 @@
 """The evidence: grids read, numbers right, a small sweep from scenes to page, resumed and skipped."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,28 +12,31 @@ import pytest
 import yaml
 from pycocotools import mask as rle
 
-from botvision.bench.evidence import run as one_run
-from botvision.bench.evidence.commands import commands
-from botvision.bench.evidence.grid import read_grid
-from botvision.bench.evidence.numbers import difference, interval, verdict
-from botvision.bench.evidence.page import Evidence, build_page, collect, rows_of
-from botvision.bench.evidence.split import distance, in_parts, names, part, steps, thirds
-from botvision.bench.evidence.sweep import evidence
-from botvision.bench.evidence.words import recipe
 from botvision.cli import main
+from studies.cli import run as command
+from studies.evidence import worker
+from studies.evidence.commands import commands
+from studies.evidence.numbers import difference, interval, verdict
+from studies.evidence.page import Evidence, build_page, collect, models_table, rows_of
+from studies.evidence.runs import Runs, result_of
+from studies.evidence.split import distance, in_parts, names, part, steps, thirds
+from studies.evidence.sweep import evidence
+from studies.grid import build_configs, read_grid
+from studies.paper.page import paper
+from studies.receptive_field import receptive_field
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": [8, 16, 32, 64]}
 GRID = {
-    "twin": "resnet",
+    "baseline": "resnet",
     "seeds": [0, 1],
     "scenes": {"train": 8, "val": 4, "size": 64},
     "worlds": {"side": {"task": "side", "distance": [0.3, 0.6], "digits": [2, 3]}, "plain": {"task": "plain"}},
     "variants": {
-        "resnet": {"title": "twin", "paper": "3×3 convolutions", "backbone": "resnet26",
+        "resnet": {"title": "baseline", "paper": "3×3 convolutions", "backbone": "resnet26",
                    "options": {"layers": [1, 1, 1, 1], **SMALL}},
         "relative": {"title": "ours", "paper": "content + relative", "backbone": "botnet14", "options": SMALL},
-        "carried": {"title": "ours, twin first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
+        "carried": {"title": "ours, baseline first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
     },
     "train": {
         "model": {"preset": "nano", "canvas": 64},
@@ -52,21 +57,22 @@ def grid(tmp_path):
 
 
 @pytest.fixture
-def in_process(monkeypatch, capsys):
-    """The trainings in this process: a new one takes seconds to begin. What was called is kept."""
-    calls = []
+def in_process(monkeypatch):
+    """The workers in this process: a new one takes seconds to begin. The trainings that were begun are kept."""
+    trained = []
 
-    def verb(arguments, log, *, threads, look):
-        calls.append((arguments[0], log.stem))
-        look()
-        code = main(["maskrcnn", *arguments])
-        said = capsys.readouterr()
-        if code:
-            raise ValueError(f"{log.stem}: {said.err.strip()}")
-        return said.out
+    def work(_self, _run, task, _folder):
+        worker.main(task)
+        return 0
 
-    monkeypatch.setattr(one_run, "verb", verb)
-    return calls
+    def train(**given):
+        trained.append(given["out"].name)
+        return real(**given)
+
+    real = worker.train
+    monkeypatch.setattr(Runs, "work", work)
+    monkeypatch.setattr(worker, "train", train)
+    return trained
 
 
 def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
@@ -76,15 +82,15 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     first = evidence(**told, limit=1)
     assert (first.done, first.failed, len(first.missing)) == (1, [], 11)
     done = evidence(**told, seeds=(0,), report=report)
-    assert [name for kind, name in in_process if kind == "train"] == [
+    assert in_process == [
         "side_resnet_seed0",
         "side_relative_seed0",
         "side_carried_seed0_first",
         "side_carried_seed0",
     ]
     assert (done.done, len(done.missing)) == (3, 9)
-    assert f"botvision bench evidence --grid {grid} --worlds side --seeds 1" in str(done)
-    assert f"botvision bench evidence --grid {grid} --worlds plain" in str(done)
+    assert f"python -m studies.evidence --grid {grid} --worlds side --seeds 1" in str(done)
+    assert f"python -m studies.evidence --grid {grid} --worlds plain" in str(done)
     found = json.loads((results / "side_carried_seed0.json").read_text())
     assert "fresh: pyramid.body.layer4.0.mhsa" in found["carried"]
     assert found["settings"]["stages"][0]["backbone"] == "resnet26"
@@ -96,8 +102,8 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     assert "step_ms" in found
     page = report.read_text()
     assert page == build_page(collect(read_grid(str(grid)), results), results / "field.json")
-    for said in ("| twin (seed 0) | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
-                 "`botvision bench field", "9 runs: side", "hours = 12.3"):  # fmt: skip
+    for said in ("| baseline (seed 0) | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
+                 "`python -m studies.receptive_field", "9 runs: side", "hours = 12.3"):  # fmt: skip
         assert said in page, said
     made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
     assert made == {f"evidence_{name}" for name in
@@ -118,7 +124,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(grid, in_process, tmp_pa
     told = {"worlds": ("plain",), "variants": ("relative", "resnet"), "seeds": (0,)}
     done = evidence(grid=str(grid), out=tmp_path, jobs=1, **told)
     assert done.done == 1
-    assert "plain_relative_seed0: botvision: position='nowhere'" in done.failed[0]
+    assert "plain_relative_seed0: position='nowhere'" in done.failed[0]
     assert "failed: plain_relative_seed0" in str(done)
 
 
@@ -147,14 +153,17 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     with torch.device("meta"):
         models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
     for name, state in models.items():
-        fresh = set(state) - set(models[grid.twin])
+        fresh = set(state) - set(models[grid.baseline])
         own = {"se": (".se.",), "deep": (".layer4.1.", ".layer4.2.")}.get(name, (".mhsa.", ".extra."))
         assert all(any(part in f".{key}" for part in own) for key in fresh), name
         assert {key: t.shape for key, t in state.items() if key not in fresh}.items() <= {
-            key: t.shape for key, t in models[grid.twin].items()
+            key: t.shape for key, t in models[grid.baseline].items()
         }.items()
-    assert one_run.counts(grid.runs()[0]).parameters > 0
-    assert ("nothing was tuned for the baseline" in " ".join(recipe(grid))) == (grid.name == "cpu")
+    settings = grid.runs()[0].settings
+    model = build_configs(settings, settings["stages"][-1], Path(), what="it").model
+    assert worker.counts(model).parameters > 0
+    assert ("nothing was tuned for the baseline" in grid.note) == (grid.name == "cpu")
+    assert models_table(grid).count("\n") == 1 + sum(v.first is None for v in grid.variants.values())
 
 
 def test_a_variant_may_have_settings_of_its_own():
@@ -172,7 +181,7 @@ def test_a_variant_may_have_settings_of_its_own():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"twin": "vit"}, r"twin names variant 'vit'; it has resnet, relative, carried"),
+        ({"baseline": "vit"}, r"baseline names variant 'vit'; it has resnet, relative, carried"),
         ({"seed": [1]}, r"has an unknown key 'seed'; it takes"),
         (
             {
@@ -185,6 +194,15 @@ def test_a_variant_may_have_settings_of_its_own():
         ),
         ({"variants": {"resnet": {"title": "x"}}}, r"variant resnet lacks 'backbone'; add it"),
         ({"remarks": {"sides": "x"}}, r"remarks has an unknown key 'sides'; it takes plain, side"),
+        (
+            {"train": {"optim": {"epochs": 2, "lrr": 1}}},
+            r"train\.optim has an unknown key 'lrr'; it takes clip, ema, epochs, lr,",
+        ),
+        ({"train": {"optim": {"epochs": 2, "lr": "fast"}}}, r"train\.optim: .*lr.* fast; mend the grid"),
+        (
+            {"train": {"optim": {"epochs": 2}, "optimiser": {}}},
+            r"train has an unknown key 'optimiser'; it takes data, engine,",
+        ),
         ({"train": {"optim": {"epochs": 1}}}, r"carried has a stage without an epoch; raise train\.optim\.epochs"),
     ],
 )
@@ -202,17 +220,17 @@ def test_what_is_not_there_is_said(grid, tmp_path):
     with pytest.raises(ValueError, match="jobs=0 must be at least 1"):
         evidence(grid=str(grid), jobs=0)
     grid.write_text("- a")
-    with pytest.raises(ValueError, match="is no mapping; it needs the keys"):
+    with pytest.raises(ValueError, match="is no mapping; it takes the keys"):
         read_grid(str(grid))
 
 
 def test_commands_are_as_few_as_say_it(grid):
     runs = read_grid(str(grid)).runs()
-    assert commands(runs, "mini") == ["botvision bench evidence --grid mini"]
+    assert commands(runs, "mini") == ["python -m studies.evidence --grid mini"]
     some = [run for run in runs if run.variant == "carried" or run.seed == 1]
     assert commands(some, "mini") == [
-        "botvision bench evidence --grid mini --variants carried",
-        "botvision bench evidence --grid mini --variants resnet relative --seeds 1",
+        "python -m studies.evidence --grid mini --variants carried",
+        "python -m studies.evidence --grid mini --variants resnet relative --seeds 1",
     ]
 
 
@@ -302,8 +320,8 @@ def test_parts_by_distance_leave_the_others_out_of_account(judged):
 
 
 def test_a_steps_time_leaves_scoring_out():
-    assert one_run.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
-    assert one_run.typical([]) is one_run.typical([0.0]) is None
+    assert worker.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
+    assert worker.typical([]) is worker.typical([0.0]) is None
 
 
 def test_edges_hold_every_object():
@@ -327,7 +345,7 @@ def test_the_evidence_page_is_what_its_run_files_give(folder):
 @pytest.mark.parametrize("folder", FILED, ids=lambda f: f.name)
 def test_every_filed_run_has_the_settings_that_its_grid_says(folder):
     grid = read_grid(folder.name.removeprefix("evidence_"))
-    ran = [run for run in grid.runs() if one_run.result_of(run, folder) is not None]
+    ran = [run for run in grid.runs() if result_of(run, folder) is not None]
     assert {run.name for run in ran} == {path.stem for path in folder.glob("*_seed*.json")}
 
 
@@ -360,15 +378,15 @@ def test_the_page_says_what_side_is_and_what_earlier_recipes_gave():
 
 
 @pytest.mark.skipif(not FILED, reason="nothing filed yet")
-def test_commands_and_pictures_of_the_page_are_there():
-    import re
-    import shlex
-
+def test_commands_and_images_of_the_page_are_there():
     page = (ROOT / "docs" / "evidence.md").read_text()
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    studies = {"evidence": evidence, "receptive_field": receptive_field, "paper": paper}
     for line in filter(None, blocks.splitlines()):
+        words = [*shlex.split(line), "--print_config"]
+        study = words[2].removeprefix("studies.")
         with pytest.raises(SystemExit) as stop:
-            main([*shlex.split(line)[1:], "--print_config"])
+            command(studies[study], words[3:]) if words[0] == "python" else main(words[1:])
         assert stop.value.code == 0, line
     for link in re.findall(r"\]\(([^)#]+)", page):
         assert link.startswith("https://") or (ROOT / "docs" / link).exists(), link
