@@ -238,3 +238,8 @@ def check_keys(content: Any, known: set[str], *, needed: Collection[str] = (), w
         raise ValueError(f"{what} has an unknown key {strange[0]!r}; it takes {', '.join(sorted(known))}")
     if missing := sorted(set(needed) - set(content)):
         raise ValueError(f"{what} lacks {missing[0]!r}; add it")
+
+
+def as_pairs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML's lists as the pairs that scenes are made of."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -4,7 +4,6 @@ import collections
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -13,7 +12,7 @@ from botvision.files import write_text
 from botvision.scenes.relations import Thing, lay_out
 from botvision.scenes.world import build_world
 from studies.cli import run
-from studies.grid import read_grid
+from studies.grid import as_pairs, read_grid
 
 MOST = 3  # digits of an image besides its key
 
@@ -21,11 +20,7 @@ MOST = 3  # digits of an image besides its key
 def draw_layouts(count: int, seed: int) -> list[list[Thing]]:
     """Images of the grid's world *side*, as places and sizes."""
     grid = read_grid("cpu")
-    options = {"clutter": 0, **grid.worlds["side"]}
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }
-    world = build_world(**given, size=grid.scenes["size"], seed=seed)
+    world = build_world(**{"clutter": 0, **as_pairs(grid.worlds["side"])}, size=grid.scenes["size"], seed=seed)
     rng = np.random.default_rng(seed)
     return [lay_out(world, rng) for _ in range(count)]
 

@@ -18,7 +18,7 @@ from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
 from studies.evidence.intervals import Point, draw_intervals
 from studies.evidence.numbers import interval
-from studies.grid import Grid
+from studies.grid import Grid, as_pairs
 from studies.receptive_field import draw_fields
 
 EXAMPLES = 4  # scenes of a task
@@ -72,9 +72,8 @@ def draw_examples(grid: Grid, task: str, path: Path) -> None:
 
 def world_of(options: Mapping[str, Any]) -> World:
     """The world that `make_scenes` would draw from."""
-    own = {"size": 128, "clutter": 0, **options, "seed": 0}
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in own.items()}
-    return build_world(**{"task": "plain", **{n: v for n, v in given.items() if n not in {"train", "val"}}})
+    own = as_pairs({"task": "plain", "size": 128, "clutter": 0, **options, "seed": 0})
+    return build_world(**{name: value for name, value in own.items() if name not in {"train", "val"}})
 
 
 def as_detections(objects: list[Drawn], task: str) -> sv.Detections:

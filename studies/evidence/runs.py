@@ -13,7 +13,7 @@ from tqdm import tqdm
 from botvision.files import read_json, write_json
 from botvision.scenes import make_scenes
 from studies.evidence.worker import metrics, stage_folders
-from studies.grid import Run
+from studies.grid import Run, as_pairs
 from studies.hardware import hardware
 
 ROOT = Path(__file__).parent.parent.parent  # where `studies` is found
@@ -126,8 +126,3 @@ def epochs_behind(folder: Path) -> int:
     """Epochs that a training has begun."""
     rows = metrics(folder)
     return int(float(rows[-1]["epoch"])) if rows else 0
-
-
-def as_pairs(options: dict[str, Any]) -> dict[str, Any]:
-    """YAML's lists as the pairs that `make_scenes` takes."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

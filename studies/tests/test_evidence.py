@@ -1,8 +1,10 @@
 """The evidence: grids read, numbers right, a small sweep from scenes to page, resumed and skipped."""
 
 import json
-import re
-import shlex
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +14,6 @@ import pytest
 import yaml
 from pycocotools import mask as rle
 
-from botvision.cli import main
-from studies.cli import run as command
 from studies.evidence import worker
 from studies.evidence.commands import commands
 from studies.evidence.numbers import difference, interval, verdict
@@ -21,9 +21,7 @@ from studies.evidence.page import Evidence, build_page, collect, models_table, r
 from studies.evidence.runs import Runs, result_of
 from studies.evidence.split import distance, in_parts, names, part, steps, thirds
 from studies.evidence.sweep import evidence
-from studies.grid import build_configs, read_grid
-from studies.paper.page import paper
-from studies.receptive_field import receptive_field
+from studies.grid import as_pairs, build_configs, read_grid
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -135,6 +133,46 @@ def test_runs_in_processes_of_their_own(grid, tmp_path):
     assert "2 runs at a time" in json.loads((tmp_path / "mini/results/plain_resnet_seed1.json").read_text())["hardware"]
 
 
+@pytest.mark.slow
+def test_sigterm_ends_the_workers_and_the_same_command_goes_on(grid, tmp_path):
+    content = yaml.safe_load(grid.read_text())
+    content["train"]["optim"]["epochs"] = 8
+    content["train"]["engine"]["score_every"] = 8
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    flags = [
+        "--grid",
+        str(grid),
+        "--out",
+        str(tmp_path / "out"),
+        "--worlds",
+        "plain",
+        "--variants",
+        "resnet",
+        "--jobs",
+        "2",
+    ]
+    command = [sys.executable, "-W", "ignore", "-m", "studies.evidence", *flags]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
+    begun = [tmp_path / f"out/mini/runs/plain_resnet_seed{seed}" for seed in (0, 1)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as sweep:
+        for _ in range(1200):
+            if all(worker.metrics(folder) for folder in begun):
+                break
+            time.sleep(0.1)
+        sweep.terminate()
+        _, said = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, said
+    assert "the same command goes on with what was begun" in said
+    for folder in begun:
+        assert "stopped by SIGTERM, saved at step" in folder.with_suffix(".log").read_text()
+    behind = worker.metrics(begun[0])
+    done = evidence(grid=str(grid), out=tmp_path / "out", worlds=("plain",), variants=("resnet",), seeds=(0,))
+    assert (done.done, done.failed) == (1, [])
+    rows = worker.metrics(begun[0])
+    assert rows[: len(behind) - 1] == behind[:-1]
+    assert int(behind[-1]["step"]) < int(rows[-1]["step"]) == 16
+
+
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     import torch
@@ -148,8 +186,7 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
     assert ({"se", "deep"} <= set(grid.variants)) == (grid.name == "cpu")
     for options in grid.worlds.values():
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in {"clutter": 0, **options}.items()}
-        build_world(**given, size=grid.scenes["size"], seed=0)
+        build_world(**{"clutter": 0, **as_pairs(options)}, size=grid.scenes["size"], seed=0)
     with torch.device("meta"):
         models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
     for name, state in models.items():
@@ -375,18 +412,3 @@ def test_the_page_says_what_side_is_and_what_earlier_recipes_gave():
             assert " and ".join(f"{100 * run[what]:.1f}" for run in runs) in read_grid("cpu").remarks["side"], variant
     for taken in ("reproduces", "Reproduces", "the contrary", "must be seen too", "where it should"):
         assert taken not in page, taken
-
-
-@pytest.mark.skipif(not FILED, reason="nothing filed yet")
-def test_commands_and_images_of_the_page_are_there():
-    page = (ROOT / "docs" / "evidence.md").read_text()
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    studies = {"evidence": evidence, "receptive_field": receptive_field, "paper": paper}
-    for line in filter(None, blocks.splitlines()):
-        words = [*shlex.split(line), "--print_config"]
-        study = words[2].removeprefix("studies.")
-        with pytest.raises(SystemExit) as stop:
-            command(studies[study], words[3:]) if words[0] == "python" else main(words[1:])
-        assert stop.value.code == 0, line
-    for link in re.findall(r"\]\(([^)#]+)", page):
-        assert link.startswith("https://") or (ROOT / "docs" / link).exists(), link
