@@ -22,7 +22,7 @@ def run(study: Callable[..., Any], arguments: Sequence[str] | None = None) -> in
         The exit code: 2 after a user's mistake, 128 + its number after a signal.
     """
     quiet_libraries()
-    signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, end)
     given = sys.argv[1:] if arguments is None else list(arguments)
     parameters = inspect.signature(study).parameters.values()
     kinds = {parameter.name: get_args(parameter.annotation) for parameter in parameters}
@@ -31,19 +31,15 @@ def run(study: Callable[..., Any], arguments: Sequence[str] | None = None) -> in
         print(auto_cli(study, args=as_jsonargparse_reads(given, lists), prog=f"python -m studies.{study.__name__}"))
     except KeyboardInterrupt as stopped:
         print("stopped; the same command goes on with what was begun", file=sys.stderr)
-        return int(getattr(stopped, "code", 128 + signal.SIGINT))
+        return 128 + int(next(iter(stopped.args), signal.SIGINT))
     except (ValueError, OSError) as error:
         print(f"{study.__name__}: {first_cause(error)}", file=sys.stderr)
         return USERS_MISTAKE
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception: what was begun is ended by those who began it."""
-
-    code = 128 + signal.SIGTERM
-
-
-def end(*_: Any) -> None:
-    """What SIGTERM calls."""
-    raise Terminated
+def end(signum: int, _: Any) -> None:
+    """SIGTERM as an exception: what was begun is ended by those who began it."""
+    raise KeyboardInterrupt(signum)

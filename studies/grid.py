@@ -3,6 +3,7 @@
 from argparse import ArgumentError
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from botvision.maskrcnn.train import DataConfig, EngineConfig, ModelConfig, OptimConfig
+from botvision.scenes import make_scenes
 
 SHIPPED = Path(__file__).with_name("grids")
 Config = TypeVar("Config")
@@ -168,6 +170,11 @@ def read_grid(name: str) -> Grid:
     wanted = {f.name for f in fields(Grid)} - {"name"}
     check_keys(content, wanted, needed=wanted - {"note", "finding", "remarks"}, what=f"grid {path}")
     check_keys(content.get("remarks", {}), set(content["worlds"]), what=f"grid {path}, remarks")
+    drawn = set(signature(make_scenes).parameters) - {"out", "seed"}
+    for world, options in [("scenes", content["scenes"]), *content["worlds"].items()]:
+        check_keys(options, drawn, what=f"grid {path}, {world}")
+    check_keys(content["train"], set(Configs._fields), needed={"model", "optim"}, what=f"grid {path}, train")
+    check_keys(content["train"]["optim"], None, needed={"epochs"}, what=f"grid {path}, train.optim")
     about = {f.name for f in fields(Variant)}
     for variant, options in content["variants"].items():
         check_keys(options, about, needed={"title", "backbone"}, what=f"grid {path}, variant {variant}")
@@ -196,26 +203,19 @@ def build_configs(settings: Mapping[str, Any], stage: Mapping[str, Any], scenes:
         what: whose settings they are, for messages.
 
     Raises:
-        ValueError: a part or an option that `train` does not have, or a value of another kind.
+        ValueError: an option that `train` does not have, or a value of another kind.
     """
-    given = settings["train"]
-    check_keys(given, set(Configs._fields), needed={"optim"}, what=what)
     paths = {f"{split}_annotations": scenes / "annotations" / f"{split}.json" for split in ("train", "val")}
     paths |= {f"{split}_images": scenes / split for split in ("train", "val")}
-    detector = {"backbone": stage["backbone"], "backbone_options": stage["options"] or None}
     own: dict[str, dict[str, Any]] = {
         "data": {name: str(path) for name, path in paths.items()},
-        "model": detector,
+        "model": {"backbone": stage["backbone"], "backbone_options": stage["options"] or None},
         "optim": {"epochs": stage["epochs"]},
         "engine": {"seed": settings["seed"], "progress": False},
     }
-    kinds = Configs.__annotations__
-    return Configs(
-        **{
-            part: build_config(kind, given.get(part, {}), own[part], what=f"{what}.{part}")
-            for part, kind in kinds.items()
-        }
-    )
+    parts = Configs.__annotations__.items()
+    train = settings["train"]
+    return Configs(*[build_config(kind, train.get(part, {}), own[part], what=f"{what}.{part}") for part, kind in parts])
 
 
 def build_config(kind: type[Config], given: Mapping[str, Any], own: Mapping[str, Any], *, what: str) -> Config:
@@ -230,11 +230,11 @@ def build_config(kind: type[Config], given: Mapping[str, Any], own: Mapping[str,
     return made
 
 
-def check_keys(content: Any, known: set[str], *, needed: Collection[str] = (), what: str) -> None:
-    """Refuse a mapping with a key too many or too few."""
+def check_keys(content: Any, known: set[str] | None, *, needed: Collection[str] = (), what: str) -> None:
+    """Refuse a mapping with a key too many (none: any are known) or too few."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{what} is no mapping; it takes the keys {', '.join(sorted(known))}")
-    if strange := sorted(set(content) - known):
+        raise ValueError(f"{what} is no mapping; it takes the keys {', '.join(sorted(known or needed))}")
+    if known is not None and (strange := sorted(set(content) - known)):
         raise ValueError(f"{what} has an unknown key {strange[0]!r}; it takes {', '.join(sorted(known))}")
     if missing := sorted(set(needed) - set(content)):
         raise ValueError(f"{what} lacks {missing[0]!r}; add it")

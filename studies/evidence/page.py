@@ -1,6 +1,6 @@
 """The evidence as a page: numbers and tables of the runs there are, for the words of `page.md.jinja`."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from studies.evidence.commands import commands
 from studies.evidence.images import draw_images
 from studies.evidence.numbers import difference, interval, verdict
 from studies.evidence.runs import result_of
-from studies.grid import Grid, Run, Variant, read_grid
+from studies.grid import Grid, read_grid
 from studies.pages import NOT_RUN, render, table
 from studies.paper.published import COCO, Coco
 
@@ -88,12 +88,9 @@ def build_page(evidence: Evidence, field: Path) -> str:
         comparisons=comparisons(evidence),
         tasks=list(RELATION),
         worlds=[world_context(evidence, world) for world in grid.worlds],
-        recipe=[f"*{part}*: {as_text(options)}" for part, options in grid.train.items()],
-        models=models_table(grid),
-        later=[name for name, variant in grid.variants.items() if variant.first is not None],
         path=path(evidence),
-        fields=receptive_fields(field),
-        missing=missing_context(grid, missing(evidence)),
+        field=read_json(field, what="receptive fields") if field.is_file() else {},
+        missing=missing(evidence),
     )
 
 
@@ -110,25 +107,12 @@ def what_ran(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def missing(evidence: Evidence) -> list[Run]:
-    """Runs of the grid without a result."""
-    return [run for run in evidence.grid.runs() if run.seed not in evidence.of(run.world, run.variant)]
+def whole(name: str) -> Callable[[Result], float | None]:
+    """Of a run, over the objects whose class is in question: box or mask AP, or the share of right names."""
+    return lambda result: result["whole"][name]
 
 
-def box(result: Result) -> float:
-    """Box AP over the objects whose class is in question."""
-    return float(result["whole"]["box"])
-
-
-def mask(result: Result) -> float:
-    """Mask AP over the objects whose class is in question."""
-    return float(result["whole"]["mask"])
-
-
-def named(result: Result) -> float | None:
-    """Share of the found objects that bear the right name."""
-    share = result["whole"]["named"]
-    return None if share is None else float(share)
+box, mask, named = map(whole, ("box", "mask", "named"))
 
 
 def published(evidence: Evidence, variant: str) -> Coco | None:
@@ -322,7 +306,8 @@ def path(evidence: Evidence) -> dict[str, Any]:
     for name, variant in grid.variants.items():
         if variant.first is None:
             continue
-        alike = (n for n, v in grid.variants.items() if v.first is None and same_model(v, variant))
+        model = (variant.backbone, variant.options)
+        alike = (n for n, v in grid.variants.items() if v.first is None and (v.backbone, v.options) == model)
         scratch = next(alike, grid.baseline)
         for world in grid.worlds:
             seeds = sorted(evidence.of(world, name))
@@ -343,38 +328,10 @@ def path(evidence: Evidence) -> dict[str, Any]:
     return {"table": table(head, rows), "carried": list(dict.fromkeys(carried))} if rows else {}
 
 
-def same_model(one: Variant, other: Variant) -> bool:
-    """Whether two variants differ in how they begin alone."""
-    return (one.backbone, one.options) == (other.backbone, other.options)
-
-
-def models_table(grid: Grid) -> str:
-    """Backbones, their options, and what a training has of its own."""
-    rows = []
-    for variant in grid.variants.values():
-        if variant.first is None:
-            own = {f"{part}.{k}": v for part, options in variant.train.items() for k, v in options.items()}
-            rows.append([variant.title, f"`{variant.backbone}`", as_text({**variant.options, **own})])
-    return table(["", "backbone", "options"], rows)
-
-
-def as_text(options: Mapping[str, Any]) -> str:
-    """Options with their values."""
-    return ", ".join(f"{name} {value}" for name, value in options.items())
-
-
-def receptive_fields(path: Path) -> dict[str, str]:
-    """The numbers of `python -m studies.receptive_field`, where they are there."""
-    if not path.is_file():
-        return {}
-    found = read_json(path, what="receptive fields")
-    rows = [[f["name"], str(f["size"]), f"{100 * f['share']:.1f}", f"{f['side']:.0f}"] for f in found["fields"]]
-    head = ["backbone", "px", "% of the picture", "side of that area, px"]
-    return {"table": table(head, rows), "note": found["note"]}
-
-
-def missing_context(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
+def missing(evidence: Evidence) -> dict[str, Any]:
     """Runs without a result: by world, with the seeds where a variant has some, and the commands that make them."""
+    grid = evidence.grid
+    runs = [run for run in grid.runs() if run.seed not in evidence.of(run.world, run.variant)]
     if not runs:
         return {}
     said = {}
