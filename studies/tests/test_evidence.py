@@ -126,6 +126,18 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(grid, in_process, tmp_pa
     assert "failed: plain_relative_seed0" in str(done)
 
 
+def test_a_worker_that_dies_is_named_and_the_others_go_on(grid, in_process, monkeypatch, tmp_path):
+    def work(self, run, task, folder):
+        return -9 if run.variant == "relative" else whole(self, run, task, folder)
+
+    whole = Runs.work
+    monkeypatch.setattr(Runs, "work", work)
+    told = {"worlds": ("plain",), "variants": ("relative", "resnet"), "seeds": (0,)}
+    done = evidence(grid=str(grid), out=tmp_path, **told)
+    assert done.done == 1
+    assert "plain_relative_seed0: its process ended with -9 (all that it said: " in done.failed[0]
+
+
 @pytest.mark.slow
 def test_runs_in_processes_of_their_own(grid, tmp_path):
     done = evidence(grid=str(grid), out=tmp_path, worlds=("plain",), variants=("resnet", "relative"), jobs=2)
