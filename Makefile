@@ -1,11 +1,11 @@
-# setup | check | test | demo | bench | docs, each from a fresh clone on two CPU cores
+# setup | check | test | demo | bench | docs | evidence | paper, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs evidence paper clean
 
 setup: $(READY)
 
@@ -13,7 +13,7 @@ $(READY): pyproject.toml plugins/botvision-yolo/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" \
-		--editable "plugins/botvision-yolo[all,openvino]" --group dev
+		--editable "plugins/botvision-yolo[all,openvino]" --group dev --group studies
 	touch $(READY)
 
 check: setup
@@ -34,7 +34,7 @@ $(LOWEST)/.ready: pyproject.toml plugins/botvision-yolo/pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[all]" \
-		--editable "plugins/botvision-yolo[all,openvino]" --group dev
+		--editable "plugins/botvision-yolo[all,openvino]" --group dev --group studies
 	touch $(LOWEST)/.ready
 
 test-lowest: $(LOWEST)/.ready
@@ -52,6 +52,12 @@ demo: setup
 
 bench: setup
 	$(BIN)/botvision bench attention
+
+evidence: setup
+	$(BIN)/python -m studies.evidence --grid cpu --limit 0 --results benchmarks/results/evidence_cpu --report docs/evidence.md
+
+paper: setup
+	$(BIN)/python -m studies.paper --out docs/paper.md
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs

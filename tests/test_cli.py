@@ -173,8 +173,8 @@ def test_lists_are_taken_without_brackets(given, read):
 
 
 def test_one_value_of_a_list_needs_no_brackets(capsys):
-    flags = ["--worlds", "side", "--variants", "resnet", "relative", "--seeds", "1"]
+    flags = ["--models", "resnet50", "botnet50", "--sizes", "64"]
     with pytest.raises(SystemExit):
-        main(["bench", "evidence", *flags, "--print_config"])
+        main(["bench", "detector", *flags, "--print_config"])
     said = yaml.safe_load(capsys.readouterr().out)
-    assert (said["worlds"], said["variants"], said["seeds"]) == (["side"], ["resnet", "relative"], [1])
+    assert (said["models"], said["sizes"]) == (["resnet50", "botnet50"], [64])

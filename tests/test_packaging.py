@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "plugins" / "botvision-yolo"
-EVERYWHERE = ("train", "detect", "scenes", "bench")
+EVERYWHERE = ("train", "detect", "scenes")
 EXTRAS = {  # which of its extras a room may import from, besides what is always installed
     ROOT / "src/botvision": {
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim"), ()),
@@ -40,6 +40,7 @@ UNIMPORTED = {
     "openvino": "ultralytics exports with it",
 }
 OWN = {"botvision": {"botvision"}, "botvision_yolo": {"botvision-yolo"}}
+BESIDE = {"studies"}  # packages of this repository that no distribution has
 FORBIDDEN = {"ultralytics", "botvision_yolo"}
 PACKAGES = list(EXTRAS)
 
@@ -100,6 +101,7 @@ def test_the_core_is_shipped_whole_and_nothing_else(core):
     assert len(source) > 60
     frame = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
     assert set(sdist) == source | frame
+    assert not [name for name in (*sdist, *wheel) if "studies" in name]
     code = {name for name in wheel if ".dist-info/" not in name}
     assert code == {name.removeprefix("src/") for name in source}
 
@@ -185,7 +187,7 @@ def test_what_is_declared_is_imported_where_it_is_declared(package):
         for extra in ("", *EXTRAS[package][room]):
             used[extra] |= bringers.get(module, set())
     for extra, names in declared.items():
-        if extra in {"dev", "docs"}:
+        if extra in {"dev", "docs", "studies"}:
             continue
         waiting = {name for name in names if name in used[extra] and name in UNIMPORTED}
         assert not waiting, f"{waiting} is imported now; take it off UNIMPORTED in {Path(__file__).name}"
@@ -193,12 +195,12 @@ def test_what_is_declared_is_imported_where_it_is_declared(package):
         assert not idle, f"{extra or 'dependencies'} of {package.name} declares {idle}, which nothing imports; drop it"
 
 
-def test_what_tests_import_is_declared():
+def test_what_tests_and_studies_import_is_declared():
     declared, bringers = set(), distributions()
     for project in (ROOT, PLUGIN):
         declared |= set().union(*requirements(project).values())
-    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | set(OWN)
-    for folder in (ROOT / "tests", PLUGIN / "tests", ROOT / "examples"):
+    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | set(OWN) | BESIDE
+    for folder in (ROOT / "tests", ROOT / "studies", PLUGIN / "tests", ROOT / "examples"):
         for path in folder.rglob("*.py"):
             for module in set(modules(path.read_text())) - here - sys.stdlib_module_names:
                 assert declared & bringers.get(module, set()), f"{path} imports {module}, which nothing declares"

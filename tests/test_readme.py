@@ -29,7 +29,6 @@ SMALL = {  # the same commands, made small enough for a test
         "--engine.progress",
         "false",
     ],
-    "paper": [],
     "bench attention": ["--sides", "[4]", "--rounds", "1"],
     "classify score": ["--workers", "0"],
     "maskrcnn score": ["--workers", "0"],
@@ -139,6 +138,7 @@ def test_no_page_claims_what_was_taken_back():
     assert "**No accuracy advantage of BoTNet over a ResNet has been shown by this project.**" in readme
     assert "evidence_distance.png" not in readme
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+    texts += [ROOT / "studies" / "README.md", *(ROOT / "studies").rglob("*.jinja")]
     for path in [*texts, *(ROOT / "plugins").glob("*/README.md"), *(ROOT / "plugins").glob("*/pyproject.toml")]:
         said = " ".join(path.read_text().split())
         for claim in TAKEN_BACK:
@@ -178,8 +178,9 @@ def test_users_of_small_data_are_told_that_attention_begins_as_an_average(page):
         *PAGES,
         *(ROOT / "docs" / f"{name}.md" for name in ("index", "correctness", "paper", "evidence")),
         ROOT / "CONTRIBUTING.md",
+        ROOT / "studies" / "README.md",
     ],
-    ids=lambda p: p.stem,
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())

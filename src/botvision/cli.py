@@ -55,10 +55,7 @@ HOUSES: dict[str, dict[str, Command] | Command] = {
         "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet twin"),
         "classify": Command("botvision.bench.classify:classify", "time T3 … T7 beside EfficientNets, each at its px"),
         "detector": Command("botvision.bench.detector:detector", "time Mask R-CNN beside its twin and torchvision's"),
-        "evidence": Command("botvision.bench.evidence.sweep:evidence", "the paper's ablations on scenes, over seeds"),
-        "field": Command("botvision.bench.field:field", "where in the picture the centre of the last map looks"),
     },
-    "paper": Command("botvision.bench.paper:paper", "the paper's tables beside our counts and runs"),
     "digits": Command("botvision.digits:make_digits", "write handwritten digits as class folders or tar shards"),
     "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
 }

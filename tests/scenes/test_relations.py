@@ -124,7 +124,7 @@ def test_a_place_tells_no_side(distance):
             assert abs(fifth.mean() - 0.5) < allowed + 4 * np.sqrt(0.25 / len(fifth))
 
 
-GRID = {"digits": (3, 4), "distance": (0.4, 0.6), "scale": (0.16, 0.22)}  # of `bench evidence --grid cpu`
+GRID = {"digits": (3, 4), "distance": (0.4, 0.6), "scale": (0.16, 0.22)}  # of `studies/grids/cpu.yaml`
 
 
 def test_one_bit_of_an_image_answers_all_of_side():

@@ -22,7 +22,7 @@ class TopOne(NamedTuple):
     px: int
     top1: float
     top5: float | None = None
-    step_ms: float | None = None  # forward and backward of 32 pictures on a TPU-v3; from a secondary source
+    step_ms: float | None = None  # forward and backward of 32 images on a TPU-v3; from a secondary source
 
 
 class Coco(NamedTuple):
@@ -130,22 +130,3 @@ COCO: dict[str, list[Coco]] = {
         Coco("+2 BoT blocks, c4 and c5", 44.9, 39.7, "botnet50", options=(("insert", ("c4", "c5")),)),
     ],
 }
-
-ELSEWHERE = [
-    "Step of Mask R-CNN at 1024 px on a TPU-v3 (the paper): ResNet-50 786.5 ms, BoT50 1032.66 ms, 1.313×; "
-    "our count of the backbones' multiply-adds gives 1.206×.",
-    "Independent reproduction in PyTorch (distribuuuu, BoT-S1-50, 100 epochs, batch 256, one recipe for both): "
-    "top-1 77.604 against ResNet-50's 77.252.",
-]
-
-INCONSISTENT = [
-    "ImageNet table, multiply-adds at 224 px: 3.79G for ResNet-50 and 4.27G for BoT50. Counted as in the paper's own "
-    "Table 1, they are 4.089G and 4.025G: the BoTNet has fewer, not more.",
-    "A footnote gives 121G at 1024 px where Table 1 has 102.98G for BoT50; our count is Table 1's.",
-    "Scaled family, parameters: the printed 33.5M, 54.7M, 75.1M, 53.9M (known to us from a secondary source) are 3 to "
-    "6 M more than these networks have with squeeze-excitation in the convolution blocks alone; with it in every block "
-    "they come out 0.1 to 0.4 M above the printed ones. Which was trained is not recovered; ours is the first.",
-    "“Up to 1.64× faster” than EfficientNet-B7 at 84.7 %, in the paper's text: the step times of the secondary source "
-    "give 1397 / 804.5 = 1.74; the paper's first version said 2.33× for T7 at 320 px.",
-    "“+2.6 box, +2.4 mask AP on small objects”: said in the introduction; the table was not recovered.",
-]

@@ -1,8 +1,9 @@
-"""Effective receptive field: where in the picture the centre of a backbone's last map looks."""
+"""Effective receptive field: where in an image the centre of a backbone's last map looks."""
 
-# B pictures, S side, h×w last map, M side of the map that is filed
+# B images, S side, h×w last map, M side of the map that is filed
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,18 +14,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from botvision.backbone import VARIANTS, create_model
-from botvision.bench.evidence.grid import read_grid
-from botvision.bench.evidence.run import hardware
-from botvision.draw.fields import draw_fields
-from botvision.files import write_json
+from botvision.files import whole_file, write_json
 from botvision.maskrcnn.canvas import MEAN, STD, canvas_rule, padded
 from botvision.maskrcnn.checkpoint import load_detector
 from botvision.scenes.make import draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import build_world
+from studies.cli import run
+from studies.grid import read_grid
+from studies.hardware import hardware
 
 ENERGY = 0.95
-MAP = 32  # side of the map that is kept for the picture
+MAP = 32  # side of the map that is kept for the drawing
+FLOOR = 1e-6  # of the largest; what lies below is drawn as if it lay there
 
 
 class Field(NamedTuple):
@@ -32,7 +34,7 @@ class Field(NamedTuple):
 
     Attributes:
         name: of the model, or of the run that trained it.
-        size: px of the pictures.
+        size: px of the images.
         share: smallest share of the pixels that holds 95 % of the gradient's energy.
         side: of the square with that area, px.
         map: energy in M × M cells, the largest 1.
@@ -56,7 +58,7 @@ class Fields(NamedTuple):
         return "\n".join([self.note, *rows])
 
 
-def field(
+def receptive_field(
     *,
     models: tuple[str, ...] = ("resnet50", "botnet50"),
     size: int = 512,
@@ -69,17 +71,17 @@ def field(
     """Effective receptive fields (Luo et al. 2016, arXiv 1701.04128) of the last map's centre, in scenes.
 
     Energy is the squared gradient of the centre (its channels in random proportions) by the input, summed over
-    channels, averaged over pictures and seeds. Random weights: BatchNorm's statistics are taken from the pictures, and
+    channels, averaged over images and seeds. Random weights: BatchNorm's statistics are taken from the images, and
     the gamma that a block ends with, zero at the start so that it begins as its shortcut, is set to one.
 
     Args:
         models: backbones by name, with random weights.
-        size: px of their pictures.
+        size: px of their images.
         grid: an evidence grid whose variants are looked at too, on its canvas, with random weights.
         checkpoints: trained detectors, looked at as they are, on their canvas.
-        pictures: to average over.
+        pictures: images to average over.
         seeds: random weights to average over.
-        out: JSON file for the numbers and maps; a picture goes beside it.
+        out: JSON file for the numbers and maps; a drawing goes beside it.
 
     Raises:
         ValueError: nothing to look at, or a number below its least.
@@ -93,17 +95,17 @@ def field(
         alone = [variant for variant in whole.variants.values() if variant.first is None]
         contenders += [(f"{v.title}, grid {whole.name}", v.backbone, v.options, px) for v in alone]
     if not contenders and not checkpoints:
-        raise ValueError("bench field needs at least one model, grid or checkpoint; e.g. --models resnet50")
+        raise ValueError("receptive_field needs at least one model, grid or checkpoint; e.g. --models resnet50")
     fields = []
     with tqdm(total=len(contenders) + len(checkpoints), desc="fields", unit="model", disable=None) as bar:
         for title, name, options, px in contenders:
-            maps = [random_field(name, options, seed, scene_pictures(px, pictures)) for seed in range(seeds)]
+            maps = [random_field(name, options, seed, scene_images(px, pictures)) for seed in range(seeds)]
             fields.append(summed_up(title, px, np.mean(maps, 0)))
             bar.update()
         for path in checkpoints:
             detector = load_detector(path).model
             px = padded(detector.canvas.rule.longest)
-            energy = energy_of(detector.pyramid.body, scene_pictures(px, pictures), seed=0)
+            energy = energy_of(detector.pyramid.body, scene_images(px, pictures), seed=0)
             fields.append(summed_up(f"trained: {path.parent.parent.name}", px, energy))
             bar.update()
     note = f"{pictures} pictures, {seeds} seeds of random weights; {hardware()}, {datetime.now(UTC):%Y-%m-%d}"
@@ -114,12 +116,12 @@ def field(
     return found
 
 
-def scene_pictures(size: int, count: int) -> Tensor:
+def scene_images(size: int, count: int) -> Tensor:
     """Plain scenes (B, 3, S, S), normalised."""
     world = build_world("plain", size=size, seed=0, clutter=0)
     material, rng = load_material("val"), np.random.default_rng(0)
-    pictures = [torch.from_numpy(draw_scene(material, world, rng)[0]) for _ in range(count)]
-    batch = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255  # B 3 S S
+    images = [torch.from_numpy(draw_scene(material, world, rng)[0]) for _ in range(count)]
+    batch = torch.stack(images).permute(0, 3, 1, 2).float() / 255  # B 3 S S
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (batch - mean) / std
 
@@ -140,12 +142,12 @@ def random_field(name: str, options: dict[str, Any], seed: int, batch: Tensor) -
 
 
 def energy_of(body: nn.Module, batch: Tensor, *, seed: int) -> np.ndarray:
-    """Squared gradient (S, S) of the last map's centre by the input, a mean over pictures."""
+    """Squared gradient (S, S) of the last map's centre by the input, a mean over images."""
     body.eval()
     total = torch.zeros(batch.shape[-2:], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    for picture in batch:
-        image = picture[None].clone().requires_grad_()
+    for one in batch:
+        image = one[None].clone().requires_grad_()
         last = cast("Sequence[Tensor]", body(image))[-1]  # 1 C h w
         centre = last[0, :, last.shape[2] // 2, last.shape[3] // 2]
         mixed = centre @ torch.randn(len(centre), generator=generator)
@@ -168,3 +170,33 @@ def share_holding(energy: np.ndarray, part: float) -> float:
     """Smallest share of the pixels that holds this part of the energy."""
     falling = np.sort(energy, axis=None)[::-1].cumsum()
     return float((np.searchsorted(falling, part * falling[-1]) + 1) / energy.size)
+
+
+def draw_fields(fields: Mapping[str, tuple[Sequence[Sequence[float]], float]], path: Path) -> None:
+    """One map a model.
+
+    Args:
+        fields: name → energy in cells, the largest 1, and the share of the image that holds 95 % of it.
+        path: of the PNG.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    columns = min(len(fields), 4)
+    lines = -(-len(fields) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.8, 3.5 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axis, (name, (energy, share)) in zip(axes, fields.items(), strict=False):
+        floored = [[max(value, FLOOR) for value in row] for row in energy]
+        drawn = axis.imshow(floored, cmap="magma", norm=LogNorm(FLOOR, 1))
+        axis.set_title(f"{name}\n95 % in {100 * share:.1f} % of the picture", fontsize=9)
+        axis.set_axis_off()
+    for axis in axes[len(fields) :]:
+        axis.set_visible(False)
+    figure.colorbar(drawn, ax=axes.tolist(), shrink=0.7, label="gradient energy, largest = 1")
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(run(receptive_field))

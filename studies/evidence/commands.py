@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from botvision.bench.evidence.grid import Grid, Run
+from studies.grid import Grid, Run
 
 
 def commands(missing: Sequence[Run], grid: str) -> list[str]:
@@ -23,7 +23,7 @@ def commands(missing: Sequence[Run], grid: str) -> list[str]:
 
 def command(whole: Grid, grid: str, worlds: list[str], variants: tuple[str, ...], seeds: tuple[int, ...]) -> str:
     """The command of these runs; what is all of the grid's is left out."""
-    words = ["botvision", "bench", "evidence", "--grid", shlex.quote(grid)]
+    words = ["python", "-m", "studies.evidence", "--grid", shlex.quote(grid)]
     for flag, some, every in (
         ("--worlds", worlds, list(whole.worlds)),
         ("--variants", variants, list(whole.variants)),

@@ -1,29 +1,26 @@
-"""What tells the classes of *side* without attention: one rule, and trees that never see the key.
+"""What tells the classes of *side* without attention: one rule, and trees that never see the key."""
 
-python benchmarks/side_shortcuts.py [--layouts 60000] [--seed 7] [--out side_shortcuts.json]
-"""
-
-import argparse
 import collections
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from botvision.bench.evidence.grid import read_grid
+from botvision.files import write_text
 from botvision.scenes.relations import Thing, lay_out
 from botvision.scenes.world import build_world
+from studies.cli import run
+from studies.grid import as_pairs, read_grid
 
 MOST = 3  # digits of an image besides its key
 
 
-def layouts(count: int, seed: int) -> list[list[Thing]]:
+def draw_layouts(count: int, seed: int) -> list[list[Thing]]:
     """Images of the grid's world *side*, as places and sizes."""
     grid = read_grid("cpu")
-    options = {"clutter": 0, **grid.worlds["side"]}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    world = build_world(**given, size=grid.scenes["size"], seed=seed)
+    world = build_world(**{"clutter": 0, **as_pairs(grid.worlds["side"])}, size=grid.scenes["size"], seed=seed)
     rng = np.random.default_rng(seed)
     return [lay_out(world, rng) for _ in range(count)]
 
@@ -43,14 +40,15 @@ def features(layout: list[Thing]) -> list[list[float]]:
     return rows
 
 
-def main() -> None:
-    """Count, fit, print and file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layouts", type=int, default=60_000)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    images = layouts(asked.layouts, asked.seed)
+def shortcuts(*, layouts: int = 60_000, seed: int = 7, out: Path | None = None) -> str:
+    """Count what tells the classes of the grid cpu's world *side* without a look at the key.
+
+    Args:
+        layouts: images to draw, as places and sizes alone.
+        seed: of the layouts.
+        out: JSON file for the counts.
+    """
+    images = draw_layouts(layouts, seed)
     middle = read_grid("cpu").scenes["size"] / 2
     digits = [(layout, thing) for layout in images for thing in layout[1:]]
     right = sum((layout[0].x > middle) == (thing.category == "left") for layout, thing in digits)
@@ -67,7 +65,7 @@ def main() -> None:
         named[what] = round(trees.score(rows[~train, :columns], is_left[~train]), 4)
     found = {
         "layouts": len(images),
-        "seed": asked.seed,
+        "seed": seed,
         "digits besides the key": len(digits),
         "rightly named by: key in the right half of the image, so left": right,
         "images whose digits all have one class": alike,
@@ -78,10 +76,10 @@ def main() -> None:
         "held out": int((~train).sum()),
     }
     text = json.dumps(found, indent=1)
-    print(text)
-    if asked.out:
-        asked.out.write_text(f"{text}\n", encoding="utf-8")
+    if out is not None:
+        write_text(out, f"{text}\n")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(shortcuts))

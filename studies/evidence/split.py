@@ -44,7 +44,7 @@ def part(
     bounds: tuple[float, float] | None = None,
     by: Callable[[Annotation], float] | None = None,
 ) -> Part:
-    """Score the objects of some classes, or of those the ones with `by` within [low, high).
+    """Evaluate the objects of some classes, or of those the ones with `by` within [low, high).
 
     Other objects of these classes are neither to be found nor wrong to find, whatever they are called, as COCO treats
     objects out of a size range.
@@ -62,10 +62,10 @@ def part(
         "categories": [c for c in document["categories"] if c["id"] in kept],
     }
     mine = [result for result in results if result["category_id"] in kept]
-    scores = evaluate(truth, mine)
+    figures = evaluate(truth, mine)
     found, named = names(chosen, mine)
     low, high = bounds or (None, None)
-    return Part(low, high, len(chosen), scores.box["AP"], scores.mask["AP"], found, named)
+    return Part(low, high, len(chosen), figures.box["AP"], figures.mask["AP"], found, named)
 
 
 def names(annotations: Iterable[Annotation], results: Iterable[Result]) -> tuple[float, float | None]:

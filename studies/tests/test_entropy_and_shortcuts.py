@@ -1,24 +1,23 @@
-"""Scripts behind figures of the docs: the shortcuts of *side*, and how uniform attention begins."""
+"""Counts behind figures of the docs: the shortcuts of *side*, and how uniform attention begins."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
+from studies.cli import run
+from studies.entropy import WIDE, measure
+from studies.shortcuts import shortcuts
+
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-
-def run(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    return runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse's
 
 
-def test_the_shortcuts_of_side_are_counted(monkeypatch, tmp_path, capsys):
+def test_the_shortcuts_of_side_are_counted(tmp_path, capsys):
     """One rule names every digit; trees that never see the key beat a coin; the filed count says the same."""
-    run("side_shortcuts.py", monkeypatch, "--layouts", 2000, "--out", tmp_path / "a.json")
+    assert run(shortcuts, ["--layouts", "2000", "--out", str(tmp_path / "a.json")]) == 0
     assert "key never seen" in capsys.readouterr().out
     filed = next(RESULTS.glob("side_shortcuts_*.json"))
     for path in (tmp_path / "a.json", filed):
@@ -30,11 +29,10 @@ def test_the_shortcuts_of_side_are_counted(monkeypatch, tmp_path, capsys):
         assert 0.5 < alone < others < 0.75
 
 
-def test_attention_begins_as_a_plain_average_but_with_a_wide_start(monkeypatch, capsys):
+def test_attention_begins_as_a_plain_average_but_with_a_wide_start():
     """What the docs tell users of small data; `botnet26` alone, on small images."""
-    script = runpy.run_path(str(ROOT / "benchmarks" / "attention_entropy.py"), run_name="entropy")
-    for options, low, high in (({}, 0.999, 1.0), (script["WIDE"], 0.8, 0.97)):
-        layers = script["measure"]("botnet26", options, 128, 0)
+    for options, low, high in (({}, 0.999, 1.0), (WIDE, 0.8, 0.97)):
+        layers = measure("botnet26", options, 128, 0)
         assert [layer["layer"] for layer in layers] == ["layer4.0.mhsa", "layer4.1.mhsa"]
         assert all(low < layer["entropy / log N"] <= high for layer in layers)
         assert all((layer["output off its mean, %"] < 2) == (options == {}) for layer in layers)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from botvision.bench.field import energy_of, field, share_holding
+from studies.receptive_field import energy_of, receptive_field, share_holding
 
 
 def test_a_share_is_the_smallest_that_holds_the_energy():
@@ -26,11 +26,11 @@ def test_a_convolutions_field_is_its_kernel():
     assert energy.sum() == pytest.approx(1)
 
 
-def test_attention_looks_farther_than_its_twin(tmp_path):
-    found = field(models=("resnet26", "botnet26"), size=128, pictures=2, seeds=1, out=tmp_path / "f.json")
-    twin, ours = found.fields
-    assert ours.share > twin.share
-    assert twin.side == pytest.approx(128 * twin.share**0.5, abs=0.1)
+def test_attention_looks_farther_than_its_baseline(tmp_path):
+    found = receptive_field(models=("resnet26", "botnet26"), size=128, pictures=2, seeds=1, out=tmp_path / "f.json")
+    baseline, ours = found.fields
+    assert ours.share > baseline.share
+    assert baseline.side == pytest.approx(128 * baseline.share**0.5, abs=0.1)
     content = json.loads((tmp_path / "f.json").read_text())
     assert [len(f["map"]) for f in content["fields"]] == [32, 32]
     assert max(map(max, content["fields"][0]["map"])) == 1
@@ -40,6 +40,6 @@ def test_attention_looks_farther_than_its_twin(tmp_path):
 
 def test_nothing_to_look_at_is_refused():
     with pytest.raises(ValueError, match="needs at least one model, grid or checkpoint"):
-        field(models=())
+        receptive_field(models=())
     with pytest.raises(ValueError, match="pictures=0 and seeds=3 must be at least 1, size=512 at least 64"):
-        field(pictures=0)
+        receptive_field(pictures=0)

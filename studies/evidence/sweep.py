@@ -1,16 +1,12 @@
-"""`botvision bench evidence`: the runs of a grid that are not there yet, and their page."""
+"""`python -m studies.evidence`: the runs of a grid that are not there yet, and their page."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from botvision.bench.evidence.commands import commands
-from botvision.bench.evidence.grid import Run, read_grid
-from botvision.bench.evidence.page import write_page
-from botvision.bench.evidence.run import carry_out, result_of
+from studies.evidence.commands import commands
+from studies.evidence.page import write_page
+from studies.evidence.runs import Runs, result_of
+from studies.grid import Run, read_grid
 
 
 class Sweep(NamedTuple):
@@ -65,7 +61,7 @@ def evidence(
         jobs: runs at a time, which share the cores; more than one on a CPU alone.
         out: folder for scenes, trainings and results, each grid's in one of its own.
         results: folder of the run files instead of the one under `out`.
-        report: Markdown file to write of all runs that have a result, with its pictures in `images` beside it.
+        report: Markdown file to write of all runs that have a result, with its images in `images` beside it.
 
     Raises:
         FileNotFoundError, ValueError: no such grid or name in it, or results that other settings gave.
@@ -78,39 +74,8 @@ def evidence(
     wanted = chosen.runs(worlds=worlds, variants=variants, seeds=seeds)
     missing = [run for run in wanted if result_of(run, filed) is None]
     begun = missing if limit is None else missing[:limit]
-    failed = run_all(begun, place, filed, jobs=jobs)
+    failed = Runs(place, filed, jobs=jobs).carry_out(begun)
     if report is not None:
         write_page(chosen, filed, report, place=place)
     have = [run for run in chosen.runs() if result_of(run, filed) is not None]
     return Sweep(grid, len(have), failed, [run for run in chosen.runs() if run not in have], filed, report)
-
-
-def run_all(runs: list[Run], place: Path, results: Path, *, jobs: int) -> list[str]:
-    """Each in its turn, `jobs` at a time; a line for each that failed, and on with the next."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    doing: dict[str, str] = {}
-    failed = []
-    with tqdm(total=len(runs), desc="evidence", unit="run", disable=None if runs else True) as bar:
-
-        def one(run: Run) -> str:
-            def say(what: str) -> None:
-                doing[run.name] = what
-                bar.set_postfix_str("; ".join(f"{name}: {said}" for name, said in [*doing.items()]))
-
-            try:
-                carry_out(run, place, results, threads=threads, shared=jobs, say=say)
-            except ValueError as error:
-                return str(error)
-            finally:
-                doing.pop(run.name, None)
-            return ""
-
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                for reason in pool.map(one, runs):
-                    bar.update()
-                    failed += [reason] if reason else []
-            except BaseException:  # the user's interrupt must not begin the runs that wait
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return failed

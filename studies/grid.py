@@ -1,14 +1,20 @@
 """A grid in YAML: worlds × variants × seeds, one recipe for all; every run of it by name."""
 
+from argparse import ArgumentError
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import files
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
+from jsonargparse import ArgumentParser
 
-GRIDS = "botvision.bench.evidence.grids"
+from botvision.maskrcnn.train import DataConfig, EngineConfig, ModelConfig, OptimConfig
+from botvision.scenes import make_scenes
+
+SHIPPED = Path(__file__).with_name("grids")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -17,8 +23,8 @@ class Variant:
 
     Attributes:
         title: what it is, for tables.
-        backbone, options: as `maskrcnn train` takes them.
-        paper: row of the paper's COCO tables (`bench/published.py`) that it is the small counterpart of.
+        backbone, options: of the detector, as `botvision.maskrcnn.checkpoint.ModelConfig` takes them.
+        paper: row of the paper's COCO tables (`studies/paper/published.py`) that it is the small counterpart of.
         first: variant that is trained first, with the first `share` of the epochs; this one begins from its weights.
         share: of the epochs that `first` gets.
         train: settings of its training that differ from the grid's, by part.
@@ -39,19 +45,20 @@ class Grid:
 
     Attributes:
         name: of the packaged grid, or the file's.
-        twin: variant that the others are compared with.
-        seeds: of scenes, weights and order alike: a seed's runs see the same pictures.
-        scenes: options of `botvision scenes` for every world.
-        worlds: options of `botvision scenes` by the world's name.
+        baseline: variant that the others are compared with.
+        seeds: of scenes, weights and order alike: a seed's runs see the same images.
+        scenes: options of `botvision.scenes.make_scenes` for every world.
+        worlds: options of `make_scenes` by the world's name.
         variants: by name.
-        train: settings of `botvision maskrcnn train`, the same for all that do not say otherwise.
+        train: options of the data, model, optim and engine that `botvision.maskrcnn.train.train` takes, by part; the
+            same for all that do not say otherwise.
         note: what a reader should know of the recipe, for the page.
         finding: what its runs show, and what they do not, for the page's head.
         remarks: what a reader should know of a world's runs before their figures, by the world's name.
     """
 
     name: str
-    twin: str
+    baseline: str
     seeds: list[int]
     scenes: dict[str, Any]
     worlds: dict[str, dict[str, Any]]
@@ -96,6 +103,15 @@ class Grid:
         ]
 
 
+class Configs(NamedTuple):
+    """What a training is given, in `train`'s own words."""
+
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    engine: EngineConfig
+
+
 class Run(NamedTuple):
     """One training: a variant in a world, from a seed."""
 
@@ -111,7 +127,7 @@ class Run(NamedTuple):
 
     @property
     def scenes(self) -> dict[str, Any]:
-        """Options of `botvision scenes`."""
+        """Options of `make_scenes`."""
         return {**self.grid.scenes, **self.grid.worlds[self.world], "seed": self.seed}
 
     @property
@@ -131,20 +147,20 @@ class Run(NamedTuple):
 
     @property
     def train(self) -> dict[str, dict[str, Any]]:
-        """Settings of `botvision maskrcnn train`: the grid's, and the variant's own over them."""
+        """Settings of its trainings: the grid's, and the variant's own over them."""
         own = self.grid.variants[self.variant].train
         return {part: {**options, **own.get(part, {})} for part, options in self.grid.train.items()}
 
 
 def read_grid(name: str) -> Grid:
-    """A packaged grid by its name, or one's own YAML by its path.
+    """A shipped grid by its name, or one's own YAML by its path.
 
     Raises:
         FileNotFoundError: neither.
-        ValueError: not a grid: an unknown or missing key, a twin or a first variant that is not there.
+        ValueError: not a grid: an unknown or missing key, a value of another kind, a variant that is not there.
     """
-    shipped = {Path(entry.name).stem: entry for entry in files(GRIDS).iterdir() if entry.name.endswith(".yaml")}
-    path = Path(str(shipped[name])) if name in shipped else Path(name)
+    shipped = {path.stem: path for path in SHIPPED.glob("*.yaml")}
+    path = shipped.get(name, Path(name))
     if not path.is_file():
         raise FileNotFoundError(f"no grid {name!r}; give one of {', '.join(sorted(shipped))}, or a YAML file")
     try:
@@ -153,27 +169,77 @@ def read_grid(name: str) -> Grid:
         raise ValueError(f"grid {path} is not YAML: {str(error).splitlines()[0]}; mend the file") from error
     wanted = {f.name for f in fields(Grid)} - {"name"}
     check_keys(content, wanted, needed=wanted - {"note", "finding", "remarks"}, what=f"grid {path}")
-    check_keys(content.get("remarks", {}), set(content["worlds"]), needed=set(), what=f"grid {path}, remarks")
+    check_keys(content.get("remarks", {}), set(content["worlds"]), what=f"grid {path}, remarks")
+    drawn = set(signature(make_scenes).parameters) - {"out", "seed"}
+    for world, options in [("scenes", content["scenes"]), *content["worlds"].items()]:
+        check_keys(options, drawn, what=f"grid {path}, {world}")
+    check_keys(content["train"], set(Configs._fields), needed={"model", "optim"}, what=f"grid {path}, train")
+    check_keys(content["train"]["optim"], None, needed={"epochs"}, what=f"grid {path}, train.optim")
     about = {f.name for f in fields(Variant)}
     for variant, options in content["variants"].items():
         check_keys(options, about, needed={"title", "backbone"}, what=f"grid {path}, variant {variant}")
-        check_keys(options.get("train", {}), set(content["train"]), needed=set(), what=f"grid {path}, {variant}.train")
+        check_keys(options.get("train", {}), set(content["train"]), what=f"grid {path}, {variant}.train")
     variants = {variant: Variant(**options) for variant, options in content["variants"].items()}
     grid = Grid(**{**content, "name": path.stem, "variants": variants})
-    for variant, name in [("twin", grid.twin), *((n, v.first) for n, v in variants.items() if v.first is not None)]:
-        if name not in variants:
-            raise ValueError(f"grid {path}: {variant} names variant {name!r}; it has {', '.join(variants)}")
-    short = [run for run in grid.runs() if any(epochs < 1 for _, epochs in run.stages)]
-    if short:
-        raise ValueError(f"grid {path}: {short[0].variant} has a stage without an epoch; raise train.optim.epochs")
+    named = [("baseline", grid.baseline), *((n, v.first) for n, v in variants.items() if v.first is not None)]
+    for variant, other in named:
+        if other not in variants:
+            raise ValueError(f"grid {path}: {variant} names variant {other!r}; it has {', '.join(variants)}")
+    for run in grid.runs(worlds=[*grid.worlds][:1], seeds=grid.seeds[:1]):
+        what = f"grid {path}, {run.variant}, train"
+        for stage in run.settings["stages"]:
+            if build_configs(run.settings, stage, Path(), what=what).optim.epochs < 1:
+                raise ValueError(f"{what}: {run.variant} has a stage without an epoch; raise train.optim.epochs")
     return grid
 
 
-def check_keys(content: Any, known: set[str], *, needed: set[str], what: str) -> None:
-    """Refuse a mapping with a key too many or too few."""
+def build_configs(settings: Mapping[str, Any], stage: Mapping[str, Any], scenes: Path, *, what: str) -> Configs:
+    """What `train` is given for a stage of a run.
+
+    Args:
+        settings: of the run.
+        stage: one of the settings' stages.
+        scenes: folder of the run's scenes.
+        what: whose settings they are, for messages.
+
+    Raises:
+        ValueError: an option that `train` does not have, or a value of another kind.
+    """
+    paths = {f"{split}_annotations": scenes / "annotations" / f"{split}.json" for split in ("train", "val")}
+    paths |= {f"{split}_images": scenes / split for split in ("train", "val")}
+    own: dict[str, dict[str, Any]] = {
+        "data": {name: str(path) for name, path in paths.items()},
+        "model": {"backbone": stage["backbone"], "backbone_options": stage["options"] or None},
+        "optim": {"epochs": stage["epochs"]},
+        "engine": {"seed": settings["seed"], "progress": False},
+    }
+    parts = Configs.__annotations__.items()
+    train = settings["train"]
+    return Configs(*[build_config(kind, train.get(part, {}), own[part], what=f"{what}.{part}") for part, kind in parts])
+
+
+def build_config(kind: type[Config], given: Mapping[str, Any], own: Mapping[str, Any], *, what: str) -> Config:
+    """A dataclass of a grid's options and the run's own, each of the kind that its field says."""
+    check_keys(given, {f.name for f in fields(kind)}, what=what)  # type: ignore[arg-type]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "config")
+    try:
+        made: Config = parser.instantiate_classes(parser.parse_object({"config": {**given, **own}})).config
+    except ArgumentError as error:
+        raise ValueError(f"{what}: {' '.join(str(error).split())}; mend the grid") from error
+    return made
+
+
+def check_keys(content: Any, known: set[str] | None, *, needed: Collection[str] = (), what: str) -> None:
+    """Refuse a mapping with a key too many (none: any are known) or too few."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{what} is no mapping; it needs the keys {', '.join(sorted(needed))}")
-    if strange := sorted(set(content) - known):
+        raise ValueError(f"{what} is no mapping; it takes the keys {', '.join(sorted(known or needed))}")
+    if known is not None and (strange := sorted(set(content) - known)):
         raise ValueError(f"{what} has an unknown key {strange[0]!r}; it takes {', '.join(sorted(known))}")
-    if missing := sorted(needed - set(content)):
+    if missing := sorted(set(needed) - set(content)):
         raise ValueError(f"{what} lacks {missing[0]!r}; add it")
+
+
+def as_pairs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML's lists as the pairs that scenes are made of."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

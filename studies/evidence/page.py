@@ -1,17 +1,18 @@
-"""The evidence as a page: tables and differences of the runs there are, and what was not run."""
+"""The evidence as a page: numbers and tables of the runs there are, for the words of `page.md.jinja`."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from botvision.bench.evidence import words
-from botvision.bench.evidence.grid import Grid, Run
-from botvision.bench.evidence.numbers import difference, interval, verdict
-from botvision.bench.evidence.pictures import draw_pictures
-from botvision.bench.evidence.run import result_of
-from botvision.bench.paper import NOT_RUN, table
-from botvision.bench.published import COCO, Coco
 from botvision.files import read_json, write_text
+from botvision.scenes.world import RELATION
+from studies.evidence.commands import commands
+from studies.evidence.images import draw_images
+from studies.evidence.numbers import difference, interval, verdict
+from studies.evidence.runs import result_of
+from studies.grid import Grid, read_grid
+from studies.pages import NOT_RUN, render, table
+from studies.paper.published import COCO, Coco
 
 TABLES = ("Content and position, 36 epochs", "Inserted, not replaced (non-local comparison), 36 epochs")
 DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is that of their rows
@@ -68,62 +69,50 @@ def collect(grid: Grid, results: Path) -> Evidence:
 
 
 def write_page(grid: Grid, results: Path, page: Path, *, place: Path) -> None:
-    """The page, and its pictures in `images` beside it; those of a training only where the training is at hand."""
+    """The page, and its images in `images` beside it; those of a training only where the training is at hand."""
     evidence = collect(grid, results)
     field = results / "field.json"
-    draw_pictures(evidence.grid, evidence.found, page.parent / "images", place=place, field=field)
+    draw_images(evidence.grid, evidence.found, page.parent / "images", place=place, field=field)
     write_text(page, build_page(evidence, field))
 
 
 def build_page(evidence: Evidence, field: Path) -> str:
     """The page's Markdown: of the results alone, so that the same results always give the same page."""
-    sections = [
-        words.TITLE,
-        words.opening(evidence.grid, evidence.all()),
-        "## Differences",
-        words.DIFFERENCES,
-        differences_table(evidence),
-        *words.summary(sentences(evidence)),
-        "## The worlds",
-        *words.worlds(evidence.grid, evidence.found),
-        "## Tables",
-        words.tables(evidence.grid),
-        *words.recipe(evidence.grid),
-        *[part for world in evidence.grid.worlds for part in world_sections(evidence, world)],
-        *(["## Curves", words.CURVES, "## What the models find", words.FOUND] if evidence.found else []),
-        "## The paper's own path: the ResNet first",
-        *path_section(evidence),
-        "## Effective receptive field",
-        *words.field(read_json(field, what="receptive fields") if field.is_file() else None),
-        "## What was not run",
-        *words.not_run(evidence.grid, missing(evidence)),
-        "## What would settle it: COCO",
-        words.COCO_NEXT,
-        "## Run it again",
-        words.again(evidence.grid.name),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    grid = evidence.grid
+    return render(
+        Path(__file__).with_name("page.md.jinja"),
+        grid=grid,
+        large=read_grid("gpu"),
+        ran=what_ran(evidence.all()),
+        differences=differences_table(evidence),
+        comparisons=comparisons(evidence),
+        tasks=list(RELATION),
+        worlds=[world_context(evidence, world) for world in grid.worlds],
+        path=path(evidence),
+        field=read_json(field, what="receptive fields") if field.is_file() else {},
+        missing=missing(evidence),
+    )
 
 
-def missing(evidence: Evidence) -> list[Run]:
-    """Runs of the grid without a result."""
-    return [run for run in evidence.grid.runs() if run.seed not in evidence.of(run.world, run.variant)]
+def what_ran(results: Sequence[Result]) -> dict[str, Any]:
+    """How many runs, on what, when, how long."""
+    if not results:
+        return {}
+    days = sorted({r["date"] for r in results})
+    return {
+        "count": len(results),
+        "places": sorted({r["hardware"] for r in results}),
+        "days": days if len(days) < 2 else [days[0], days[-1]],
+        "hours": f"{sum(r['seconds'] for r in results) / 3600:.1f}",
+    }
 
 
-def box(result: Result) -> float:
-    """Box AP over the objects whose class is in question."""
-    return float(result["whole"]["box"])
+def whole(name: str) -> Callable[[Result], float | None]:
+    """Of a run, over the objects whose class is in question: box or mask AP, or the share of right names."""
+    return lambda result: result["whole"][name]
 
 
-def mask(result: Result) -> float:
-    """Mask AP over the objects whose class is in question."""
-    return float(result["whole"]["mask"])
-
-
-def named(result: Result) -> float | None:
-    """Share of the found objects that bear the right name."""
-    share = result["whole"]["named"]
-    return None if share is None else float(share)
+box, mask, named = map(whole, ("box", "mask", "named"))
 
 
 def published(evidence: Evidence, variant: str) -> Coco | None:
@@ -161,24 +150,25 @@ def difference_cell(evidence: Evidence, world: str, one: str, other: str) -> str
     return f"{boxes.text(sign=True)} / {masks.text(sign=True)} (n = {boxes.seeds}): {where}"
 
 
-def sentences(evidence: Evidence) -> list[str]:
-    """Each variant beside the baseline in words, both over the seeds that both have."""
-    said = []
-    base = evidence.grid.twin
+def comparisons(evidence: Evidence) -> list[dict[str, Any]]:
+    """Each variant beside the baseline, both over the seeds that both have."""
+    found = []
+    base = evidence.grid.baseline
     for world, variants in evidence.found.items():
         for variant in variants:
             common = sorted(set(evidence.of(world, variant)) & set(evidence.of(world, base)))
             if variant == base or not common:
                 continue
             apart = difference(evidence.values(world, variant, box), evidence.values(world, base, box))
-            ours, bases = (mean(evidence, world, v, box, common) for v in (variant, base))
-            right = [mean(evidence, world, v, named, common) for v in (variant, base)]
-            said.append(
-                f"*{world}*, {evidence.grid.label(variant, common)}: box AP {ours}, the baseline's over the same seeds "
-                f"{bases}; difference {apart.text(sign=True) if apart else ''}, {verdict(apart)}. Of the objects "
-                f"found, {right[0]} % bear the right name, the baseline's {right[1]} %."
-            )
-    return said
+            found.append({
+                "world": world,
+                "label": evidence.grid.label(variant, common),
+                "box": [mean(evidence, world, v, box, common) for v in (variant, base)],
+                "named": [mean(evidence, world, v, named, common) for v in (variant, base)],
+                "apart": apart.text(sign=True) if apart else "",
+                "verdict": verdict(apart),
+            })  # fmt: skip
+    return found
 
 
 def mean(
@@ -192,7 +182,7 @@ def mean(
 
 def rows_of(evidence: Evidence, world: str) -> list[tuple[str, list[int]]]:
     """Variants with their seeds; before those that lack some of the baseline's, the baseline over theirs alone."""
-    base = evidence.grid.twin
+    base = evidence.grid.baseline
     rows: list[tuple[str, list[int]]] = []
     shorter: dict[tuple[int, ...], list[str]] = {}
     for variant in evidence.grid.variants:
@@ -206,22 +196,44 @@ def rows_of(evidence: Evidence, world: str) -> list[tuple[str, list[int]]]:
     return rows
 
 
-def world_sections(evidence: Evidence, world: str) -> list[str]:
-    """A world's tables: overall in the shape of the paper's, by distance, by size."""
-    if not evidence.found.get(world):
-        return [f"### {world}", f"{NOT_RUN.capitalize()}."]
-    return [
-        f"### {world}",
-        overall(evidence, world),
-        *split_section(evidence, world, "by_distance", "distance to the partner, px"),
-        *split_section(evidence, world, "by_size", "side of the object, px"),
-        *control(evidence, world),
-    ]
+def world_context(evidence: Evidence, world: str) -> dict[str, Any]:
+    """A world's scenes, and its tables: overall in the shape of the paper's, by distance, by size."""
+    options = evidence.grid.worlds[world]
+    context = {"name": world, "task": options.get("task", "plain"), "drawn": {}}
+    seeds = {seed: result for by_seed in evidence.found.get(world, {}).values() for seed, result in by_seed.items()}
+    if not seeds:
+        return context
+    return {
+        **context,
+        "scenes": {**evidence.grid.scenes, **options},
+        "drawn": what_is_drawn(evidence.grid, [seeds[seed] for seed in sorted(seeds)]),
+        "remark": evidence.grid.remarks.get(world, "").strip(),
+        "overall": overall(evidence, world),
+        "by_distance": split_table(evidence, world, "by_distance"),
+        "by_size": split_table(evidence, world, "by_size"),
+        "control": control(evidence, world),
+    }
+
+
+def what_is_drawn(grid: Grid, results: Sequence[Result]) -> dict[str, Any]:
+    """A world's training scenes in numbers, all seeds together."""
+    drawn = [result["drawn"] for result in results]
+    objects = {name: sum(one["objects"][name] for one in drawn) for name in drawn[0]["objects"]}
+    shares = [one["first_by_x"] for one in drawn if "first_by_x" in one]
+    distances = [one["distances"] for one in drawn if "distances" in one]
+    return {
+        "seeds": len(results),
+        "objects": [f"{name} {number}" for name, number in objects.items()],
+        "per_image": f"{sum(objects.values()) / (len(results) * grid.scenes['train']):.1f}",
+        "first": next(iter(objects)),
+        "shares": [f"{sum(column) / len(shares):.2f}" for column in zip(*shares, strict=True)],
+        "distances": [f"{sum(column) / len(distances):.0f}" for column in zip(*distances, strict=True)],
+    }
 
 
 def overall(evidence: Evidence, world: str) -> str:
     """One row a variant, the paper's figures beside ours."""
-    base = evidence.grid.twin
+    base = evidence.grid.baseline
     steps = evidence.values(world, base, lambda r: r["step_ms"])
     rows = []
     for variant, seeds in rows_of(evidence, world):
@@ -247,22 +259,19 @@ def overall(evidence: Evidence, world: str) -> str:
     return table(head, rows)
 
 
-def split_section(evidence: Evidence, world: str, key: str, what: str) -> list[str]:
-    """Box AP (mask AP), and right names, of parts of the objects: one row a variant."""
-    rows = [(v, seeds) for v, seeds in rows_of(evidence, world) if any(r.get(key) for r in some(evidence, world, v))]
-    if not rows:
-        return []
-    return [f"By {what}: box AP / mask AP / named right, %", split_table(evidence, world, key, rows)]
+def split_table(evidence: Evidence, world: str, key: str) -> str:
+    """Box AP (mask AP), and right names, of parts of the objects: a row a variant; empty where no run has parts.
 
+    The parts' bounds are means over the seeds, whose scenes differ.
+    """
 
-def some(evidence: Evidence, world: str, variant: str) -> list[Result]:
-    """A variant's results, whatever their seeds."""
-    return list(evidence.of(world, variant).values())
+    def parted(variant: str) -> list[list[Result]]:
+        return [result[key] for result in evidence.of(world, variant).values() if result.get(key)]
 
-
-def split_table(evidence: Evidence, world: str, key: str, chosen: Sequence[tuple[str, list[int]]]) -> str:
-    """Parts as columns; their bounds are means over the seeds, whose scenes differ."""
-    every = [r[key] for v in dict(chosen) for r in some(evidence, world, v) if r.get(key)]
+    chosen = [(variant, seeds) for variant, seeds in rows_of(evidence, world) if parted(variant)]
+    if not chosen:
+        return ""
+    every = [parts for variant in dict(chosen) for parts in parted(variant)]
     count = min(map(len, every))
     bounds = [
         f"{sum(parts[n]['low'] for parts in every) / len(every):.0f} … "
@@ -287,24 +296,25 @@ def control(evidence: Evidence, world: str) -> list[str]:
         own = mean(evidence, world, variant, lambda r: (r.get("control") or {}).get("box"), seeds)
         if own != "none":
             cells.append(f"{evidence.grid.label(variant, seeds)} {own}")
-    return [f"Control, the key, which is told from its own pixels: box AP {'; '.join(cells)}."] if cells else []
+    return cells
 
 
-def path_section(evidence: Evidence) -> list[str]:
+def path(evidence: Evidence) -> dict[str, Any]:
     """Variants that begin from another's weights, beside the same model from scratch."""
     grid = evidence.grid
-    later = {name: variant for name, variant in grid.variants.items() if variant.first is not None}
-    if not later:
-        return [f"{NOT_RUN.capitalize()}: this grid has no such variant."]
-    said, rows = [], []
-    for name, variant in later.items():
-        scratch = next((n for n, v in grid.variants.items() if v.first is None and same_model(v, variant)), grid.twin)
+    carried, rows = [], []
+    for name, variant in grid.variants.items():
+        if variant.first is None:
+            continue
+        model = (variant.backbone, variant.options)
+        alike = (n for n, v in grid.variants.items() if v.first is None and (v.backbone, v.options) == model)
+        scratch = next(alike, grid.baseline)
         for world in grid.worlds:
             seeds = sorted(evidence.of(world, name))
             if not seeds:
                 continue
             first = evidence.of(world, name)[seeds[0]]
-            said.append(f"{evidence.title(name)}: {first.get('carried', '')}")
+            carried.append(f"{evidence.title(name)}: {first.get('carried', '')}")
             same = [seed for seed in seeds if seed in evidence.of(world, scratch)]
             aps = [
                 f"{mean(evidence, world, v, box, own)} / {mean(evidence, world, v, mask, own)}"
@@ -314,14 +324,27 @@ def path_section(evidence: Evidence) -> list[str]:
                 world, grid.label(name, seeds), aps[0], evidence.title(scratch), aps[1] if same else NOT_RUN,
                 difference_cell(evidence, world, name, scratch),
             ])  # fmt: skip
-    if not rows:
-        names = ", ".join(later)
-        return [words.PATH, f"{NOT_RUN.capitalize()}: variants {names}; the command is below."]
     head = ["world", "carried over", "box / mask AP", "from scratch", "over the same seeds", "Δ box / Δ mask"]
-    carried = "What was carried over: " + "; ".join(dict.fromkeys(said)) + "."
-    return [words.PATH, table(head, rows), carried]
+    return {"table": table(head, rows), "carried": list(dict.fromkeys(carried))} if rows else {}
 
 
-def same_model(one: Any, other: Any) -> bool:
-    """Whether two variants differ in how they begin alone."""
-    return (one.backbone, one.options) == (other.backbone, other.options)
+def missing(evidence: Evidence) -> dict[str, Any]:
+    """Runs without a result: by world, with the seeds where a variant has some, and the commands that make them."""
+    grid = evidence.grid
+    runs = [run for run in grid.runs() if run.seed not in evidence.of(run.world, run.variant)]
+    if not runs:
+        return {}
+    said = {}
+    for world in dict.fromkeys(run.world for run in runs):
+        lacking: dict[str, list[int]] = {}
+        for run in runs:
+            if run.world == world:
+                lacking.setdefault(run.variant, []).append(run.seed)
+        names = [v if seeds == grid.seeds else f"{v} seed {' '.join(map(str, seeds))}" for v, seeds in lacking.items()]
+        said[world] = "all" if names == list(grid.variants) else ", ".join(names)
+    return {
+        "count": len(runs),
+        "worlds": [f"{world} ({names})" for world, names in said.items()],
+        "commands": commands(runs, grid.name),
+        "useless": [world for world in said if world in grid.remarks],
+    }

@@ -1,4 +1,4 @@
-"""The evidence page's pictures: scenes, curves, what the models find, receptive fields."""
+"""The evidence page's images: scenes, curves, what the models find, receptive fields."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,11 +8,7 @@ import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw
 
-from botvision.bench.evidence.grid import Grid
-from botvision.bench.evidence.numbers import interval
-from botvision.draw.fields import draw_fields
 from botvision.draw.instances import Picture, contact_sheet, draw_instances, save_picture
-from botvision.draw.intervals import Point, draw_intervals
 from botvision.files import read_json
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.coco import corners
@@ -20,19 +16,23 @@ from botvision.maskrcnn.data import CocoInstances
 from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
+from studies.evidence.intervals import Point, draw_intervals
+from studies.evidence.numbers import interval
+from studies.grid import Grid, as_pairs
+from studies.receptive_field import draw_fields
 
 EXAMPLES = 4  # scenes of a task
-FOUND = 2  # val pictures with predictions
+FOUND = 2  # val images with predictions
 SURE = 0.5
 PERCENT = (0.0, 100.0)
 COIN = 50.0  # % of the right names that a coin gives
-CELL = 400  # side of a picture on a sheet
+CELL = 400  # side of an image on a sheet
 WINDOW = 9  # rows of training loss that a curve's point is the mean of
 Result = dict[str, Any]
 Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
 
 
-def draw_pictures(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
+def draw_images(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
     """All that there are results for; what a training shows is left as it is where the training is not at hand."""
     for task in RELATION:
         draw_examples(grid, task, folder / f"evidence_{task}.jpg")
@@ -71,10 +71,9 @@ def draw_examples(grid: Grid, task: str, path: Path) -> None:
 
 
 def world_of(options: Mapping[str, Any]) -> World:
-    """The world that `botvision scenes` would draw from."""
-    own = {"size": 128, "clutter": 0, **options, "seed": 0}
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in own.items()}
-    return build_world(**{"task": "plain", **{n: v for n, v in given.items() if n not in {"train", "val"}}})
+    """The world that `make_scenes` would draw from."""
+    own = as_pairs({"task": "plain", "size": 128, "clutter": 0, **options, "seed": 0})
+    return build_world(**{name: value for name, value in own.items() if name not in {"train", "val"}})
 
 
 def as_detections(objects: list[Drawn], task: str) -> sv.Detections:
@@ -131,7 +130,7 @@ def losses(result: Result) -> list[tuple[int, float]]:
 
 
 def box_aps(result: Result) -> list[tuple[int, float]]:
-    """Box AP in per cent, as the training scored it."""
+    """Box AP in per cent, as the training evaluated it."""
     return [(int(step), 100 * box) for step, box, _ in result["ap"]]
 
 
@@ -142,14 +141,14 @@ def draw_found(grid: Grid, found: Found, path: Path, *, place: Path) -> None:
         ran = {v: place / "runs" / f"{world}_{v}_seed{seed}" / "score" / "results.json" for v in variants}
         ran = {variant: file for variant, file in ran.items() if file.is_file()}
         scenes = place / "scenes" / f"{world}_seed{seed}"
-        if grid.twin in ran and len(ran) > 1 and scenes.is_dir():
+        if grid.baseline in ran and len(ran) > 1 and scenes.is_dir():
             val = CocoInstances(scenes / "annotations" / "val.json", scenes / "val", on_bad="skip")
             save_picture(found_sheet(grid, val, ran), path)
             return
 
 
 def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Picture:
-    """A row a picture: the truth, then each variant's findings."""
+    """A row an image: the truth, then each variant's findings."""
     names = [category.name for category in val.categories]
     results = {variant: read_json(file, what="results") for variant, file in ran.items()}
     cells, chosen = [], [n for n in range(len(val)) if len(val.record(n)[1]) > 2][:FOUND]
@@ -165,7 +164,7 @@ def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Pict
 
 
 def from_coco(entries: list[dict[str, Any]], val: CocoInstances, picture: Picture) -> sv.Detections:
-    """COCO annotations or results of one picture, to be drawn."""
+    """COCO annotations or results of one image, to be drawn."""
     height, width = picture.shape[:2]
     if not entries:
         return sv.Detections.empty()
@@ -179,7 +178,7 @@ def from_coco(entries: list[dict[str, Any]], val: CocoInstances, picture: Pictur
 
 
 def titled(picture: Picture, title: str) -> Picture:
-    """A picture under a line of text."""
+    """An image under a line of text."""
     sheet = Image.new("RGB", (picture.shape[1], picture.shape[0] + 36), "white")
     sheet.paste(Image.fromarray(picture), (0, 36))
     ImageDraw.Draw(sheet).text((6, 4), title, fill="black", font_size=24)

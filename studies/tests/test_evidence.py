@@ -1,6 +1,10 @@
 """The evidence: grids read, numbers right, a small sweep from scenes to page, resumed and skipped."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,28 +14,27 @@ import pytest
 import yaml
 from pycocotools import mask as rle
 
-from botvision.bench.evidence import run as one_run
-from botvision.bench.evidence.commands import commands
-from botvision.bench.evidence.grid import read_grid
-from botvision.bench.evidence.numbers import difference, interval, verdict
-from botvision.bench.evidence.page import Evidence, build_page, collect, rows_of
-from botvision.bench.evidence.split import distance, in_parts, names, part, steps, thirds
-from botvision.bench.evidence.sweep import evidence
-from botvision.bench.evidence.words import recipe
-from botvision.cli import main
+from studies.evidence import worker
+from studies.evidence.commands import commands
+from studies.evidence.numbers import difference, interval, verdict
+from studies.evidence.page import Evidence, build_page, collect, rows_of
+from studies.evidence.runs import Runs, result_of
+from studies.evidence.split import distance, in_parts, names, part, steps, thirds
+from studies.evidence.sweep import evidence
+from studies.grid import as_pairs, build_configs, read_grid
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": [8, 16, 32, 64]}
 GRID = {
-    "twin": "resnet",
+    "baseline": "resnet",
     "seeds": [0, 1],
     "scenes": {"train": 8, "val": 4, "size": 64},
     "worlds": {"side": {"task": "side", "distance": [0.3, 0.6], "digits": [2, 3]}, "plain": {"task": "plain"}},
     "variants": {
-        "resnet": {"title": "twin", "paper": "3×3 convolutions", "backbone": "resnet26",
+        "resnet": {"title": "baseline", "paper": "3×3 convolutions", "backbone": "resnet26",
                    "options": {"layers": [1, 1, 1, 1], **SMALL}},
         "relative": {"title": "ours", "paper": "content + relative", "backbone": "botnet14", "options": SMALL},
-        "carried": {"title": "ours, twin first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
+        "carried": {"title": "ours, baseline first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
     },
     "train": {
         "model": {"preset": "nano", "canvas": 64},
@@ -52,21 +55,22 @@ def grid(tmp_path):
 
 
 @pytest.fixture
-def in_process(monkeypatch, capsys):
-    """The trainings in this process: a new one takes seconds to begin. What was called is kept."""
-    calls = []
+def in_process(monkeypatch):
+    """The workers in this process: a new one takes seconds to begin. The trainings that were begun are kept."""
+    trained = []
 
-    def verb(arguments, log, *, threads, look):
-        calls.append((arguments[0], log.stem))
-        look()
-        code = main(["maskrcnn", *arguments])
-        said = capsys.readouterr()
-        if code:
-            raise ValueError(f"{log.stem}: {said.err.strip()}")
-        return said.out
+    def work(_self, _run, task, _folder):
+        worker.main(task)
+        return 0
 
-    monkeypatch.setattr(one_run, "verb", verb)
-    return calls
+    def train(**given):
+        trained.append(given["out"].name)
+        return real(**given)
+
+    real = worker.train
+    monkeypatch.setattr(Runs, "work", work)
+    monkeypatch.setattr(worker, "train", train)
+    return trained
 
 
 def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
@@ -76,15 +80,15 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     first = evidence(**told, limit=1)
     assert (first.done, first.failed, len(first.missing)) == (1, [], 11)
     done = evidence(**told, seeds=(0,), report=report)
-    assert [name for kind, name in in_process if kind == "train"] == [
+    assert in_process == [
         "side_resnet_seed0",
         "side_relative_seed0",
         "side_carried_seed0_first",
         "side_carried_seed0",
     ]
     assert (done.done, len(done.missing)) == (3, 9)
-    assert f"botvision bench evidence --grid {grid} --worlds side --seeds 1" in str(done)
-    assert f"botvision bench evidence --grid {grid} --worlds plain" in str(done)
+    assert f"python -m studies.evidence --grid {grid} --worlds side --seeds 1" in str(done)
+    assert f"python -m studies.evidence --grid {grid} --worlds plain" in str(done)
     found = json.loads((results / "side_carried_seed0.json").read_text())
     assert "fresh: pyramid.body.layer4.0.mhsa" in found["carried"]
     assert found["settings"]["stages"][0]["backbone"] == "resnet26"
@@ -96,8 +100,8 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
     assert "step_ms" in found
     page = report.read_text()
     assert page == build_page(collect(read_grid(str(grid)), results), results / "field.json")
-    for said in ("| twin (seed 0) | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
-                 "`botvision bench field", "9 runs: side", "hours = 12.3"):  # fmt: skip
+    for said in ("| baseline (seed 0) | 42.1 / 37.7 |", "+1.5 / +1.2", "too few seeds to tell", "What was carried over",
+                 "`python -m studies.receptive_field", "9 runs: side", "hours = 12.3"):  # fmt: skip
         assert said in page, said
     made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
     assert made == {f"evidence_{name}" for name in
@@ -118,8 +122,20 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(grid, in_process, tmp_pa
     told = {"worlds": ("plain",), "variants": ("relative", "resnet"), "seeds": (0,)}
     done = evidence(grid=str(grid), out=tmp_path, jobs=1, **told)
     assert done.done == 1
-    assert "plain_relative_seed0: botvision: position='nowhere'" in done.failed[0]
+    assert "plain_relative_seed0: position='nowhere'" in done.failed[0]
     assert "failed: plain_relative_seed0" in str(done)
+
+
+def test_a_worker_that_dies_is_named_and_the_others_go_on(grid, in_process, monkeypatch, tmp_path):
+    def work(self, run, task, folder):
+        return -9 if run.variant == "relative" else whole(self, run, task, folder)
+
+    whole = Runs.work
+    monkeypatch.setattr(Runs, "work", work)
+    told = {"worlds": ("plain",), "variants": ("relative", "resnet"), "seeds": (0,)}
+    done = evidence(grid=str(grid), out=tmp_path, **told)
+    assert done.done == 1
+    assert "plain_relative_seed0: its process ended with -9 (all that it said: " in done.failed[0]
 
 
 @pytest.mark.slow
@@ -127,6 +143,48 @@ def test_runs_in_processes_of_their_own(grid, tmp_path):
     done = evidence(grid=str(grid), out=tmp_path, worlds=("plain",), variants=("resnet", "relative"), jobs=2)
     assert (done.done, done.failed) == (4, [])
     assert "2 runs at a time" in json.loads((tmp_path / "mini/results/plain_resnet_seed1.json").read_text())["hardware"]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_workers_and_the_same_command_goes_on(grid, tmp_path):
+    content = yaml.safe_load(grid.read_text())
+    content["train"]["optim"]["epochs"] = 8
+    content["train"]["engine"]["score_every"] = 8
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    flags = [
+        "--grid",
+        str(grid),
+        "--out",
+        str(tmp_path / "out"),
+        "--worlds",
+        "plain",
+        "--variants",
+        "resnet",
+        "--jobs",
+        "2",
+    ]
+    command = [sys.executable, "-W", "ignore", "-m", "studies.evidence", *flags]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
+    begun = [tmp_path / f"out/mini/runs/plain_resnet_seed{seed}" for seed in (0, 1)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as sweep:
+        for _ in range(1200):
+            if all(worker.metrics(folder) for folder in begun):
+                break
+            time.sleep(0.1)
+        sweep.terminate()
+        _, said = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, said
+    assert "the same command goes on with what was begun" in said
+    for folder in begun:
+        assert "stopped by SIGTERM, saved at step" in folder.with_suffix(".log").read_text()
+    behind = worker.metrics(begun[0])
+    done = evidence(grid=str(grid), out=tmp_path / "out", worlds=("plain",), variants=("resnet",), seeds=(0,))
+    assert (done.done, done.failed) == (1, [])
+    rows = worker.metrics(begun[0])
+    losses = [[(row["step"], row["train/loss"]) for row in some] for some in (behind, rows)]
+    assert losses[1][: len(behind)] == losses[0]
+    assert len(behind) < len(rows)
+    assert rows[-1]["step"] == "16"
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
@@ -142,19 +200,20 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
     assert ({"se", "deep"} <= set(grid.variants)) == (grid.name == "cpu")
     for options in grid.worlds.values():
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in {"clutter": 0, **options}.items()}
-        build_world(**given, size=grid.scenes["size"], seed=0)
+        build_world(**{"clutter": 0, **as_pairs(options)}, size=grid.scenes["size"], seed=0)
     with torch.device("meta"):
         models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
     for name, state in models.items():
-        fresh = set(state) - set(models[grid.twin])
+        fresh = set(state) - set(models[grid.baseline])
         own = {"se": (".se.",), "deep": (".layer4.1.", ".layer4.2.")}.get(name, (".mhsa.", ".extra."))
         assert all(any(part in f".{key}" for part in own) for key in fresh), name
         assert {key: t.shape for key, t in state.items() if key not in fresh}.items() <= {
-            key: t.shape for key, t in models[grid.twin].items()
+            key: t.shape for key, t in models[grid.baseline].items()
         }.items()
-    assert one_run.counts(grid.runs()[0]).parameters > 0
-    assert ("nothing was tuned for the baseline" in " ".join(recipe(grid))) == (grid.name == "cpu")
+    settings = grid.runs()[0].settings
+    model = build_configs(settings, settings["stages"][-1], Path(), what="it").model
+    assert worker.counts(model).parameters > 0
+    assert ("nothing was tuned for the baseline" in grid.note) == (grid.name == "cpu")
 
 
 def test_a_variant_may_have_settings_of_its_own():
@@ -169,10 +228,14 @@ def test_a_variant_may_have_settings_of_its_own():
     assert [epochs for _, epochs in run.stages] == [2]
 
 
+def recipe(**parts):
+    return {"train": {**GRID["train"], **parts}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"twin": "vit"}, r"twin names variant 'vit'; it has resnet, relative, carried"),
+        ({"baseline": "vit"}, r"baseline names variant 'vit'; it has resnet, relative, carried"),
         ({"seed": [1]}, r"has an unknown key 'seed'; it takes"),
         (
             {
@@ -185,7 +248,16 @@ def test_a_variant_may_have_settings_of_its_own():
         ),
         ({"variants": {"resnet": {"title": "x"}}}, r"variant resnet lacks 'backbone'; add it"),
         ({"remarks": {"sides": "x"}}, r"remarks has an unknown key 'sides'; it takes plain, side"),
-        ({"train": {"optim": {"epochs": 1}}}, r"carried has a stage without an epoch; raise train\.optim\.epochs"),
+        (
+            recipe(optim={"epochs": 2, "lrr": 1}),
+            r"train\.optim has an unknown key 'lrr'; it takes clip, ema, epochs, lr,",
+        ),
+        (recipe(optim={"epochs": 2, "lr": "fast"}), r"resnet, train\.optim: .*lr.* fast; mend the grid"),
+        (recipe(optim={}), r"train\.optim lacks 'epochs'; add it"),
+        (recipe(optim={"epochs": 1}), r"carried has a stage without an epoch; raise train\.optim\.epochs"),
+        (recipe(optimiser={}), r"train has an unknown key 'optimiser'; it takes data, engine, model, optim"),
+        ({"scenes": {"valid": 8}}, r"scenes has an unknown key 'valid'; it takes clutter, digits,"),
+        ({"worlds": {"side": {"tsak": "side"}}}, r"side has an unknown key 'tsak'; it takes"),
     ],
 )
 def test_what_is_no_grid_is_said(grid, change, message):
@@ -202,17 +274,17 @@ def test_what_is_not_there_is_said(grid, tmp_path):
     with pytest.raises(ValueError, match="jobs=0 must be at least 1"):
         evidence(grid=str(grid), jobs=0)
     grid.write_text("- a")
-    with pytest.raises(ValueError, match="is no mapping; it needs the keys"):
+    with pytest.raises(ValueError, match="is no mapping; it takes the keys"):
         read_grid(str(grid))
 
 
 def test_commands_are_as_few_as_say_it(grid):
     runs = read_grid(str(grid)).runs()
-    assert commands(runs, "mini") == ["botvision bench evidence --grid mini"]
+    assert commands(runs, "mini") == ["python -m studies.evidence --grid mini"]
     some = [run for run in runs if run.variant == "carried" or run.seed == 1]
     assert commands(some, "mini") == [
-        "botvision bench evidence --grid mini --variants carried",
-        "botvision bench evidence --grid mini --variants resnet relative --seeds 1",
+        "python -m studies.evidence --grid mini --variants carried",
+        "python -m studies.evidence --grid mini --variants resnet relative --seeds 1",
     ]
 
 
@@ -302,8 +374,8 @@ def test_parts_by_distance_leave_the_others_out_of_account(judged):
 
 
 def test_a_steps_time_leaves_scoring_out():
-    assert one_run.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
-    assert one_run.typical([]) is one_run.typical([0.0]) is None
+    assert worker.typical([0.4, 0.4, 0.5, 3.0]) == 433.3
+    assert worker.typical([]) is worker.typical([0.0]) is None
 
 
 def test_edges_hold_every_object():
@@ -327,7 +399,7 @@ def test_the_evidence_page_is_what_its_run_files_give(folder):
 @pytest.mark.parametrize("folder", FILED, ids=lambda f: f.name)
 def test_every_filed_run_has_the_settings_that_its_grid_says(folder):
     grid = read_grid(folder.name.removeprefix("evidence_"))
-    ran = [run for run in grid.runs() if one_run.result_of(run, folder) is not None]
+    ran = [run for run in grid.runs() if result_of(run, folder) is not None]
     assert {run.name for run in ran} == {path.stem for path in folder.glob("*_seed*.json")}
 
 
@@ -357,18 +429,3 @@ def test_the_page_says_what_side_is_and_what_earlier_recipes_gave():
             assert " and ".join(f"{100 * run[what]:.1f}" for run in runs) in read_grid("cpu").remarks["side"], variant
     for taken in ("reproduces", "Reproduces", "the contrary", "must be seen too", "where it should"):
         assert taken not in page, taken
-
-
-@pytest.mark.skipif(not FILED, reason="nothing filed yet")
-def test_commands_and_pictures_of_the_page_are_there():
-    import re
-    import shlex
-
-    page = (ROOT / "docs" / "evidence.md").read_text()
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    for line in filter(None, blocks.splitlines()):
-        with pytest.raises(SystemExit) as stop:
-            main([*shlex.split(line)[1:], "--print_config"])
-        assert stop.value.code == 0, line
-    for link in re.findall(r"\]\(([^)#]+)", page):
-        assert link.startswith("https://") or (ROOT / "docs" / link).exists(), link

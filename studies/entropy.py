@@ -1,11 +1,7 @@
-"""How uniform attention begins: entropy / log N of each MHSA2d of a backbone, on a random image, in float64.
+"""How uniform attention begins: entropy / log N of each MHSA2d of a backbone, on a random image, in float64."""
 
-python benchmarks/attention_entropy.py [--size 224] [--seed 0] [--out attention_entropy.json]
-"""
-
-import argparse
-import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,8 @@ from torch import Tensor
 from botvision import MHSA2d, create_model
 from botvision.attention import module as layer
 from botvision.attention.reference import attend_reference
+from botvision.files import write_json
+from studies.cli import run
 
 WIDE = {"qkv_std": 0.05, "position_std": 0.7}
 SMALL = {"channels": (16, 32, 64, 128), "zero_init_last": False}
@@ -68,22 +66,23 @@ def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[di
     return found
 
 
-def main() -> None:
-    """Measure, print and file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    found = {title: measure(name, options, asked.size, asked.seed) for title, (name, options) in MODELS.items()}
+def entropy(*, size: int = 224, seed: int = 0, out: Path | None = None) -> str:
+    """How uniform attention begins, in each layer of some backbones.
+
+    Args:
+        size: px of the random images.
+        seed: of weights and images.
+        out: JSON file for the figures.
+    """
+    found = {title: measure(name, options, size, seed) for title, (name, options) in MODELS.items()}
+    if out is not None:
+        about = {"size": size, "seed": seed, "torch": torch.__version__.partition("+")[0]}
+        write_json(out, about | {"models": found}, indent=1)
+    lines = []
     for title, layers in found.items():
-        print(title)
-        for one in layers:
-            print("   " + ", ".join(f"{name} {value}" for name, value in one.items()))
-    if asked.out:
-        about = {"size": asked.size, "seed": asked.seed, "torch": torch.__version__.partition("+")[0]}
-        asked.out.write_text(json.dumps(about | {"models": found}, indent=1) + "\n", encoding="utf-8")
+        lines += [title, *("   " + ", ".join(f"{name} {value}" for name, value in one.items()) for one in layers)]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(entropy))

@@ -1,0 +1,1 @@
+"""Studies: questions to BoTVision, answered by its Python API; beside the package, in no wheel."""
