@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
-from botvision.maskrcnn.train import DataConfig, EngineConfig, ModelConfig, OptimConfig
+from botvision.engine.config import EngineConfig
+from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.scenes import make_scenes
 
 SHIPPED = Path(__file__).with_name("grids")

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from botvision.backbone import VARIANTS, create_model
 from botvision.files import whole_file, write_json
-from botvision.maskrcnn.canvas import MEAN, STD, canvas_rule, padded
 from botvision.maskrcnn.checkpoint import load_detector
+from botvision.maskrcnn.resize import MEAN, STD, image_size, padded
 from botvision.scenes.make import draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import build_world
@@ -64,7 +64,7 @@ def receptive_field(
     size: int = 512,
     grid: str | None = None,
     checkpoints: tuple[Path, ...] = (),
-    pictures: int = 8,
+    images: int = 8,
     seeds: int = 3,
     out: Path | None = None,
 ) -> Fields:
@@ -77,21 +77,21 @@ def receptive_field(
     Args:
         models: backbones by name, with random weights.
         size: px of their images.
-        grid: an evidence grid whose variants are looked at too, on its canvas, with random weights.
-        checkpoints: trained detectors, looked at as they are, on their canvas.
-        pictures: images to average over.
+        grid: an evidence grid whose variants are looked at too, at its size, with random weights.
+        checkpoints: trained detectors, looked at as they are, at their size.
+        images: images to average over.
         seeds: random weights to average over.
         out: JSON file for the numbers and maps; a drawing goes beside it.
 
     Raises:
         ValueError: nothing to look at, or a number below its least.
     """
-    if min(pictures, seeds) < 1 or size < 64:
-        raise ValueError(f"pictures={pictures} and seeds={seeds} must be at least 1, size={size} at least 64")
+    if min(images, seeds) < 1 or size < 64:
+        raise ValueError(f"images={images} and seeds={seeds} must be at least 1, size={size} at least 64")
     contenders: list[tuple[str, str, dict[str, Any], int]] = [(name, name, {}, size) for name in models]
     if grid is not None:
         whole = read_grid(grid)
-        px = padded(canvas_rule(whole.train["model"]["canvas"]).longest)
+        px = padded(image_size(whole.train["model"]["img_size"]).longest)
         alone = [variant for variant in whole.variants.values() if variant.first is None]
         contenders += [(f"{v.title}, grid {whole.name}", v.backbone, v.options, px) for v in alone]
     if not contenders and not checkpoints:
@@ -99,16 +99,16 @@ def receptive_field(
     fields = []
     with tqdm(total=len(contenders) + len(checkpoints), desc="fields", unit="model", disable=None) as bar:
         for title, name, options, px in contenders:
-            maps = [random_field(name, options, seed, scene_images(px, pictures)) for seed in range(seeds)]
+            maps = [random_field(name, options, seed, scene_images(px, images)) for seed in range(seeds)]
             fields.append(summed_up(title, px, np.mean(maps, 0)))
             bar.update()
         for path in checkpoints:
             detector = load_detector(path).model
-            px = padded(detector.canvas.rule.longest)
-            energy = energy_of(detector.pyramid.body, scene_images(px, pictures), seed=0)
+            px = padded(detector.resize.rule.longest)
+            energy = energy_of(detector.pyramid.body, scene_images(px, images), seed=0)
             fields.append(summed_up(f"trained: {path.parent.parent.name}", px, energy))
             bar.update()
-    note = f"{pictures} pictures, {seeds} seeds of random weights; {hardware()}, {datetime.now(UTC):%Y-%m-%d}"
+    note = f"{images} images, {seeds} seeds of random weights; {hardware()}, {datetime.now(UTC):%Y-%m-%d}"
     found = Fields(note, fields)
     if out is not None:
         write_json(out, {"note": note, "fields": [f._asdict() for f in fields]})
@@ -189,7 +189,7 @@ def draw_fields(fields: Mapping[str, tuple[Sequence[Sequence[float]], float]], p
     for axis, (name, (energy, share)) in zip(axes, fields.items(), strict=False):
         floored = [[max(value, FLOOR) for value in row] for row in energy]
         drawn = axis.imshow(floored, cmap="magma", norm=LogNorm(FLOOR, 1))
-        axis.set_title(f"{name}\n95 % in {100 * share:.1f} % of the picture", fontsize=9)
+        axis.set_title(f"{name}\n95 % in {100 * share:.1f} % of the image", fontsize=9)
         axis.set_axis_off()
     for axis in axes[len(fields) :]:
         axis.set_visible(False)

@@ -160,11 +160,11 @@ def test_detectors_train_and_predict(train):
     assert report.rows[0].heat == "Mask R-CNN, 1 × 128²" + (", training" if train else "")
 
 
-def test_the_detectors_objects_have_masks_on_the_picture_or_over_the_box():
-    on_picture, over_box = grid(64, 64), grid(64, 112)
-    assert on_picture["masks"].shape == (16, 64, 64)
-    assert on_picture["masks"][5].nonzero().amin(0).tolist() == [16, 16]
-    assert on_picture["masks"][5].sum() == 12 * 12
+def test_the_detectors_objects_have_masks_on_the_image_or_over_the_box():
+    on_image, over_box = grid(64, 64), grid(64, 112)
+    assert on_image["masks"].shape == (16, 64, 64)
+    assert on_image["masks"][5].nonzero().amin(0).tolist() == [16, 16]
+    assert on_image["masks"][5].sum() == 12 * 12
     assert over_box["masks"].shape == (16, 112, 112)
     assert over_box["masks"].all()
     with pytest.raises(ValueError, match="bench detector needs at least one model"):

@@ -6,13 +6,13 @@ import sys
 import pytest
 import yaml
 
-from botvision.cli import HOUSES, Command, as_jsonargparse_reads, first_cause, main, recipe_names, recipe_path
-from botvision.maskrcnn.canvas import canvas_rule
+from botvision.cli import COMMANDS, Command, as_jsonargparse_reads, first_cause, main, recipe_names, recipe_path
+from botvision.maskrcnn.resize import image_size
 
 RECIPES = "botvision.maskrcnn.recipes"
 VERBS = [
     [house, verb] if verb else [house]
-    for house, verbs in HOUSES.items()
+    for house, verbs in COMMANDS.items()
     for verb in ([None] if isinstance(verbs, Command) else verbs)
 ]
 
@@ -48,7 +48,7 @@ def test_every_recipe_parses_and_builds(name, capsys):
 
     with torch.device("meta"):
         model = ModelConfig(**config["model"]).build(80)
-    assert model.canvas.rule == canvas_rule(config["model"]["canvas"])
+    assert model.resize.rule == image_size(config["model"]["img_size"])
     shipped = yaml.safe_load(recipe_path(name, RECIPES).read_text())
     for part in ("data", "model", "optim", "engine"):
         for key, value in shipped.get(part, {}).items():
@@ -66,12 +66,12 @@ def test_the_papers_recipes_are_all_there_and_batch_64():
 
 
 @pytest.mark.parametrize("epochs", ["24ep", "36ep", "72ep-jitter"])
-def test_a_botnet_recipe_differs_from_its_twin_in_the_backbone_alone(epochs):
-    ours, twin = (yaml.safe_load(recipe_path(f"{n}-{epochs}", RECIPES).read_text()) for n in ("botnet50", "r50"))
+def test_a_botnet_recipe_differs_from_its_baseline_in_the_backbone_alone(epochs):
+    ours, baseline = (yaml.safe_load(recipe_path(f"{n}-{epochs}", RECIPES).read_text()) for n in ("botnet50", "r50"))
     assert ours["model"].pop("backbone") == "botnet50"
-    assert twin["model"].pop("backbone") == "resnet50"
-    assert ours.pop("out") != twin.pop("out")
-    assert ours == twin
+    assert baseline["model"].pop("backbone") == "resnet50"
+    assert ours.pop("out") != baseline.pop("out")
+    assert ours == baseline
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_error_in_a_data_process_is_one_line_too():
     assert first_cause(error) == "cannot read a.jpg"
 
 
-def test_a_truncated_picture_met_in_training_is_one_line(scenes, tmp_path, capsys):
+def test_a_truncated_image_met_in_training_is_one_line(scenes, tmp_path, capsys):
     import shutil
 
     images = tmp_path / "train"
@@ -124,7 +124,7 @@ def test_a_truncated_picture_met_in_training_is_one_line(scenes, tmp_path, capsy
     arguments += ["--engine.progress", "false"]
     assert main(arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("botvision: cannot read picture")
+    assert last.startswith("botvision: cannot read image")
     assert last.endswith("replace the file or leave it out")
 
 

@@ -221,7 +221,7 @@ def test_one_opencv_at_most():
     assert {name for name in asked if name.startswith("opencv")} <= {"opencv-python"}  # ultralytics asks for this one
 
 
-def test_pictures_are_drawn_without_opencv_unless_supervision_requires_it():
+def test_images_are_drawn_without_opencv_unless_supervision_requires_it():
     needs = [line for line in requires("supervision") or [] if line.startswith("opencv") and "extra ==" not in line]
     code = """
 import sys
@@ -231,8 +231,8 @@ import numpy as np, supervision as sv
 from botvision.draw.instances import draw_instances
 mask = np.zeros((1, 64, 64), dtype=bool); mask[:, 8:40, 8:40] = True
 found = sv.Detections(xyxy=np.array([[8.0, 8, 40, 40]]), mask=mask, class_id=np.array([0]), confidence=np.array([0.9]))
-picture = np.full((64, 64, 3), 128, dtype=np.uint8)
-drawn = draw_instances(picture, found, ["seven"])
+image = np.full((64, 64, 3), 128, dtype=np.uint8)
+drawn = draw_instances(image, found, ["seven"])
 changed = (drawn != 128).any(-1)
 assert drawn.shape == (640, 640, 3) and changed[200, 200] and not changed[600, 600], changed.sum()
 """

@@ -49,7 +49,7 @@ def commands(page):
 
 def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (90, 60), "grey").save(tmp_path / "your-picture.jpg")
+    Image.new("RGB", (90, 60), "grey").save(tmp_path / "your-image.jpg")
     own = [c for c in commands(PAGES[0]) if c.startswith("botvision")]
     assert len(own) >= 4
     for command in own:
@@ -57,7 +57,7 @@ def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
         verb = next(words for words in SMALL if " ".join(arguments).startswith(words))
         assert main([*arguments, *SMALL[verb]]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs/maskrcnn/demo/summary.json").is_file()
-    assert (tmp_path / "predictions/your-picture.jpg").is_file()
+    assert (tmp_path / "predictions/your-image.jpg").is_file()
 
 
 def test_other_readme_commands_are_make_targets_that_exist():

@@ -1,4 +1,4 @@
-"""The command line: `botvision <house> <verb>`, made of the functions' own signatures."""
+"""The command line: `botvision <task> <command>`, made of the functions' own signatures."""
 
 import difflib
 import inspect
@@ -31,30 +31,32 @@ class Command(NamedTuple):
     recipes: str | None = None
 
 
-HOUSES: dict[str, dict[str, Command] | Command] = {
+COMMANDS: dict[str, dict[str, Command] | Command] = {
     "maskrcnn": {
         "train": Command(
             "botvision.maskrcnn.commands:train",
-            "train, score and draw a Mask R-CNN with any backbone",
+            "train a Mask R-CNN with any backbone",
             recipes="botvision.maskrcnn.recipes",
         ),
         "evaluate": Command("botvision.maskrcnn.commands:evaluate", "box and mask AP of a checkpoint on a COCO file"),
-        "predict": Command("botvision.maskrcnn.commands:predict", "find objects in pictures"),
+        "predict": Command("botvision.maskrcnn.commands:predict", "find objects in images"),
     },
     "classify": {
         "train": Command(
             "botvision.classify.commands:train",
-            "train, score and draw a classifier: any BoTNet or timm model",
+            "train a classifier: any BoTNet or timm model",
             recipes="botvision.classify.recipes",
         ),
         "evaluate": Command("botvision.classify.commands:evaluate", "accuracy and speed of a checkpoint, at any sizes"),
-        "predict": Command("botvision.classify.commands:predict", "say what is in pictures"),
+        "predict": Command("botvision.classify.commands:predict", "name what is in images"),
     },
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
-        "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet twin"),
+        "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet baseline"),
         "classify": Command("botvision.bench.classify:classify", "time T3 … T7 beside EfficientNets, each at its px"),
-        "detector": Command("botvision.bench.detector:detector", "time Mask R-CNN beside its twin and torchvision's"),
+        "detector": Command(
+            "botvision.bench.detector:detector", "time Mask R-CNN beside its baseline and torchvision's"
+        ),
     },
     "digits": Command("botvision.digits:make_digits", "write handwritten digits as class folders or tar shards"),
     "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
@@ -83,27 +85,27 @@ def run(arguments: list[str]) -> int:
         from jsonargparse import ArgumentParser
     except ImportError as error:
         raise ValueError("the command line needs more packages; pip install 'botvision[all]'") from error
-    parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, score and draw.")
+    parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, evaluate, predict.")
     parser.add_argument("--version", action="version", version=f"botvision {__version__}")
-    houses = parser.add_subcommands(dest="house")
+    tasks = parser.add_subcommands(dest="task")
     lists: dict[str, Any] = {}
-    for house, verbs in HOUSES.items():
-        if isinstance(verbs, Command):
-            wanted = arguments[:1] == [house]
-            lists = lists_of(verbs) if wanted else lists
-            houses.add_subcommand(house, command_parser(verbs, wanted=wanted), help=verbs.help)
+    for task, commands in COMMANDS.items():
+        if isinstance(commands, Command):
+            wanted = arguments[:1] == [task]
+            lists = lists_of(commands) if wanted else lists
+            tasks.add_subcommand(task, command_parser(commands, wanted=wanted), help=commands.help)
             continue
-        inner = ArgumentParser(description=f"{house}: {', '.join(verbs)}")
-        houses.add_subcommand(house, inner, help=", ".join(verbs))
-        below = inner.add_subcommands(dest="verb")
-        for verb, command in verbs.items():
-            wanted = arguments[:2] == [house, verb]
+        inner = ArgumentParser(description=f"{task}: {', '.join(commands)}")
+        tasks.add_subcommand(task, inner, help=", ".join(commands))
+        below = inner.add_subcommands(dest="command")
+        for name, command in commands.items():
+            wanted = arguments[:2] == [task, name]
             lists = lists_of(command) if wanted else lists
-            below.add_subcommand(verb, command_parser(command, wanted=wanted), help=command.help)
+            below.add_subcommand(name, command_parser(command, wanted=wanted), help=command.help)
     chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments, lists)))
-    found, options = HOUSES[chosen.house], chosen[chosen.house]
+    found, options = COMMANDS[chosen.task], chosen[chosen.task]
     if not isinstance(found, Command):
-        found, options = found[options.verb], options[options.verb]
+        found, options = found[options.command], options[options.command]
     quiet_libraries()
     result = load(found.function)(**{name: value for name, value in options.items() if name != "config"})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
@@ -204,7 +206,7 @@ def load(function: str) -> Callable[..., Any]:
 
 
 def recipe_names(package: str) -> list[str]:
-    """Names of the recipes that a house ships."""
+    """Names of the recipes that a task ships."""
     return sorted(Path(entry.name).stem for entry in files(package).iterdir() if entry.name.endswith(".yaml"))
 
 

@@ -1,4 +1,4 @@
-"""Real handwritten digits as pictures: in memory, as class folders, or as tar shards."""
+"""scikit-learn's handwritten digits as images: in memory, as class folders, or as tar shards."""
 
 import io
 import tarfile
@@ -33,12 +33,12 @@ def load_digits(split: str) -> tuple[Digit, NDArray[np.int64]]:
     return (digits.images[mine] / 16).astype(np.float32), digits.target[mine]
 
 
-def digit_pictures(split: str, *, size: int = 32) -> list[tuple[Image.Image, int]]:
-    """Pictures of `size` px, grey on black as RGB, with their labels."""
-    images, labels = load_digits(split)
-    pictures = (Image.fromarray((255 * image).astype(np.uint8)) for image in images)
-    large = (picture.resize((size, size), Image.Resampling.BICUBIC).convert("RGB") for picture in pictures)
-    return [(picture, int(label)) for picture, label in zip(large, labels, strict=True)]
+def digit_images(split: str, *, size: int = 32) -> list[tuple[Image.Image, int]]:
+    """Images of `size` px, grey on black as RGB, with their labels."""
+    digits, labels = load_digits(split)
+    small = (Image.fromarray((255 * digit).astype(np.uint8)) for digit in digits)
+    large = (image.resize((size, size), Image.Resampling.BICUBIC).convert("RGB") for image in small)
+    return [(image, int(label)) for image, label in zip(large, labels, strict=True)]
 
 
 def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
@@ -46,7 +46,7 @@ def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
 
     Args:
         out: folder to make.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
         shards: 0 for class folders; otherwise so many tar files for train and one for val, with their index.
 
     Returns:
@@ -62,37 +62,37 @@ def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
     counts = {}
     with whole_folder(out) as unfinished:
         for split in SPLITS:
-            pictures = digit_pictures(split, size=size)
-            counts[split] = len(pictures)
+            images = digit_images(split, size=size)
+            counts[split] = len(images)
             if shards:
-                write_shards(unfinished, split, pictures, number=shards if split == "train" else 1)
+                write_shards(unfinished, split, images, number=shards if split == "train" else 1)
             else:
-                write_folders(unfinished / split, pictures)
+                write_folders(unfinished / split, images)
         if shards:
             write_text(unfinished / "classes.txt", "\n".join(CLASSES) + "\n")
     form = f"in {shards} + 1 shards" if shards else "in class folders"
     return f"{counts['train']} + {counts['val']} digits of {size} px {form} at {out}"
 
 
-def write_folders(folder: Path, pictures: list[tuple[Image.Image, int]]) -> None:
+def write_folders(folder: Path, images: list[tuple[Image.Image, int]]) -> None:
     """One folder a class."""
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
-    for number, (picture, label) in enumerate(pictures):
-        picture.save(folder / CLASSES[label] / f"{number:05d}.png")
+    for number, (image, label) in enumerate(images):
+        image.save(folder / CLASSES[label] / f"{number:05d}.png")
 
 
-def write_shards(folder: Path, split: str, pictures: list[tuple[Image.Image, int]], *, number: int) -> None:
+def write_shards(folder: Path, split: str, images: list[tuple[Image.Image, int]], *, number: int) -> None:
     """Tar files of (name.png, name.cls) pairs, and `<split>.json`, their index in WebDataset's form."""
     listed = []
     for shard in range(number):
-        mine = range(shard, len(pictures), number)
+        mine = range(shard, len(images), number)
         name = f"{split}-{shard:04d}.tar"
         with tarfile.open(folder / name, "w") as tar:
             for index in mine:
-                picture, label = pictures[index]
+                image, label = images[index]
                 png = io.BytesIO()
-                picture.save(png, "PNG")
+                image.save(png, "PNG")
                 for ending, content in (("png", png.getvalue()), ("cls", str(label).encode())):
                     entry = tarfile.TarInfo(f"{index:05d}.{ending}")
                     entry.size = len(content)

@@ -1,4 +1,4 @@
-"""Whole files or none: what is written replaces the old file in one move."""
+"""Write files atomically: whole files or none."""
 
 import errno
 import json

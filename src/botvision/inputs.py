@@ -1,4 +1,4 @@
-"""Pictures in: a file, a folder or a glob, read upright as RGB."""
+"""Find and read images: a file, a folder or a glob, upright, as RGB."""
 
 import glob
 import io
@@ -13,11 +13,11 @@ from torch import Tensor
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def find_pictures(source: str | Path) -> list[Path]:
-    """Paths of a picture, of a folder's pictures (sorted, not in subfolders), or of a glob's.
+def find_images(source: str | Path) -> list[Path]:
+    """Paths of an image, of a folder's images (sorted, not in subfolders), or of a glob's.
 
     Raises:
-        FileNotFoundError: nothing there, or no picture in it.
+        FileNotFoundError: nothing there, or no image in it.
     """
     path = Path(source)
     if path.is_dir():
@@ -28,60 +28,58 @@ def find_pictures(source: str | Path) -> list[Path]:
         found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
     if not found:
         raise FileNotFoundError(
-            f"no picture at {source}; give a picture, a folder or a quoted glob of {', '.join(sorted(SUFFIXES))} files"
+            f"no image at {source}; give an image, a folder or a quoted glob of {', '.join(sorted(SUFFIXES))} files"
         )
     return found
 
 
-def read_picture(path: Path) -> Tensor:
-    """A picture as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
+def read_image(path: Path) -> Tensor:
+    """An image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, or a truncated one.
+        ValueError: not an image, or a truncated one.
     """
-    return torch.from_numpy(np.array(open_picture(path))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
 
 
-def open_picture(path: Path, content: bytes | None = None) -> Image.Image:
-    """A picture as RGB, turned upright by its EXIF tag; from `content` where its bytes are at hand.
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """An image as RGB, turned upright by its EXIF tag; from `content` where its bytes are at hand.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, or a truncated one.
+        ValueError: not an image, or a truncated one.
     """
     if content is None and not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}; check the folder and the file name")
+        raise FileNotFoundError(f"no image at {path}; check the folder and the file name")
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as opened:
             return to_rgb(ImageOps.exif_transpose(opened))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read picture {path}: {error}; replace the file or leave it out") from error
+        raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
     except ImportError as error:  # ultralytics puts an Image.open in PIL's place that then asks for a HEIF reader
         if not isinstance(error.__context__, UnidentifiedImageError):
             raise
-        raise ValueError(
-            f"cannot read picture {path}: {error.__context__}; replace the file or leave it out"
-        ) from error
+        raise ValueError(f"cannot read image {path}: {error.__context__}; replace the file or leave it out") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as RGB; 16-bit grey keeps its upper eight bits.
 
     Raises:
-        OSError: 32-bit integers or floats, whose range a picture does not tell.
+        OSError: 32-bit integers or floats, whose range an image does not tell.
     """
-    if picture.mode in {"I", "F"}:
-        raise OSError(f"mode {picture.mode} has no known range of brightness")
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    return picture.convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise OSError(f"mode {image.mode} has no known range of brightness")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def stream(paths: list[Path]) -> Iterator[tuple[Path, Tensor | None, str]]:
-    """Each path with its picture, or with None and the reason where it cannot be read."""
+    """Each path with its image, or with None and the reason where it cannot be read."""
     for path in paths:
         try:
-            yield path, read_picture(path), ""
+            yield path, read_image(path), ""
         except (ValueError, FileNotFoundError) as error:
             yield path, None, str(error)

@@ -1,4 +1,4 @@
-"""Names of a package that are imported at their first use (PEP 562)."""
+"""Lazy imports: names of a package that are imported at their first use (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping

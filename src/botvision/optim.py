@@ -1,4 +1,4 @@
-"""Optimisers by timm's names, with weight decay on weights only, and learning-rate schedules."""
+"""Optimisers by timm's names, weight decay on weights only, learning-rate schedules."""
 
 import math
 from collections.abc import Iterator, Sequence

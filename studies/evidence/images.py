@@ -8,7 +8,7 @@ import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw
 
-from botvision.draw.instances import Picture, contact_sheet, draw_instances, save_picture
+from botvision.draw.instances import Pixels, contact_sheet, draw_instances, save_image
 from botvision.files import read_json
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.coco import corners
@@ -22,7 +22,7 @@ from studies.grid import Grid, as_pairs
 from studies.receptive_field import draw_fields
 
 EXAMPLES = 4  # scenes of a task
-FOUND = 2  # val images with predictions
+FOUND = 2  # validation images with predictions
 SURE = 0.5
 PERCENT = (0.0, 100.0)
 COIN = 50.0  # % of the right names that a coin gives
@@ -65,9 +65,9 @@ def draw_examples(grid: Grid, task: str, path: Path) -> None:
     material, rng = load_material("val"), np.random.default_rng([0, 1])
     drawn = []
     for _ in range(EXAMPLES):
-        picture, objects = draw_scene(material, world, rng)
-        drawn.append(draw_instances(picture, as_detections(objects, task), CATEGORIES[task]))
-    save_picture(contact_sheet(drawn, columns=EXAMPLES, side=CELL), path)
+        image, objects = draw_scene(material, world, rng)
+        drawn.append(draw_instances(image, as_detections(objects, task), CATEGORIES[task]))
+    save_image(contact_sheet(drawn, columns=EXAMPLES, side=CELL), path)
 
 
 def world_of(options: Mapping[str, Any]) -> World:
@@ -138,34 +138,34 @@ def draw_found(grid: Grid, found: Found, path: Path, *, place: Path) -> None:
     """Truth and predictions of the first seed's variants, in the first world whose trainings are at hand."""
     for world, variants in found.items():
         seed = grid.seeds[0]
-        ran = {v: place / "runs" / f"{world}_{v}_seed{seed}" / "score" / "results.json" for v in variants}
+        ran = {v: place / "runs" / f"{world}_{v}_seed{seed}" / "evaluation" / "results.json" for v in variants}
         ran = {variant: file for variant, file in ran.items() if file.is_file()}
         scenes = place / "scenes" / f"{world}_seed{seed}"
         if grid.baseline in ran and len(ran) > 1 and scenes.is_dir():
             val = CocoInstances(scenes / "annotations" / "val.json", scenes / "val", on_bad="skip")
-            save_picture(found_sheet(grid, val, ran), path)
+            save_image(found_sheet(grid, val, ran), path)
             return
 
 
-def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Picture:
+def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Pixels:
     """A row an image: the truth, then each variant's findings."""
     names = [category.name for category in val.categories]
     results = {variant: read_json(file, what="results") for variant, file in ran.items()}
     cells, chosen = [], [n for n in range(len(val)) if len(val.record(n)[1]) > 2][:FOUND]
     for index in chosen:
-        image, annotations = val.record(index)
-        picture = val[index][0].permute(1, 2, 0).numpy()
-        cells.append(titled(draw_instances(picture, from_coco(annotations, val, picture), names), "truth"))
+        entry, annotations = val.record(index)
+        image = val[index][0].permute(1, 2, 0).numpy()
+        cells.append(titled(draw_instances(image, from_coco(annotations, val, image), names), "truth"))
         for variant, found in results.items():
-            own = [r for r in found if r["image_id"] == image["id"] and r["score"] >= SURE]
-            drawn = draw_instances(picture, from_coco(own, val, picture), names)
+            own = [r for r in found if r["image_id"] == entry["id"] and r["score"] >= SURE]
+            drawn = draw_instances(image, from_coco(own, val, image), names)
             cells.append(titled(drawn, grid.variants[variant].title))
     return contact_sheet(cells, columns=len(results) + 1, side=CELL)
 
 
-def from_coco(entries: list[dict[str, Any]], val: CocoInstances, picture: Picture) -> sv.Detections:
+def from_coco(entries: list[dict[str, Any]], val: CocoInstances, image: Pixels) -> sv.Detections:
     """COCO annotations or results of one image, to be drawn."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if not entries:
         return sv.Detections.empty()
     dense = [masks.decode(entry["segmentation"], height=height, width=width) for entry in entries]
@@ -177,9 +177,9 @@ def from_coco(entries: list[dict[str, Any]], val: CocoInstances, picture: Pictur
     )
 
 
-def titled(picture: Picture, title: str) -> Picture:
+def titled(image: Pixels, title: str) -> Pixels:
     """An image under a line of text."""
-    sheet = Image.new("RGB", (picture.shape[1], picture.shape[0] + 36), "white")
-    sheet.paste(Image.fromarray(picture), (0, 36))
+    sheet = Image.new("RGB", (image.shape[1], image.shape[0] + 36), "white")
+    sheet.paste(Image.fromarray(image), (0, 36))
     ImageDraw.Draw(sheet).text((6, 4), title, fill="black", font_size=24)
     return np.array(sheet)

@@ -11,7 +11,8 @@ import torch
 from torchvision.ops import box_iou
 
 from botvision.maskrcnn.coco import corners
-from botvision.maskrcnn.score import Result, evaluate
+from botvision.maskrcnn.evaluation import coco_metrics
+from botvision.maskrcnn.results import Result
 
 FOUND = 0.5  # IoU from which a detection is of an object
 Annotation = dict[str, Any]
@@ -62,7 +63,7 @@ def part(
         "categories": [c for c in document["categories"] if c["id"] in kept],
     }
     mine = [result for result in results if result["category_id"] in kept]
-    figures = evaluate(truth, mine)
+    figures = coco_metrics(truth, mine)
     found, named = names(chosen, mine)
     low, high = bounds or (None, None)
     return Part(low, high, len(chosen), figures.box["AP"], figures.mask["AP"], found, named)

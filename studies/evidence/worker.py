@@ -16,10 +16,10 @@ from botvision.backbone import VARIANTS, create_model
 from botvision.backbone.counts import Counts, count
 from botvision.cli import first_cause, quiet_libraries
 from botvision.files import read_json, write_json
-from botvision.maskrcnn.canvas import canvas_rule, padded
-from botvision.maskrcnn.checkpoint import ModelConfig, carry_over
-from botvision.maskrcnn.score import score
-from botvision.maskrcnn.train import train
+from botvision.maskrcnn import evaluate, train
+from botvision.maskrcnn.checkpoint import build_model, carry_over
+from botvision.maskrcnn.config import ModelConfig
+from botvision.maskrcnn.resize import image_size, padded
 from botvision.scenes.world import CATEGORIES, RELATION
 from studies.evidence.split import distance, in_parts, part, side, steps, thirds
 from studies.grid import build_configs
@@ -48,20 +48,20 @@ def carry_out(settings: dict[str, Any], scenes: Path, folder: Path) -> dict[str,
         What was measured, as the run's JSON holds it.
 
     Raises:
-        FileNotFoundError, ValueError: what `train` and `score` refuse.
+        FileNotFoundError, ValueError: what `train` and `evaluate` refuse.
     """
     seconds, carried, before = 0.0, {}, None
     for stage, out in zip(settings["stages"], stage_folders(folder, len(settings["stages"])), strict=True):
         configs = build_configs(settings, stage, scenes, what=f"settings of {folder.name}, train")
         if before is not None:
-            fresh = configs.model.build(len(CATEGORIES[settings["scenes"].get("task", "plain")]))
+            fresh = build_model(configs.model, len(CATEGORIES[settings["scenes"].get("task", "plain")]))
             carried = {"carried": str(carry_over(fresh, before))}
         summary = train(**configs._asdict(), out=out, init_from=before, on_existing="resume")
         seconds += summary.wall_seconds
         before = out / "checkpoints" / "last.ckpt"
     last = folder / "checkpoints" / "last.ckpt"
-    score(last, configs.data.val_annotations, configs.data.val_images, out=folder / "score", workers=0)
-    found = read_json(folder / "score" / "results.json", what="results")
+    evaluate(last, configs.data.val_annotations, configs.data.val_images, out=folder / "evaluation", workers=0)
+    found = read_json(folder / "evaluation" / "results.json", what="results")
     truth, learnt = (
         read_json(path, what="annotations") for path in (configs.data.val_annotations, configs.data.train_annotations)
     )
@@ -95,7 +95,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 def history(rows: list[dict[str, str]]) -> dict[str, Any]:
     """Milliseconds of a step, and the curves, from the rows of a training's metrics.csv."""
     learnt = [row for row in rows if row.get("train/loss")]
-    scored = [row for row in rows if row.get("val/box_ap")]
+    evaluated = [row for row in rows if row.get("val/box_ap")]
     spent = [
         (float(b["seconds"]) - float(a["seconds"])) / (int(b["step"]) - int(a["step"])) for a, b in pairwise(learnt)
     ]
@@ -104,7 +104,7 @@ def history(rows: list[dict[str, str]]) -> dict[str, Any]:
         "loss": [[int(row["step"]), round(float(row["train/loss"]), 4)] for row in learnt],
         "ap": [
             [int(row["step"]), round(float(row["val/box_ap"]), 4), round(float(row["val/mask_ap"]), 4)]
-            for row in scored
+            for row in evaluated
         ],
     }
 
@@ -123,22 +123,22 @@ def parts(document: dict[str, Any], found: list[dict[str, Any]], scenes: dict[st
     classes = RELATION.get(task, tuple(CATEGORIES[task]))
     ids = {c["id"] for c in document["categories"] if c["name"] in classes}
     own = [a for a in document["annotations"] if a["category_id"] in ids]
-    scored: dict[str, Any] = {"whole": part(document, found, classes)._asdict()}
+    evaluated: dict[str, Any] = {"whole": part(document, found, classes)._asdict()}
     control = [name for name in CATEGORIES[task] if name not in classes]
     if control:
-        scored["control"] = part(document, found, control)._asdict()
+        evaluated["control"] = part(document, found, control)._asdict()
     if task in RELATION:
         low, high = document["info"]["world"]["distance"]
         edges = steps(scenes["size"] * low, scenes["size"] * high)
-        scored["by_distance"] = [p._asdict() for p in in_parts(document, found, classes, edges, distance)]
+        evaluated["by_distance"] = [p._asdict() for p in in_parts(document, found, classes, edges, distance)]
     edges = thirds([side(annotation) for annotation in own])
-    scored["by_size"] = [p._asdict() for p in in_parts(document, found, classes, edges, side)]
-    return scored
+    evaluated["by_size"] = [p._asdict() for p in in_parts(document, found, classes, edges, side)]
+    return evaluated
 
 
 def counts(model: ModelConfig) -> Counts:
-    """Parameters and multiply-adds of the backbone on the canvas, without classifier, pyramid and heads."""
-    px = padded(canvas_rule(model.canvas).longest)
+    """Parameters and multiply-adds of the backbone at the image size, without classifier, pyramid and heads."""
+    px = padded(image_size(model.img_size).longest)
     options = dict(model.backbone_options or {}) | ({"img_size": px} if model.backbone in VARIANTS else {})
     with torch.device("meta"):
         backbone = create_model(model.backbone, num_classes=0, **options)

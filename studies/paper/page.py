@@ -18,7 +18,7 @@ WITHOUT_CLASSIFIER = 1024  # px from which the paper counts multiply-adds of the
 
 
 def paper(*, runs: Path | None = None, out: Path | None = None) -> str:
-    """Print the paper's tables beside our parameter and multiply-add counts, and our scores where they were run.
+    """Print the paper's tables beside our parameter and multiply-add counts, and our metrics where they were run.
 
     Args:
         runs: folder of Mask R-CNN runs named like their recipes, e.g. runs/maskrcnn; their AP fills our columns.

@@ -37,7 +37,7 @@ GRID = {
         "carried": {"title": "ours, baseline first", "backbone": "botnet14", "options": SMALL, "first": "resnet"},
     },
     "train": {
-        "model": {"preset": "nano", "canvas": 64},
+        "model": {"preset": "nano", "img_size": 64},
         "data": {"jitter": [1, 1], "flip": False, "batch_size": 4, "workers": 0, "on_bad": "skip"},
         "optim": {"optimizer": "adamw", "lr": 0.001, "warmup_steps": 1, "epochs": 2},
         "engine": {"accelerator": "cpu", "devices": 1, "log_every": 1},
@@ -149,7 +149,7 @@ def test_runs_in_processes_of_their_own(grid, tmp_path):
 def test_sigterm_ends_the_workers_and_the_same_command_goes_on(grid, tmp_path):
     content = yaml.safe_load(grid.read_text())
     content["train"]["optim"]["epochs"] = 8
-    content["train"]["engine"]["score_every"] = 8
+    content["train"]["engine"]["evaluate_every"] = 8
     grid.write_text(yaml.safe_dump(content, sort_keys=False))
     flags = [
         "--grid",

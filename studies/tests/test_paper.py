@@ -23,8 +23,8 @@ def test_the_page_in_the_docs_is_fresh(page):
 
 
 def test_without_runs_no_score_is_ours(page):
-    scored = [line.split("|") for line in page.splitlines() if "| not run" in line]
-    assert len(scored) == len(IMAGENET) + sum(map(len, COCO.values()))
+    evaluated = [line.split("|") for line in page.splitlines() if "| not run" in line]
+    assert len(evaluated) == len(IMAGENET) + sum(map(len, COCO.values()))
 
 
 def test_a_finished_run_fills_its_row(tmp_path):

@@ -27,7 +27,7 @@ def test_a_convolutions_field_is_its_kernel():
 
 
 def test_attention_looks_farther_than_its_baseline(tmp_path):
-    found = receptive_field(models=("resnet26", "botnet26"), size=128, pictures=2, seeds=1, out=tmp_path / "f.json")
+    found = receptive_field(models=("resnet26", "botnet26"), size=128, images=2, seeds=1, out=tmp_path / "f.json")
     baseline, ours = found.fields
     assert ours.share > baseline.share
     assert baseline.side == pytest.approx(128 * baseline.share**0.5, abs=0.1)
@@ -41,5 +41,5 @@ def test_attention_looks_farther_than_its_baseline(tmp_path):
 def test_nothing_to_look_at_is_refused():
     with pytest.raises(ValueError, match="needs at least one model, grid or checkpoint"):
         receptive_field(models=())
-    with pytest.raises(ValueError, match="pictures=0 and seeds=3 must be at least 1, size=512 at least 64"):
-        receptive_field(pictures=0)
+    with pytest.raises(ValueError, match="images=0 and seeds=3 must be at least 1, size=512 at least 64"):
+        receptive_field(images=0)

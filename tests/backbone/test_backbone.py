@@ -254,9 +254,9 @@ def test_pools_for_a_torch_that_binds_strides_have_the_same_bits(size, pool, mon
 def test_the_stem_pool_is_timms(monkeypatch):
     x = torch.randn(2, 3, 65, 96, dtype=torch.float64)
     monkeypatch.setattr("botvision.backbone.botnet.POOLS_BIND_SIZES", True)
-    model, twin = botvision.create_model("botnet14"), timm.create_model("resnet14t", stem_type="")
+    model, baseline = botvision.create_model("botnet14"), timm.create_model("resnet14t", stem_type="")
     assert isinstance(model.maxpool, StemPool)
-    assert torch.equal(model.maxpool(x), twin.maxpool(x))
+    assert torch.equal(model.maxpool(x), baseline.maxpool(x))
     convolving = botvision.create_model("botnet14", replace_stem_pool=True)
     assert not isinstance(convolving.maxpool, StemPool)
 
@@ -270,13 +270,13 @@ def test_the_halving_pool_is_the_ceil_mode_pool(size):
 
 @pytest.mark.parametrize("size", [(64, 64), (333, 517), (33, 95)])
 @pytest.mark.parametrize("stride", [32, 16])
-def test_odd_and_oblong_images_give_the_sizes_of_the_resnet_twin(size, stride):
+def test_odd_and_oblong_images_give_the_sizes_of_the_resnet_baseline(size, stride):
     x = torch.randn(1, 3, *size)
     options = {"features_only": True, "output_stride": stride}
     ours = timm.create_model("botnet14", **options).eval()
-    twin = timm.create_model("resnet50", **options).eval()
+    baseline = timm.create_model("resnet50", **options).eval()
     with torch.no_grad():
-        assert [f.shape for f in ours(x)] == [f.shape for f in twin(x)]
+        assert [f.shape for f in ours(x)] == [f.shape for f in baseline(x)]
 
 
 def test_only_the_last_stage_is_attention():

@@ -32,7 +32,7 @@ def test_with_zero_gamma_the_new_blocks_change_nothing_at_the_start():
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"not of this model's ResNet twin: missing layer1\.2.*resnet50 for botnet50"):
+    with pytest.raises(ValueError, match=r"model's ResNet baseline: missing layer1\.2.*resnet50 for botnet50"):
         load_resnet(botvision.create_model("botnet50"), timm.create_model("resnet26").state_dict())
     with pytest.raises(FileNotFoundError, match=r"no weights at gone\.pth"):
         load_resnet(botvision.create_model("botnet14"), "gone.pth")

@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same batch; what cannot be read is named; classes must agree."""
+"""Images of every kind become the same batch; what cannot be read is named; classes must agree."""
 
 import io
 import tarfile
@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from botvision.classify.config import AugmentConfig, DataConfig
-from botvision.classify.data import Bad, Pictures, build_split, check_classes, collate, train_transform, val_transform
+from botvision.classify.data import (
+    Bad,
+    ImageDataset,
+    build_split,
+    check_classes,
+    collate,
+    train_transform,
+    val_transform,
+)
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
 from botvision.engine.loader import EpochPosition, Share
@@ -34,7 +42,7 @@ def load(where, *, train=False, transform=AS_IS, **options):
 
 @pytest.fixture
 def folders(tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name, colour in (("cat", "red"), ("dog", "blue")):
         (root / name).mkdir(parents=True)
         for number in range(3):
@@ -52,26 +60,26 @@ def test_class_folders_as_imagenets(folders):
 
 
 @pytest.mark.parametrize("kind", ["CMYK", "palette", "alpha", "grey", "16-bit", "EXIF"])
-def test_pictures_of_every_kind_are_read_right(folders, kind):
+def test_images_of_every_kind_are_read_right(folders, kind):
     left_white = np.zeros((40, 40, 3), np.uint8)
     left_white[:, :20] = 255
-    picture, options, ending = Image.fromarray(left_white), {}, "png"
+    image, options, ending = Image.fromarray(left_white), {}, "png"
     if kind == "CMYK":
-        picture, ending = picture.convert("CMYK"), "jpg"
+        image, ending = image.convert("CMYK"), "jpg"
     elif kind == "palette":
-        picture = picture.convert("P")
+        image = image.convert("P")
     elif kind == "alpha":
-        picture = picture.convert("RGBA")
+        image = image.convert("RGBA")
     elif kind == "grey":
-        picture = picture.convert("L")
+        image = image.convert("L")
     elif kind == "16-bit":
-        picture = Image.fromarray(left_white[..., 0].astype(np.uint16) * 257)
+        image = Image.fromarray(left_white[..., 0].astype(np.uint16) * 257)
     elif kind == "EXIF":
         exif = Image.Exif()
         exif[0x0112] = 8  # shown turned by 90° against the clock
-        picture, options, ending = picture.rotate(-90), {"exif": exif}, "jpg"
+        image, options, ending = image.rotate(-90), {"exif": exif}, "jpg"
     path = folders / "cat" / f"a.{ending}"
-    picture.save(path, **options)
+    image.save(path, **options)
     source = Folders(folders)
     pixels = np.asarray(source.open(source.samples.index((str(path), 0)))[0]).astype(int)
     assert pixels.shape == (40, 40, 3)
@@ -79,8 +87,8 @@ def test_pictures_of_every_kind_are_read_right(folders, kind):
     assert pixels[:, 24:].max() < 25
 
 
-def test_an_unreadable_picture_is_set_aside_with_its_name(folders):
-    (folders / "cat" / "1.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_set_aside_with_its_name(folders):
+    (folders / "cat" / "1.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((9, 9), np.float32)).save(folders / "dog" / "float.tif")
     batches = list(load(folders).batches)
     assert sum(len(batch.labels) for batch in batches) == 5
@@ -90,7 +98,7 @@ def test_an_unreadable_picture_is_set_aside_with_its_name(folders):
     assert "mode F has no known range of brightness" in reasons[1]
 
 
-def test_a_batch_of_unreadable_pictures_alone_is_empty():
+def test_a_batch_of_unreadable_images_alone_is_empty():
     batch = collate([Bad("a"), Bad("b")])
     assert (len(batch.images), len(batch.labels), batch.bad) == (0, 0, ["a", "b"])
 
@@ -100,12 +108,12 @@ def test_class_folders_that_are_none_are_refused(folders, tmp_path):
         open_source("gone", split="train")
     (folders / "emu").mkdir()
     (folders / "emu" / "notes.txt").write_text("none")
-    with pytest.raises(ValueError, match=r"class folders without a picture: emu \(1 of them\); fill or remove"):
+    with pytest.raises(ValueError, match=r"class folders without an image: emu \(1 of them\); fill or remove"):
         Folders(folders)
     flat = tmp_path / "flat"
     flat.mkdir()
     Image.new("RGB", (9, 9)).save(flat / "a.png")
-    with pytest.raises(ValueError, match="has no class folders; its pictures must lie in a folder for each class"):
+    with pytest.raises(ValueError, match="has no class folders; its images must lie in a folder for each class"):
         Folders(flat)
 
 
@@ -114,11 +122,11 @@ def test_splits_of_different_classes_are_refused(folders, tmp_path):
     other.mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(other / "a.png")
     data = DataConfig(str(folders), str(tmp_path / "val"))
-    with pytest.raises(ValueError, match=r"have different classes: dog only in .*pictures; use the same class folders"):
+    with pytest.raises(ValueError, match=r"have different classes: dog only in .*images; use the same class folders"):
         check_classes(load(folders), load(tmp_path / "val"), data)
 
 
-def test_too_few_pictures_for_a_step_are_refused(folders):
+def test_too_few_images_for_a_step_are_refused(folders):
     with pytest.raises(
         ValueError, match=r"has 6 images, fewer than batch_size=7 × 1 devices; lower --data\.batch_size"
     ):
@@ -131,7 +139,7 @@ def test_digits_hold_out_every_fourth():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_shards_give_the_same_pictures_as_folders(tmp_path, workers):
+def test_shards_give_the_same_images_as_folders(tmp_path, workers):
     make_digits(tmp_path / "folders", size=32)
     make_digits(tmp_path / "shards", size=32, shards=3)
     names = tmp_path / "shards" / "classes.txt"
@@ -161,7 +169,7 @@ def test_shards_need_class_names_and_labels_among_them(tmp_path):
         read_class_names(Path("gone.txt"))
 
 
-def test_a_shard_with_a_broken_picture_or_label(tmp_path):
+def test_a_shard_with_a_broken_image_or_label(tmp_path):
     (tmp_path / "names.txt").write_text("a\n")
 
     def write(label):
@@ -188,7 +196,7 @@ def test_timms_datasets_are_read_by_number(tmp_path):
     assert source.open(0)[1] == 0
     few = open_source("torch/image_folder", split="val", root=root, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"sample 449 is of class 9, but there are 2 class names from 0"):
-        Pictures(few, AS_IS)[449]
+        ImageDataset(few, AS_IS)[449]
     with pytest.raises(ValueError, match=r"timm cannot open torch/nothing"):
         open_source("torch/nothing", split="val", root=root, classes=["a"])
 

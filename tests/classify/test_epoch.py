@@ -21,7 +21,7 @@ from botvision.classify.shards import Shard, ShardBatches, find_shards, read_int
 from botvision.digits import load_digits, make_digits
 from botvision.engine.config import EngineConfig
 from botvision.engine.loader import EpochBatches, EpochPosition, Share
-from botvision.inputs import find_pictures
+from botvision.inputs import find_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 
@@ -201,7 +201,7 @@ def test_an_index_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no index of shards; it needs a shardlist of url and nsamples"):
         find_shards(str(tmp_path / "a.json"))
     (tmp_path / "b.json").write_text('{"shardlist": [{"url": "x.tar", "nsamples": 0}]}')
-    with pytest.raises(ValueError, match=r"has no sample; each needs a picture and a \.cls file"):
+    with pytest.raises(ValueError, match=r"has no sample; each needs an image and a \.cls file"):
         find_shards(str(tmp_path / "b.json"))
 
 
@@ -241,8 +241,8 @@ def test_an_index_runs_no_command(tmp_path, payload):
     classifier = Classifier(torch.nn.Identity(), ["a", "b"], ModelConfig("botnet14"), (0.0,) * 3, (1.0,) * 3, 1.0)
     with pytest.raises(ValueError, match=message):
         evaluate_at(classifier, DataConfig(index, index, workers=0), size=32)
-    with pytest.raises(FileNotFoundError, match="no picture at"):
-        find_pictures(url)
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        find_images(url)
     with pytest.raises((ValueError, OSError)):
         list(read_interval([Shard(url, 5)], 0, 5))  # not even where it was not asked
     assert not made.exists()

@@ -70,7 +70,7 @@ def test_the_checkpoint_is_tensors_and_scores_as_the_run_said(run, checkpoint, t
     assert scores.rows[0].top1 == pytest.approx(run.top1)
     assert scores.rows[0].top5 == pytest.approx(run.top5)
     assert scores.rows[0].confusion.diagonal().sum() / 450 == pytest.approx(run.top1)
-    assert json.loads((tmp_path / "metrics.json").read_text())[0]["pictures"] == 450
+    assert json.loads((tmp_path / "metrics.json").read_text())[0]["images"] == 450
     assert (tmp_path / "confusion-32.png").is_file()
 
 
@@ -104,7 +104,7 @@ def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
     assert steps[-1] == 42
 
 
-def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_seen(tmp_path, monkeypatch):
+def test_a_run_that_died_inside_an_epoch_goes_on_with_the_images_it_had_not_seen(tmp_path, monkeypatch):
     seen, original, dies_at = [], ClassifierModule.training_step, [30]
 
     def dies(self, batch, batch_idx):
@@ -131,25 +131,25 @@ def test_a_run_that_died_inside_an_epoch_goes_on_with_the_pictures_it_had_not_se
     assert resumed == seen[25:]
 
 
-def test_unreadable_pictures_are_counted_once_and_past_the_limit_listed(tmp_path, capsys):
+def test_unreadable_images_are_counted_once_and_past_the_limit_listed(tmp_path, capsys):
     make_digits(tmp_path / "d", size=32)
     broken = sorted((tmp_path / "d" / "train" / "3").iterdir())[:2]
     for path in broken:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     data = replace(
         DATA, train=str(tmp_path / "d" / "train"), val=str(tmp_path / "d" / "val"), bad_limit=2, batch_size=449
     )
     engine = replace(ENGINE, evaluate_every=3)
     summary = train(data, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=3), engine=engine)
-    assert summary.unreadable == 2  # 449 divides the pictures: every epoch meets both
-    assert capsys.readouterr().err.count(f"skipped: cannot read picture {broken[0].parent}") == 2
+    assert summary.unreadable == 2  # 449 divides the images: every epoch meets both
+    assert capsys.readouterr().err.count(f"skipped: cannot read image {broken[0].parent}") == 2
     with pytest.raises(
         ValueError, match=r"[12] images could not be read, more than --data\.bad_limit 0 allows: cannot"
     ):
         train(replace(data, bad_limit=0), tmp_path / "s", model=MODEL, optim=OPTIM, engine=ENGINE)
 
 
-def test_batches_of_unreadable_pictures_alone_teach_nothing():
+def test_batches_of_unreadable_images_alone_teach_nothing():
     split = build_split("digits", DATA, lambda _: torch.zeros(3, 32, 32), Share(64, True, EpochPosition()))
     task = ClassifierModule(build_model(MODEL, 10), config=MODEL, optim=OPTIM, data=DATA, train=split)
     loss = task.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), ["a"]), 0)
@@ -158,7 +158,7 @@ def test_batches_of_unreadable_pictures_alone_teach_nothing():
     assert all((p.grad == 0).all() for p in task.model.parameters())
 
 
-def test_predict_says_what_is_in_pictures(checkpoint, tmp_path, capsys):
+def test_predict_says_what_is_in_images(checkpoint, tmp_path, capsys):
     make_digits(tmp_path / "d", size=32)
     (tmp_path / "d" / "val" / "7" / "broken.png").write_bytes(b"")
     said = predict(checkpoint, str(tmp_path / "d" / "val" / "7"), out=tmp_path / "out", top=3)
@@ -168,7 +168,7 @@ def test_predict_says_what_is_in_pictures(checkpoint, tmp_path, capsys):
     assert len(first["names"]) == 3
     assert first["probabilities"] == sorted(first["probabilities"], reverse=True)
     assert (tmp_path / "out" / "sheet.jpg").is_file()
-    with pytest.raises(ValueError, match="none of 1 pictures could be read"):
+    with pytest.raises(ValueError, match="none of 1 images could be read"):
         predict(checkpoint, str(tmp_path / "d" / "val" / "7" / "broken.png"), out=tmp_path / "x")
     with pytest.raises(ValueError, match="top=0 must be at least 1"):
         predict(checkpoint, "x", top=0)
@@ -200,10 +200,10 @@ def test_real_labels_need_imagenets_names(checkpoint, tmp_path):
         folder = tmp_path / "val" / str(number)
         Image.new("RGB", (32, 32)).save(folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG", "JPEG")
     said = evaluate(checkpoint, str(tmp_path / "val"), workers=0).rows[0]
-    common = int(said.confusion.sum(0).argmax())  # the same picture ten times
+    common = int(said.confusion.sum(0).argmax())  # the same image ten times
     real = tmp_path / "real.json"
     real.write_text(json.dumps([[common]]))
-    with pytest.raises(ValueError, match="fit ImageNet's whole val, by its file names; 10 pictures for 1 labels"):
+    with pytest.raises(ValueError, match="fit ImageNet's whole val, by its file names; 10 images for 1 labels"):
         evaluate(checkpoint, str(tmp_path / "val"), real_labels=real, workers=0)
     real.write_text(json.dumps([[common], [common], [], *[[(common + 1) % 10]] * 7]))
     rows = evaluate(checkpoint, str(tmp_path / "val"), real_labels=tmp_path / "real.json", workers=0).rows
@@ -235,7 +235,7 @@ def test_right_counts_first_and_first_five():
     assert tuple(int(n) for n in right(logits[:, :2], torch.tensor([0, 1, 1]))) == (1, 3)
 
 
-def test_the_lot_gives_every_picture_the_same_chance():
+def test_the_lot_gives_every_image_the_same_chance():
     lot = Reservoir(3)
     batch = type("B", (), {"images": torch.arange(50.0), "labels": torch.arange(50)})
     lot.offer(batch, torch.randn(50, 4))
@@ -399,7 +399,7 @@ def test_train_on_two_processes_streams_and_scores_every_sample_once(tmp_path):
     subprocess.run(command, check=True, timeout=600)
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     alone = evaluate(tmp_path / "two" / "checkpoints" / "last.ckpt", str(tmp_path / "d" / "val.json"), workers=0)
-    assert alone.rows[0].pictures == 450
+    assert alone.rows[0].images == 450
     assert summary["top1"] == pytest.approx(alone.rows[0].top1, abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "two" / "metrics.csv").open()))
     assert rows[-1]["step"] == str(1347 // 128)

@@ -153,7 +153,7 @@ def test_settings_of_an_older_run_read_as_the_defaults_of_what_was_added():
         built(Group, {}, "x.ckpt")
     with pytest.raises(ValueError, match=r"does not know: 'oops'"):
         built(Group, "oops", "x.ckpt")
-    own = {"house": "h", "model": plain(Group("a", Inner(5))), "classes": ["x"]}
+    own = {"task": "h", "model": plain(Group("a", Inner(5))), "classes": ["x"]}
     check_same({"house": "h", "model": old, "classes": ["x"]}, own, model=Group("a", Inner(5)))
     for changed in (
         {"model": {**old, "added": True}},

@@ -10,18 +10,18 @@ from pycocotools import mask as rle
 
 from botvision.engine.loader import EpochPosition, Share
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.coco import read_coco
 from botvision.maskrcnn.config import DataConfig
 from botvision.maskrcnn.data import CocoInstances, Frame, Jitter, train_loader, val_loader
+from botvision.maskrcnn.resize import image_size
 
 
-def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):
+def test_a_sample_is_image_boxes_labels_and_cropped_masks(scenes):
     data = CocoInstances(scenes / "annotations" / "train.json", scenes / "train", on_bad="skip")
-    picture, target = data[3]
+    image, target = data[3]
     image, annotations = data.record(3)
-    assert picture.dtype == torch.uint8
-    assert tuple(picture.shape) == (3, 64, 64)
+    assert image.dtype == torch.uint8
+    assert tuple(image.shape) == (3, 64, 64)
     assert target["image_id"] == image["id"]
     for box, label, crop, truth in zip(target["boxes"], target["labels"], target["masks"], annotations, strict=True):
         x, y, w, h = truth["bbox"]
@@ -32,9 +32,9 @@ def test_a_sample_is_picture_boxes_labels_and_cropped_masks(scenes):
         assert (back & dense).sum() / (back | dense).sum() > 0.9
 
 
-@pytest.mark.parametrize("canvas", [96, (48, 96)])
+@pytest.mark.parametrize("img_size", [96, (48, 96)])
 @pytest.mark.parametrize("zoom", [(0.1, 0.5), (0.8, 1.25), (1.5, 2.0)])
-def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, canvas, zoom):
+def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, img_size, zoom):
     """A white L on black: wherever jitter takes it, box and mask must cover exactly the bright pixels."""
     pixels = np.zeros((60, 90, 3), np.uint8)
     pixels[8:44, 20:32] = pixels[32:44, 20:64] = 255
@@ -51,13 +51,13 @@ def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, canvas, zoom):
         ],
     }
     (tmp_path / "a.json").write_text(json.dumps(document))
-    data = CocoInstances(tmp_path / "a.json", tmp_path, jitter=Jitter(canvas_rule(canvas), zoom=zoom, flip=True))
+    data = CocoInstances(tmp_path / "a.json", tmp_path, jitter=Jitter(image_size(img_size), zoom=zoom, flip=True))
     seen = set()
     for _ in range(16):
-        picture, target = data[0]
-        side = (96, 96) if isinstance(canvas, int) else (48, 72)
-        assert tuple(picture.shape[1:]) == side
-        bright = (picture.min(0).values > 128).numpy()  # padding is mid-grey at most
+        image, target = data[0]
+        side = (96, 96) if isinstance(img_size, int) else (48, 72)
+        assert tuple(image.shape[1:]) == side
+        bright = (image.min(0).values > 128).numpy()  # padding is mid-grey at most
         if bright.sum() < 60:  # cropped away, or too small to compare
             continue
         assert len(target["boxes"]) == 2
@@ -156,11 +156,11 @@ def spoil(document, what):
         ("no mask", r"annotation 3 has no segmentation, and Mask R-CNN needs polygons or RLE; .*--data.on_bad skip"),
         ("empty mask", r"annotation 3 has no segmentation, and Mask R-CNN needs polygons or RLE; .*--data.on_bad skip"),
         ("zero area", r"annotation 3 has a box without area, .*--data.on_bad skip"),
-        ("outside", r"annotation 3 has a box outside its picture of 64×64, .*--data.on_bad skip"),
+        ("outside", r"annotation 3 has a box outside its image of 64×64, .*--data.on_bad skip"),
         ("no annotation", r"has no annotation; nothing can be learnt or evaluated from it"),
         ("empty polygon", r"annotation 3 has a polygon that is no list of at least three x, y"),
         ("no RLE", r"annotation 3 has a segmentation that is neither polygons nor RLE"),
-        ("RLE size", r"annotation 3 has an RLE of size \[9, 9\] on a picture of height 64, width 64"),
+        ("RLE size", r"annotation 3 has an RLE of size \[9, 9\] on an image of height 64, width 64"),
         ("image twice", r"image id 1 occurs twice"),
         ("nameless", r"needs a whole-number id and a name"),
         ("no category", r"lists no category"),
@@ -211,16 +211,16 @@ def test_nothing_left_after_skipping_is_refused(coco):
         read_coco(*save(), on_bad="skip")
 
 
-def test_missing_pictures_and_folders_are_named(coco, tmp_path):
+def test_missing_images_and_folders_are_named(coco, tmp_path):
     document, save = coco
     document["images"][4]["file_name"] = "gone.jpg"
-    with pytest.raises(FileNotFoundError, match=r"names picture gone\.jpg, which is not in"):
+    with pytest.raises(FileNotFoundError, match=r"names image gone\.jpg, which is not in"):
         read_coco(*save(), on_bad="skip")
-    with pytest.raises(FileNotFoundError, match="no picture folder at"):
+    with pytest.raises(FileNotFoundError, match="no image folder at"):
         read_coco(save()[0], tmp_path / "nowhere", on_bad="skip")
 
 
-def test_a_picture_of_another_size_than_its_entry_is_named(coco):
+def test_a_image_of_another_size_than_its_entry_is_named(coco):
     document, save = coco
     document["images"][0]["width"] = 99
     with pytest.raises(ValueError, match=r"is 64×64, but .* says 99×64; mend the file's entry"):
@@ -228,11 +228,11 @@ def test_a_picture_of_another_size_than_its_entry_is_named(coco):
 
 
 def test_every_process_has_batches_of_its_own(scenes):
-    """Sixteen pictures, batch 4, two processes: each its half; batch 9 on two would leave both with nothing."""
+    """Sixteen images, batch 4, two processes: each its half; batch 9 on two would leave both with nothing."""
     data = DataConfig(scenes / "annotations" / "train.json", scenes / "train", scenes / "annotations" / "val.json",
                       scenes / "val", batch_size=4, workers=0, on_bad="skip")  # fmt: skip
     shares = [Share(4, True, EpochPosition(), 0, rank, 2) for rank in (0, 1)]
-    ids = [[int(t["image_id"]) for _, ts in train_loader(data, canvas_rule(64), s) for t in ts] for s in shares]
+    ids = [[int(t["image_id"]) for _, ts in train_loader(data, image_size(64), s) for t in ts] for s in shares]
     assert sorted(ids[0] + ids[1]) == list(range(1, 17))
     assert len(ids[0]) == len(ids[1])
     evaluated = [
@@ -240,4 +240,4 @@ def test_every_process_has_batches_of_its_own(scenes):
     ]
     assert sorted(evaluated[0] + evaluated[1]) == list(range(1, 7))
     with pytest.raises(ValueError, match=r"has 16 images, fewer than batch_size=9 × 2 devices; lower --data\.batch"):
-        train_loader(data, canvas_rule(64), Share(9, True, EpochPosition(), 0, 0, 2))
+        train_loader(data, image_size(64), Share(9, True, EpochPosition(), 0, 0, 2))

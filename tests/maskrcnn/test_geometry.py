@@ -27,7 +27,7 @@ def truth(boxes):
 def large():
     """A detector on a canvas of 1024 px, small enough to run."""
     options = {"channels": [8, 16, 32, 64]}
-    return build_mask_rcnn("botnet14", 3, preset="nano", canvas=1024, backbone_options=options)
+    return build_mask_rcnn("botnet14", 3, preset="nano", img_size=1024, backbone_options=options)
 
 
 def test_true_boxes_reach_the_coder_to_the_bit_in_a_training_step(large, monkeypatch):
@@ -40,10 +40,10 @@ def test_true_boxes_reach_the_coder_to_the_bit_in_a_training_step(large, monkeyp
             return own(reference, proposals)
 
         monkeypatch.setattr(coder, "encode", encode)
-    pictures = [torch.rand(3, 1024, 1024), torch.rand(3, 640, 1024)]
+    images = [torch.rand(3, 1024, 1024), torch.rand(3, 640, 1024)]
     targets = [truth(TRUE), truth(TRUE[:1] * 0 + [[100.3, 501.7, 117.9, 531.2]])]
     with torch.autocast("cpu", torch.bfloat16):
-        losses = large(pictures, targets).losses
+        losses = large(images, targets).losses
     exact = {tuple(box) for target in targets for box in target["boxes"].tolist()}
     for part, tensors in reached.items():
         assert all(t.dtype == torch.float32 for t in tensors), part
@@ -51,7 +51,7 @@ def test_true_boxes_reach_the_coder_to_the_bit_in_a_training_step(large, monkeyp
         assert exact <= seen, part
     assert {v.dtype for v in losses.values()} == {torch.float32}
     for dtype in (torch.bfloat16, torch.float16):
-        anchors = large.rpn.anchor_generator(large.canvas(pictures), [torch.zeros(1, 1, 64, 64, dtype=dtype)] * 5)
+        anchors = large.rpn.anchor_generator(large.canvas(images), [torch.zeros(1, 1, 64, 64, dtype=dtype)] * 5)
         assert anchors[0].dtype == torch.float32
 
 
@@ -120,8 +120,8 @@ def test_detections_in_bf16_are_as_good_as_in_float32(large):
         found = found_by(large.eval(), boxes, labels, dtype)
         assert found["boxes"].dtype == found["scores"].dtype == torch.float32
         categories = [Category(i, str(i)) for i in (1, 2, 3)]
-        pictures, targets = [torch.zeros(3, 1024, 1024)], [{"image_id": torch.tensor(1)}]
-        scores[dtype] = coco_metrics(document, batch_results([found], pictures, targets, categories)).box["AP"]
+        images, targets = [torch.zeros(3, 1024, 1024)], [{"image_id": torch.tensor(1)}]
+        scores[dtype] = coco_metrics(document, batch_results([found], images, targets, categories)).box["AP"]
     assert scores[torch.float32] > 0.9
     assert scores[torch.bfloat16] == pytest.approx(scores[torch.float32], abs=0.005)
 
@@ -145,12 +145,12 @@ def test_mask_targets_are_the_same_under_autocast():
 
 
 def test_a_model_in_16_bits_or_64_keeps_boxes_in_32_at_least(large):
-    picture = [torch.rand(3, 1024, 1024)]
+    image = [torch.rand(3, 1024, 1024)]
     for dtype in (torch.bfloat16, torch.float64):
         model = large.to(dtype).eval()
         model.roi_heads.score_thresh = 0.0
         with torch.inference_mode():
-            found = model(picture).detections[0]
+            found = model(image).detections[0]
         assert found["boxes"].dtype in (torch.float32, torch.float64)
         assert len(found["boxes"])
 
@@ -160,7 +160,7 @@ def test_a_backbone_with_two_maps_of_a_stride_is_read_at_its_deepest():
     body = create_body("botnet_s1_50", pretrained=False, options={})
     assert body.feature_info.reduction() == [4, 8, 16]
     assert list(body.feature_info.module_name()) == ["layer1", "layer2", "layer4"]
-    model = build_mask_rcnn("botnet_s1_50", 2, canvas=128)
+    model = build_mask_rcnn("botnet_s1_50", 2, img_size=128)
     maps, _ = model.pyramid(torch.zeros(1, 3, 128, 128))
     assert [128 // m.shape[-1] for m in maps.values()] == model.pyramid.all_strides == [4, 8, 16, 32, 64]
     assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
@@ -170,7 +170,7 @@ def test_a_backbone_with_two_maps_of_a_stride_is_read_at_its_deepest():
         {str(n): torch.full((1, 1, 126, 126), float(n)) for n in range(3)}, [torch.tensor([[0.0, 0, 2000, 2000]])]
     )
     assert huge.mean() == 2
-    assert build_mask_rcnn("botnet50", 2, canvas=128).pyramid.all_strides == [4, 8, 16, 32, 64]
+    assert build_mask_rcnn("botnet50", 2, img_size=128).pyramid.all_strides == [4, 8, 16, 32, 64]
 
 
 def target(**changes):
@@ -204,7 +204,7 @@ def test_targets_that_would_train_something_else_are_refused(changes, message):
         check_targets([target(**changes)], sizes=[(1024, 1024)], classes=3)
 
 
-def test_a_detector_checks_its_targets_and_pictures(large):
+def test_a_detector_checks_its_targets_and_images(large):
     with pytest.raises(ValueError, match="1 images need as many targets, got 2"):
         large([torch.rand(3, 64, 64)], [target(), target()])
     with pytest.raises(ValueError, match="target 0 lacks masks"):

@@ -7,10 +7,10 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
-from botvision.maskrcnn.canvas import Canvas, canvas_rule
 from botvision.maskrcnn.checkpoint import build_model
 from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
+from botvision.maskrcnn.resize import Resize, image_size
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 
@@ -26,7 +26,7 @@ def target(*boxes, label=1):
 
 @pytest.mark.parametrize("backbone", ["botnet50", "botnet_s1_50", "resnet50", "resnest50d", "tf_efficientnet_b4"])
 def test_any_backbone_takes_a_training_step(backbone):
-    model = build_mask_rcnn(backbone, 3, preset="tiny", canvas=64)
+    model = build_mask_rcnn(backbone, 3, preset="tiny", img_size=64)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = [p.detach().clone() for p in model.parameters()]
     output = model([torch.rand(3, 50, 64), torch.rand(3, 64, 40)], [target([5, 5, 40, 40]), target()])
@@ -56,7 +56,7 @@ def test_the_auxiliary_classifier_reads_the_last_map_at_the_centres():
 
 def test_the_auxiliary_loss_reaches_the_backbone_and_no_detection():
     torch.manual_seed(0)
-    model = build_mask_rcnn("botnet14", 3, preset="tiny", canvas=(64, 96), auxiliary=True)
+    model = build_mask_rcnn("botnet14", 3, preset="tiny", img_size=(64, 96), auxiliary=True)
     output = model([torch.rand(3, 50, 64), torch.rand(3, 64, 40)], [target([5, 5, 40, 40], label=3), target()])
     assert set(output.losses) == {*LOSSES, "loss_auxiliary"}
     output.losses["loss_auxiliary"].backward()
@@ -71,17 +71,17 @@ def test_the_configuration_brings_the_auxiliary_classifier():
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnest50d", "tf_efficientnet_b4"])
-def test_a_twins_own_weights_load_whole(backbone):
+def test_a_baselines_own_weights_load_whole(backbone):
     source = timm.create_model(backbone)
-    model = build_mask_rcnn(backbone, 3, preset="tiny", canvas=64)
+    model = build_mask_rcnn(backbone, 3, preset="tiny", img_size=64)
     report = load_resnet(model.pyramid.body, source.state_dict())
     assert report.fresh == []
     assert len(report.loaded) > 100
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_detects_in_the_pictures_own_pixels(preset):
-    model = build_mask_rcnn("botnet14", 4, preset=preset, canvas=64).eval()
+def test_every_preset_detects_in_the_images_own_pixels(preset):
+    model = build_mask_rcnn("botnet14", 4, preset=preset, img_size=64).eval()
     model.roi_heads.score_thresh = 0.0
     with torch.inference_mode():
         small, large = model([torch.rand(3, 32, 64), torch.rand(3, 160, 200)]).detections
@@ -99,7 +99,7 @@ def test_every_preset_detects_in_the_pictures_own_pixels(preset):
 
 def test_paper_preset_has_the_papers_parts():
     with torch.device("meta"):
-        model = build_mask_rcnn("botnet50", 90, preset="paper", canvas=1024)
+        model = build_mask_rcnn("botnet50", 90, preset="paper", img_size=1024)
     tables = {n: tuple(p.shape) for n, p in model.named_parameters() if n.endswith("rel_h")}
     assert sorted(tables.values()) == [(1, 63, 128), (1, 63, 128), (1, 127, 128)]
     assert model.roi_heads.box_head.fc6.in_features == 256 * 7 * 7
@@ -112,13 +112,13 @@ def test_paper_preset_has_the_papers_parts():
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.pyramid.fpn.modules())
 
 
-def test_a_wide_first_picture_does_not_spoil_the_strides():
+def test_a_wide_first_image_does_not_spoil_the_strides():
     """pytorch/vision#3747: torchvision takes 1/2 for 1/4 here, and keeps it."""
     maps = {name: torch.randn(1, 4, side, side) for name, side in zip("0123", (128, 64, 32, 16), strict=True)}
     options = {"output_size": 7, "sampling_ratio": 2}
     box = [torch.tensor([[40.0, 30.0, 120.0, 100.0]])]
     guessed = MultiScaleRoIAlign(list("0123"), **options)
-    guessed(maps, box, [(240, 512)])  # a wide picture on a 512² canvas comes first
+    guessed(maps, box, [(240, 512)])  # a wide image on a 512² canvas comes first
     told = StridedRoIAlign((4, 8, 16, 32), output_size=7, sampling=2, aligned=False)
     told(maps, box, [(240, 512)])
     right = MultiScaleRoIAlign(list("0123"), **options)(maps, box, [(512, 512)])
@@ -137,27 +137,27 @@ def test_a_box_is_read_from_the_finest_map_that_is_allowed():
         assert pool(maps, boxes).mean((1, 2, 3)).tolist() == read
 
 
-def test_a_built_detector_finds_the_same_after_a_wide_first_picture():
+def test_a_built_detector_finds_the_same_after_a_wide_first_image():
     first, second = torch.rand(3, 30, 128), torch.rand(3, 128, 128)
     answers = []
-    for pictures in ([first, second], [second]):
+    for images in ([first, second], [second]):
         torch.manual_seed(1)
-        model = build_mask_rcnn("botnet14", 2, preset="torchvision_v2", canvas=128).eval()
+        model = build_mask_rcnn("botnet14", 2, preset="torchvision_v2", img_size=128).eval()
         model.roi_heads.score_thresh = 0.0
         with torch.no_grad():
-            answers.append([model([p]).detections[0] for p in pictures][-1])
+            answers.append([model([p]).detections[0] for p in images][-1])
     assert all(torch.equal(answers[0][k], answers[1][k]) for k in answers[0])
 
 
 def test_a_backbone_with_channels_last_maps_works():
     options = {"img_size": 64, "window_size": 2}
-    model = build_mask_rcnn("swin_tiny_patch4_window7_224", 2, preset="tiny", canvas=64, backbone_options=options)
+    model = build_mask_rcnn("swin_tiny_patch4_window7_224", 2, preset="tiny", img_size=64, backbone_options=options)
     assert set(model([torch.rand(3, 64, 64)], [target([5, 5, 40, 40])]).losses) == LOSSES
 
 
 def test_every_anchor_stride_is_exact_on_free_sizes():
-    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=(64, 200))
-    batch = model.canvas([torch.rand(3, 80, 134)])
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=(64, 200))
+    batch = model.img_size([torch.rand(3, 80, 134)])
     maps, last = model.pyramid(batch.tensors)
     assert last.shape[1:] == (model.pyramid.channels, batch.tensors.shape[2] / 32, batch.tensors.shape[3] / 32)
     strides = [(batch.tensors.shape[2] / m.shape[2], batch.tensors.shape[3] / m.shape[3]) for m in maps.values()]
@@ -165,7 +165,7 @@ def test_every_anchor_stride_is_exact_on_free_sizes():
 
 
 def test_losses_in_eval_leave_batchnorm_alone_and_come_with_detections():
-    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64).eval()
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=64).eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
         output = model([torch.rand(3, 64, 64)], [target([5, 5, 40, 40])])
@@ -175,21 +175,21 @@ def test_losses_in_eval_leave_batchnorm_alone_and_come_with_detections():
 
 
 def test_detections_do_not_depend_on_whether_targets_are_given():
-    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64).eval()
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=64).eval()
     model.roi_heads.score_thresh = 0.0
-    picture = [torch.rand(3, 64, 64)]
+    image = [torch.rand(3, 64, 64)]
     with torch.no_grad():
-        bare, told = model(picture).detections[0], model(picture, [target([5, 5, 40, 40])]).detections[0]
+        bare, told = model(image).detections[0], model(image, [target([5, 5, 40, 40])]).detections[0]
     assert all(torch.equal(bare[k], told[k]) for k in bare)
 
 
 def test_training_without_targets_is_refused():
     with pytest.raises(ValueError, match=r"training needs targets; give them, or call model.eval\(\)"):
-        build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64)([torch.rand(3, 64, 64)])
+        build_mask_rcnn("botnet14", 2, preset="tiny", img_size=64)([torch.rand(3, 64, 64)])
 
 
 def test_a_batch_without_objects_trains():
-    model = build_mask_rcnn("botnet14", 2, preset="tiny", canvas=64)
+    model = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=64)
     losses = model([torch.rand(3, 64, 64)], [target()]).losses
     assert losses["loss_mask"] == 0
     sum(losses.values()).backward()
@@ -215,17 +215,17 @@ def test_mask_targets_are_the_part_of_the_object_in_the_proposal():
 
 def test_square_canvas_and_free_sizes():
     wide, tall = torch.rand(3, 50, 100), torch.rand(3, 90, 45)
-    square = Canvas(canvas_rule(128))([wide, tall])
+    square = Resize(image_size(128))([wide, tall])
     assert tuple(square.tensors.shape) == (2, 3, 128, 128)
     assert square.image_sizes == [(64, 128), (128, 64)]
     assert not square.tensors[0, :, 64:].any()
-    free = Canvas(canvas_rule((64, 100)))([wide, tall])
+    free = Resize(image_size((64, 100)))([wide, tall])
     assert free.image_sizes == [(50, 100), (100, 50)]
     assert tuple(free.tensors.shape) == (2, 3, 128, 128)
-    assert tuple(Canvas(canvas_rule((64, 200)))([wide]).tensors.shape) == (1, 3, 64, 128)
-    assert tuple(Canvas(canvas_rule((70, 200)))([wide]).tensors.shape) == (1, 3, 128, 192)
+    assert tuple(Resize(image_size((64, 200)))([wide]).tensors.shape) == (1, 3, 64, 128)
+    assert tuple(Resize(image_size((70, 200)))([wide]).tensors.shape) == (1, 3, 128, 192)
     pixels = (wide * 255).to(torch.uint8)
-    canvas = Canvas(canvas_rule(100))
+    canvas = Resize(image_size(100))
     assert torch.allclose(canvas([pixels]).tensors, canvas([pixels / 255]).tensors, atol=1e-4)
 
 
@@ -236,8 +236,8 @@ def test_square_canvas_and_free_sizes():
         (("botnet50", 2), {"preset": "huge"}, "preset='huge' is unknown; use one of paper, torchvision_v2, tiny"),
         (("botnet5O", 2), {}, "unknown model 'botnet5O'; did you mean botnet50"),
         (("vit_tiny_patch16_224", 2), {}, "maps at strides .*; Mask R-CNN needs a pyramid"),
-        (("botnet50", 2), {"canvas": 16}, "canvas=16 must be one side of at least 32"),
-        (("botnet50", 2), {"canvas": (1333, 800)}, r"canvas=\(1333, 800\) must be"),
+        (("botnet50", 2), {"img_size": 16}, "img_size=16 must be one side of at least 32"),
+        (("botnet50", 2), {"img_size": (1333, 800)}, r"img_size=\(1333, 800\) must be"),
         (("botnet50", 2), {"backbone_options": {"num_heads": 3}}, "num_heads=3 does not divide dim=512"),
         (("resnet50", 2), {"backbone_options": {"position": "none"}}, "resnet50 does not take these options"),
     ],

@@ -21,12 +21,12 @@ from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.config import DeviceConfig, EngineConfig
 from botvision.engine.trainer import seed_process
 from botvision.maskrcnn import evaluate, predict, train
-from botvision.maskrcnn.canvas import canvas_rule
 from botvision.maskrcnn.checkpoint import build_model, carry_over, load_detector
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.maskrcnn.data import Jitter
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
+from botvision.maskrcnn.resize import image_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -173,14 +173,14 @@ def test_trained_weights_refuse_other_classes(run, coco, scenes):
         evaluate(run.out / "checkpoints" / "last.ckpt", *save(), workers=0)
 
 
-def test_trained_weights_predict_a_folder_and_skip_a_bad_picture(run, scenes, tmp_path, capsys):
+def test_trained_weights_predict_a_folder_and_skip_a_bad_image(run, scenes, tmp_path, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(scenes / "val", folder)
     (folder / "bad.jpg").write_bytes((folder / "000001.jpg").read_bytes()[:300])
     done = predict(run.out / "checkpoints" / "last.ckpt", str(folder), out=tmp_path / "out", threshold=0.0)
     assert (done.drawn, len(done.skipped)) == (6, 1)
-    assert "6 pictures, 1 skipped" in str(done)
-    assert "cannot read picture" in capsys.readouterr().err
+    assert "6 images, 1 skipped" in str(done)
+    assert "cannot read image" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 6
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(results) == done.objects > 0
@@ -189,23 +189,23 @@ def test_trained_weights_predict_a_folder_and_skip_a_bad_picture(run, scenes, tm
 
 def test_trained_weights_predict_from_python(run):
     predictor = Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=0.0)
-    picture = np.random.default_rng(0).integers(0, 255, (50, 80, 3), np.uint8)
-    found = predictor(picture)
+    image = np.random.default_rng(0).integers(0, 255, (50, 80, 3), np.uint8)
+    found = predictor(image)
     assert isinstance(found, sv.Detections)
     assert len(found) > 0
     assert found.mask.shape[1:] == (50, 80)
     assert set(found.class_id) <= set(range(10))
     assert list(found.data["class_name"]) == [predictor.names[i] for i in found.class_id]
-    assert len(Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=1.0)(picture)) == 0
-    with pytest.raises(ValueError, match=r"a picture must be \(3, H, W\)"):
-        predictor(picture[..., 0])
+    assert len(Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=1.0)(image)) == 0
+    with pytest.raises(ValueError, match=r"an image must be \(3, H, W\)"):
+        predictor(image[..., 0])
     with pytest.raises(ValueError, match="threshold=2 must lie in 0 … 1"):
         Predictor.load(run.out / "checkpoints" / "last.ckpt", threshold=2)
 
 
-def test_predict_on_nothing_but_bad_pictures_is_refused_and_writes_nothing(run, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="none of 1 pictures could be read"):
+def test_predict_on_nothing_but_bad_images_is_refused_and_writes_nothing(run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of 1 images could be read"):
         predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path / "a.png"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_whose_tensors_do_not_fit_is_named(run, tmp_path):
         load_detector(tmp_path / "a.ckpt")
 
 
-def test_train_refuses_another_val_list_and_too_few_pictures(scenes, coco, tmp_path):
+def test_train_refuses_another_val_list_and_too_few_images(scenes, coco, tmp_path):
     document, save = coco
     document["categories"][0]["name"] = "nought"
     path, images = save()
@@ -291,11 +291,11 @@ def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path)
 
 
 def carry_over_fresh(model, folder):
-    """What stays fresh in a detector for fewer classes that begins from its ResNet twin's checkpoint."""
-    twin = ModelConfig("resnet26", "tiny", 64, {"layers": [1, 1, 1, 1]})
-    state = {f"model.{key}": value for key, value in build_model(twin, 10).state_dict().items()}
-    torch.save({"state_dict": state, "botvision": {"house": "maskrcnn"}}, folder / "twin.ckpt")
-    return carry_over(model, folder / "twin.ckpt").fresh
+    """What stays fresh in a detector for fewer classes that begins from its ResNet baseline's checkpoint."""
+    baseline = ModelConfig("resnet26", "tiny", 64, {"layers": [1, 1, 1, 1]})
+    state = {f"model.{key}": value for key, value in build_model(baseline, 10).state_dict().items()}
+    torch.save({"state_dict": state, "botvision": {"task": "maskrcnn"}}, folder / "baseline.ckpt")
+    return carry_over(model, folder / "baseline.ckpt").fresh
 
 
 def test_two_origins_of_the_backbones_weights_are_refused(run, scenes, tmp_path):
@@ -306,17 +306,17 @@ def test_two_origins_of_the_backbones_weights_are_refused(run, scenes, tmp_path)
     assert not (tmp_path / "x").exists()
 
 
-def test_predict_never_replaces_the_pictures_it_was_given(run, scenes, tmp_path):
+def test_predict_never_replaces_the_images_it_was_given(run, scenes, tmp_path):
     shutil.copy(scenes / "val" / "000001.jpg", tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
-    with pytest.raises(ValueError, match="would replace the picture itself; give another --out"):
+    with pytest.raises(ValueError, match="would replace the image itself; give another --out"):
         predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path), out=tmp_path)
     assert (tmp_path / "a.jpg").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_train_on_two_processes(scenes, tmp_path):
-    """Distributed training and evaluation: each its own pictures and jitter, 6 val pictures each counted once."""
+    """Distributed training and evaluation: each its own images and jitter, 6 val images each counted once."""
     script = tmp_path / "run.py"
     script.write_text(
         "import os, sys\n"
@@ -335,7 +335,7 @@ def test_train_on_two_processes(scenes, tmp_path):
     data = data_of(scenes)
     command = [sys.executable, str(script), "maskrcnn", "train", "--out", str(tmp_path / "two")]
     command += [f"--data.{k}={v}" for k, v in vars(data).items() if k not in {"jitter", "flip"}]
-    command += ["--data.flip=false", "--model.backbone=botnet14", "--model.preset=tiny", "--model.canvas=64"]
+    command += ["--data.flip=false", "--model.backbone=botnet14", "--model.preset=tiny", "--model.img_size=64"]
     command += ["--optim.epochs=1", "--optim.lr=0.001", "--engine.devices=2", "--engine.accelerator=cpu"]
     command += ["--engine.progress=false"]
     subprocess.run(command, check=True, timeout=600)
@@ -352,13 +352,13 @@ def test_ranks_and_resumed_runs_draw_random_numbers_of_their_own():
     drawn = set()
     for steps, rank in ((0, 0), (0, 1), (0, 2), (8, 0)):
         seed_process(3, steps_before=steps, rank=rank)
-        drawn.add(float(Jitter(canvas_rule(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x))
+        drawn.add(float(Jitter(image_size(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x))
     assert len(drawn) == 4
     seed_process(3, steps_before=0, rank=1)
-    assert float(Jitter(canvas_rule(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x) in drawn
+    assert float(Jitter(image_size(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x) in drawn
 
 
-def test_predictions_are_drawn_larger_where_pictures_are_small(run, scenes, tmp_path):
+def test_predictions_are_drawn_larger_where_images_are_small(run, scenes, tmp_path):
     predict(run.out / "checkpoints" / "last.ckpt", str(scenes / "val" / "000001.jpg"), out=tmp_path)
     with Image.open(tmp_path / "000001.jpg") as drawn:
         assert drawn.size == (640, 640)
@@ -421,3 +421,16 @@ def test_a_checkpoint_from_before_an_option_opens_and_resumes(scenes, tmp_path):
     torch.save(content, last)
     with pytest.raises(ValueError, match="was made with options that this version does not know: later; update"):
         load_detector(last)
+
+
+def test_checkpoints_by_the_names_before_the_first_release_still_load(run, tmp_path):
+    content = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    about = content["botvision"]
+    about["house"] = about.pop("task")
+    about["model"]["canvas"] = about["model"].pop("img_size")
+    torch.save(content, tmp_path / "old.ckpt")
+    old, new = (load_detector(path) for path in (tmp_path / "old.ckpt", run.out / "checkpoints" / "last.ckpt"))
+    assert old.categories == new.categories
+    image = torch.randint(0, 255, (3, 60, 80), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(*(d.model([image]).detections[0]["boxes"] for d in (old, new)))

@@ -44,8 +44,8 @@ def crops(folder, split, wanted):
     for annotation in annotations:
         if annotation["name"] in wanted:
             x, y, width, height = annotation["bbox"]
-            with Image.open(folder / split / files[annotation["image_id"]]) as picture:
-                crop = picture.crop((x, y, x + width, y + height)).resize((16, 16))
+            with Image.open(folder / split / files[annotation["image_id"]]) as image:
+                crop = image.crop((x, y, x + width, y + height)).resize((16, 16))
             pixels.append(np.asarray(crop, np.float32).ravel() / 255)
             classes.append(annotation["name"])
             boxes.append([x, y, width, height, annotation["area"]])
@@ -58,7 +58,7 @@ def test_a_classifier_on_the_crops_alone_stays_at_chance(relation, task):
     from sklearn.ensemble import ExtraTreesClassifier
 
     train, val = (crops(relation / task, split, RELATION[task]) for split in ("train", "val"))
-    limit = 0.5 + 3 * np.sqrt(0.25 / 80)  # digits of a picture may share their class
+    limit = 0.5 + 3 * np.sqrt(0.25 / 80)  # digits of an image may share their class
     for number in (0, 2):
         forest = ExtraTreesClassifier(200, min_samples_leaf=3, random_state=0).fit(train[number], train[1])
         assert forest.score(val[number], val[1]) < limit
@@ -172,19 +172,19 @@ def test_a_couple_of_match_is_never_the_same_sample_twice(monkeypatch):
 
 @pytest.mark.parametrize("task", ["plain", "key", "side"])
 def test_scenes_of_the_other_tasks_are_drawn_as_before(task, monkeypatch):
-    def pictures():
+    def images():
         rng, world = np.random.default_rng(0), build_world(task, size=SIZE, seed=0, clutter=1)
         return [draw_scene(few_samples(1), world, rng)[0] for _ in range(20)]
 
-    ours = pictures()
+    ours = images()
     monkeypatch.setattr(
         Material, "specimen", lambda self, digit, rng, **_: int(rng.choice(np.flatnonzero(self.labels == digit)))
     )
-    np.testing.assert_array_equal(ours, pictures())
+    np.testing.assert_array_equal(ours, images())
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_distances_lie_in_their_range_and_nothing_overlaps_or_leaves_the_picture(relation, task):
+def test_distances_lie_in_their_range_and_nothing_overlaps_or_leaves_the_image(relation, task):
     for layout in layouts(task, 300, distance=(0.35, 0.5), clutter=2):
         for number, thing in enumerate(layout):
             assert thing.side / 2 < min(thing.x, thing.y, SIZE - thing.x, SIZE - thing.y)
@@ -200,11 +200,11 @@ def test_distances_lie_in_their_range_and_nothing_overlaps_or_leaves_the_picture
 
 
 def test_the_same_seed_draws_the_same_relation(tmp_path):
-    def pictures(name, seed):
+    def images(name, seed):
         make_scenes(tmp_path / name, task="match", train=2, val=1, size=64, seed=seed)
         return [(tmp_path / name / "train" / f"00000{i}.jpg").read_bytes() for i in (1, 2)]
 
-    assert pictures("a", 0) == pictures("b", 0) != pictures("c", 1)
+    assert images("a", 0) == images("b", 0) != images("c", 1)
     assert "already" in make_scenes(tmp_path / "a", task="match", train=2, val=1, size=64, seed=0)
     with pytest.raises(ValueError, match="holds something else"):
         make_scenes(tmp_path / "a", task="side", train=2, val=1, size=64, seed=0)
@@ -227,7 +227,7 @@ def test_clutter_is_drawn_and_not_annotated(tmp_path):
         ({"task": "side", "overlap": 0.1}, "overlap=0.1 is for plain scenes, not for task='side'; leave it out"),
         ({"distance": (0.3, 0.5)}, r"distance=\(0.3, 0.5\) is for relation scenes, not for task='plain'; leave it out"),
         ({"task": "side", "distance": (0.6, 0.3)}, r"distance=\(0.6, 0.3\) must be 0.22 ≤ nearest < farthest ≤ 0.78"),
-        ({"task": "side", "distance": (0.1, 0.3)}, "closer ones overlap, farther ones leave the picture"),
+        ({"task": "side", "distance": (0.1, 0.3)}, "closer ones overlap, farther ones leave the image"),
         ({"task": "side", "digits": (1, 3)}, f"must be 2 ≤ fewest, most ≤ {MOST} in a relation"),
         ({"task": "match", "digits": (3, 4)}, r"digits=\(3, 4\) must be even: matches are drawn in couples"),
         ({"clutter": -1}, "clutter=-1 must be at least 0"),

@@ -20,12 +20,12 @@ def test_annotations_are_coco_and_true(scenes):
         assert (x, y, x + width, y + height) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert dense.sum() == annotation["area"] > 0
     for image in document["images"]:
-        with Image.open(scenes / "val" / image["file_name"]) as picture:
-            assert picture.size == (64, 64)
+        with Image.open(scenes / "val" / image["file_name"]) as image:
+            assert image.size == (64, 64)
     assert "CC BY" in (scenes / "CREDITS.txt").read_text()
 
 
-def test_masks_of_one_picture_never_share_a_pixel(scenes):
+def test_masks_of_one_image_never_share_a_pixel(scenes):
     document = json.loads((scenes / "annotations" / "train.json").read_text())
     for image in document["images"]:
         own = [a["segmentation"] for a in document["annotations"] if a["image_id"] == image["id"]]
@@ -43,11 +43,11 @@ def test_splits_share_no_digit_and_no_part_of_a_photograph():
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(tmp_path):
-    def pictures(name, seed):
+    def images(name, seed):
         make_scenes(tmp_path / name, train=2, val=1, size=48, seed=seed)
         return [(tmp_path / name / "train" / f"00000{i}.jpg").read_bytes() for i in (1, 2)]
 
-    assert pictures("a", 0) == pictures("b", 0) != pictures("c", 1)
+    assert images("a", 0) == images("b", 0) != images("c", 1)
     assert "already" in make_scenes(tmp_path / "a", train=2, val=1, size=48, seed=0)
     with pytest.raises(ValueError, match="holds something else; give a folder that is empty"):
         make_scenes(tmp_path / "a", train=3, val=1, size=48, seed=0)

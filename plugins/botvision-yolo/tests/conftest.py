@@ -61,7 +61,7 @@ def trained():
 
 @pytest.fixture
 def calibrated():
-    """A function that gives every BatchNorm the statistics of random pictures, so that features vary."""
+    """A function that gives every BatchNorm the statistics of random images, so that features vary."""
 
     def calibrate(model, size=(160, 192)):
         norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]

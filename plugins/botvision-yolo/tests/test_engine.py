@@ -127,7 +127,7 @@ def test_segmentation_trains_with_multi_scale(variant, data, tmp_path, small):
 
 
 def labelled(folder, line, **more):
-    """A data set of four pictures with one label line each."""
+    """A data set of four images with one label line each."""
     for split in ("train", "val"):
         for number in range(4):
             for kind, suffix in (("images", "png"), ("labels", "txt")):
@@ -214,7 +214,7 @@ def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, t
 
 
 def one_of_two(rank, port, folder):
-    """A worker of two under gloo: one step of a botified model on half of the pictures, as ultralytics wraps it."""
+    """A worker of two under gloo: one step of a botified model on half of the images, as ultralytics wraps it."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
     torch.distributed.init_process_group("gloo")
     torch.manual_seed(0)
@@ -222,8 +222,8 @@ def one_of_two(rank, port, folder):
     model.args = ultralytics.utils.DEFAULT_CFG
     wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     labels = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.3]])}
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
-    wrapped({"img": picture, **labels})[0].sum().backward()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
+    wrapped({"img": image, **labels})[0].sum().backward()
     layer = model.model[10]
     torch.save([layer.norm.weight.grad, model.model[0].conv.weight.grad], Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

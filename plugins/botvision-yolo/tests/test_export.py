@@ -15,7 +15,7 @@ ROUNDING = 32  # times float32 torch's own error, itself one draw: 0.5 to 12 are
 
 
 def outputs(model, size):
-    """A random picture and what a model says of it: boxes and class scores."""
+    """A random image and what a model says of it: boxes and class scores."""
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         out = model(image.to(next(model.parameters()).dtype))[0]

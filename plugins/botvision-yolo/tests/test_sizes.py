@@ -1,4 +1,4 @@
-"""Any picture size: what a fixed grid breaks at."""
+"""Any image size: what a fixed grid breaks at."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,6 @@ def test_one_model_takes_every_size(variant):
 @pytest.mark.parametrize("options", [{}, {"augment": True}, {"rect": False}], ids=str)
 def test_predictions_at_sizes_of_their_own(options, trained):
     model = trained("yolo11n-mhsa.yaml")
-    pictures = [np.random.default_rng(0).integers(0, 255, size, np.uint8) for size in ((200, 320, 3), (90, 50, 3))]
+    images = [np.random.default_rng(0).integers(0, 255, size, np.uint8) for size in ((200, 320, 3), (90, 50, 3))]
     for size in (320, 416):
-        assert len(model.predict(pictures, imgsz=size, verbose=False, device="cpu", **options)) == 2
+        assert len(model.predict(images, imgsz=size, verbose=False, device="cpu", **options)) == 2

@@ -1,4 +1,4 @@
-"""Blocks of queries, each with its bias: the CPU's fast way, a block of logits at a time."""
+"""Memory-efficient attention on the CPU: a block of queries at a time, with position biases."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim, C queries of a block
 

@@ -1,4 +1,4 @@
-"""`attend`: one signature over every way to compute attention with 2-D positions."""
+"""`attend`: one function over all attention backends, with 2-D relative positions."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 

@@ -1,4 +1,4 @@
-"""Attention that writes the N×N logits out: the fastest form on small maps."""
+"""Attention with its N×N logits in memory: the fastest backend on small maps, any derivative."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 

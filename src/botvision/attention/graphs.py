@@ -1,4 +1,4 @@
-"""Whether a run computes, or only records a graph that other sizes will go through."""
+"""Whether torch.compile, torch.export, torch.jit.trace or torch.func follows this run."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""`MHSA2d`: the BoTNet layer, global attention over an image map of any size."""
+"""`MHSA2d`: multi-head self-attention of BoTNet, 2-D relative positions, any image size."""
 
 # B batch, M heads, C channels, H×W map, N = H·W tokens, D = C/M head dim, L longest exact side
 
@@ -41,7 +41,7 @@ class MHSA2d(nn.Module):
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
         qkv_std: of the projections at the start; the authors' 0.01 is for 512 channels.
-        position_std: of the tables at the start; none is the authors' D^-0.5, with which gazes begin nearly uniform.
+        position_std: of the tables at the start; none is the authors' D^-0.5, which begins nearly as a mean.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Exact relative attention on torch's fused kernel: positions become extra channels."""
+"""Relative position attention by scaled_dot_product_attention: positions as one-hot channels."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 

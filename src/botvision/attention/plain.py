@@ -1,4 +1,4 @@
-"""Attention without position terms: torch's fused kernel, nothing added."""
+"""Attention without positions: torch's scaled_dot_product_attention, nothing added."""
 
 import torch
 from torch import Tensor

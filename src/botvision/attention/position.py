@@ -1,4 +1,4 @@
-"""Position tables: rows per offset or coordinate, read at any map size."""
+"""Relative and absolute position embeddings: rows per offset or coordinate, for any map size."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim, L longest side that a table covers exactly
 

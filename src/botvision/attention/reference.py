@@ -1,4 +1,4 @@
-"""The paper's attention equation as plain gathers: slow, exact, the judge of the rest."""
+"""Reference attention: the paper's equation as plain gathers, slow and exact, for the tests."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 

@@ -1,4 +1,4 @@
-"""A Triton kernel of our own for GPUs: positions added inside the tile, and no N×N."""
+"""Triton flash attention with 2-D relative positions, added inside the tile; for NVIDIA GPUs."""
 
 # B batch, M heads, G = B·M groups, H×W map, N = H·W tokens, D head dim
 

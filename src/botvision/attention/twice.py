@@ -1,4 +1,4 @@
-"""Second derivatives: by logits written out where a backward is ours, else refused with a cure."""
+"""Second derivatives of attention: by explicit logits, or refused with a cure."""
 
 # B batch, M heads, N = H·W tokens, D head dim
 

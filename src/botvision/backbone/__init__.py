@@ -1,4 +1,4 @@
-"""The BoTNet family on timm's ResNet; importing this room registers every name with timm."""
+"""The BoTNet family on timm's ResNet; importing it registers every model name with timm."""
 
 from botvision.backbone.blocks import BoTBlock
 from botvision.backbone.botnet import BoTNet

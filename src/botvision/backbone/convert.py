@@ -1,4 +1,4 @@
-"""Weights of other BoTNet ports as ours, where that is exact; what is not is named."""
+"""Convert weights of other BoTNet ports, where that is exact; what is not is named."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Counts: a model's parameters, and the multiply-adds of one image, as the paper counts them."""
+"""Parameters and multiply-adds (M.Adds, FLOPs) of a model, as the paper counts them."""
 
 import copy
 from typing import Any, NamedTuple

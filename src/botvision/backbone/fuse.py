@@ -1,4 +1,4 @@
-"""Inference without BatchNorm: folded into the convolutions, and after attention into its values."""
+"""Fuse BatchNorm for inference: into the convolutions, and after attention into its values."""
 
 import copy
 from itertools import pairwise

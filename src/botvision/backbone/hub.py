@@ -1,4 +1,4 @@
-"""Weights out: a folder of safetensors, configuration and model card, on disk or on the hub."""
+"""Save and load models: safetensors, configuration and model card, on disk or on a hub."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ def save_pretrained(
     Args:
         model: a classifier from `create_model`, its head included.
         folder: made where it is not there.
-        how_trained: data, recipe and score, in plain words; for the model card.
+        how_trained: data, recipe and metrics, in plain words; for the model card.
         licence: of the weights, by its identifier on the hub.
         name: what the card tells its readers to open; none for the folder.
 

@@ -1,4 +1,4 @@
-"""Names: every variant registered with timm, and `create_model` with the nearest name suggested."""
+"""Model names: `create_model`, `list_models`, and registration of every variant with timm."""
 
 import difflib
 import sys

@@ -1,4 +1,4 @@
-"""The family in numbers: one line per model of the paper."""
+"""Configurations of the BoTNet models: one line per model of the paper."""
 
 from typing import NamedTuple
 

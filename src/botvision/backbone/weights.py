@@ -1,4 +1,4 @@
-"""Weights in: a ResNet's, a BoTNet's or another port's, with a word on each that stays fresh."""
+"""Load pretrained weights: a ResNet's into a BoTNet, a BoTNet's, or another port's."""
 
 import logging
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Difference(NamedTuple):
 def load_weights(
     model: nn.Module, source: Source, *, prefix: str = "", scaled_positions: bool = False, exact: bool = True
 ) -> LoadReport:
-    """Load weights of a BoTNet, of its ResNet twin, or of another port, found out by their names.
+    """Load weights of a BoTNet, of its ResNet baseline, or of another port, found out by their names.
 
     Tables of another size are read at this model's. A classifier for another number of classes stays fresh. A port's
     options are compared with the model's; a BoTNet's own are not in its state dict, `from_pretrained` brings them.
@@ -125,8 +125,9 @@ def load_resnet(model: nn.Module, source: Source) -> LoadReport:
     )
     if any(found) or not any(key in own for key in state):
         raise ValueError(
-            f"these weights are not of this model's ResNet twin: {found}; give those of a ResNet with the same blocks, "
-            "stem, squeeze-excitation and input channels, by timm's or torchvision's names (resnet50 for botnet50)"
+            f"these weights are not of this model's ResNet baseline: {found}; give those of a ResNet with the same "
+            "blocks, stem, squeeze-excitation and input channels, by timm's or torchvision's names (resnet50 for "
+            "botnet50)"
         )
     return load_what_fits(model, state)
 

@@ -1,1 +1,1 @@
-"""Ours beside the peers, in one run: time as ratios of medians."""
+"""Benchmarks on your machine: ours beside its peers, time as ratios of medians."""

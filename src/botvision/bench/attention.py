@@ -1,4 +1,4 @@
-"""The attention layer and its core beside torch's, timm's and lucidrains', in turn, as ratios."""
+"""Benchmark of the attention layer and its core beside torch's, timm's and lucidrains'."""
 
 # B batch, M heads, H×W map, N = H·W tokens, D head dim
 
@@ -44,7 +44,7 @@ def attention(
         train: forward and backward instead of forward alone.
         memory: peak memory too, each contender in a process of its own.
         engine: device, precision, threads.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
     Raises:
         ValueError: no round, or a side below 1.

@@ -1,4 +1,4 @@
-"""Whole backbones beside their ResNet twin: as they are, fused, and with timm's layer."""
+"""Benchmark of backbones beside their ResNet baseline: as they are, fused, with timm's layer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def backbone(
         train: forward and backward, instead of forward in eval mode.
         memory: peak memory too, each contender in a process of its own.
         engine: device, precision, threads, compile.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
     Raises:
         ValueError: an unknown name, a fused model to train, timm's layer in no BoTNet, a size or number below 1.

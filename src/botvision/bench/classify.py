@@ -1,4 +1,4 @@
-"""The scaled family beside EfficientNets and SENets, each at its own px: forward, training."""
+"""Benchmark of the scaled family beside EfficientNets and SENets, each at its own image size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def classify(
         train: a training step with its optimiser; false for a forward pass in eval mode.
         memory: peak memory too, each contender in a process of its own.
         engine: device, precision, threads, compile.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
     Raises:
         ValueError: no model, an unknown name, one without px, or a number below 1.

@@ -1,4 +1,4 @@
-"""Mask R-CNN with different backbones, and torchvision's: a training step or a prediction."""
+"""Benchmark of Mask R-CNN with different backbones, and torchvision's: training or prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from botvision.bench.race import Engine, Report, Row, Setting, race
 from botvision.maskrcnn.model import build_mask_rcnn
 
 CLASSES = 10  # so few that random weights find something: masks are predicted too
-OBJECTS = 4  # a side of the grid of objects in each picture
+OBJECTS = 4  # a side of the grid of objects in each image
 PEERS: dict[str, Callable[..., Any]] = {
     "torchvision maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
     "torchvision maskrcnn_resnet50_fpn_v2": maskrcnn_resnet50_fpn_v2,
@@ -30,18 +30,18 @@ def detector(
     engine: Engine = Engine(),
     out: Path | None = None,
 ) -> Report:
-    """Time Mask R-CNN: a training step with its optimiser, or a prediction, with random weights and pictures.
+    """Time Mask R-CNN: a training step with its optimiser, or a prediction, with random weights and images.
 
     Args:
         models: backbones by timm's or BoTNet's name, or "torchvision maskrcnn_resnet50_fpn" or "… _v2" for
             torchvision's own detector; the first is the yardstick.
-        sizes: px of the square pictures and of the canvas.
-        batch: pictures at a time.
+        sizes: px of the square images and of the batch.
+        batch: images at a time.
         rounds: of every contender.
         train: a training step; false for a prediction.
         memory: peak memory too, each contender in a process of its own.
         engine: device, precision, threads; compile takes the backbone alone.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a picture.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
     Raises:
         ValueError: an unknown name, no model, or a number below 1.
@@ -55,8 +55,8 @@ def detector(
         setting = Setting(size, batch, train, engine)
         rows += race(build, models, setting, what="Mask R-CNN", rounds=rounds, memory=memory)
     note = (
-        f"{CLASSES} classes, {OBJECTS**2} objects a picture, random weights, channels_last, the TPU code's presets; "
-        "rounds in random order; times include canvas, losses or masks, and when training SGD's step."
+        f"{CLASSES} classes, {OBJECTS**2} objects an image, random weights, channels_last, the TPU code's presets; "
+        "rounds in random order; times include resizing, losses or masks, and when training SGD's step."
     )
     report = Report("Mask R-CNN", note, str(engine), rows)
     if out is not None:
@@ -65,7 +65,7 @@ def detector(
 
 
 def build(name: str, setting: Setting) -> Callable[[], Any]:
-    """A detector's step on random pictures."""
+    """A detector's step on random images."""
     engine, size = setting.engine, setting.size
     model: Any
     if name in PEERS:
@@ -73,22 +73,22 @@ def build(name: str, setting: Setting) -> Callable[[], Any]:
         model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
         body = model.backbone.body
     else:
-        model = build_mask_rcnn(name, CLASSES, canvas=size)
+        model = build_mask_rcnn(name, CLASSES, img_size=size)
         body = model.pyramid.body
     if engine.compile:
         body.compile()
     model = model.to(engine.device).to(memory_format=torch.channels_last).train(setting.train)
-    pictures = [torch.rand(3, size, size, device=engine.device) for _ in range(setting.batch)]
+    images = [torch.rand(3, size, size, device=engine.device) for _ in range(setting.batch)]
     if not setting.train:
-        return lambda: predicted(model, pictures, engine)
+        return lambda: predicted(model, images, engine)
     mask_side = size if name in PEERS else 112
-    targets = [{k: t.to(engine.device) for k, t in grid(size, mask_side).items()} for _ in pictures]
+    targets = [{k: t.to(engine.device) for k, t in grid(size, mask_side).items()} for _ in images]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)  # random labels must not make it diverge
-    return lambda: learnt(model, pictures, targets, optimizer, engine)
+    return lambda: learnt(model, images, targets, optimizer, engine)
 
 
 def grid(size: int, mask_side: int) -> dict[str, Tensor]:
-    """Objects side by side: boxes, labels, and masks over the box (side 112) or the picture."""
+    """Objects side by side: boxes, labels, and masks over the box (side 112) or the image."""
     cell = size / OBJECTS
     corners = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(OBJECTS)) * cell
     boxes = torch.cat([corners, corners + 0.8 * cell], 1).float()
@@ -100,22 +100,22 @@ def grid(size: int, mask_side: int) -> dict[str, Tensor]:
     return {"boxes": boxes, "labels": torch.arange(len(boxes)) % CLASSES + 1, "masks": masks}
 
 
-def predicted(model: nn.Module, pictures: list[Tensor], engine: Engine) -> Any:
-    """Pictures to boxes, names, scores and masks."""
+def predicted(model: nn.Module, images: list[Tensor], engine: Engine) -> Any:
+    """Images to boxes, names, scores and masks."""
     with engine.autocast():
-        return model(pictures)
+        return model(images)
 
 
 def learnt(
     model: nn.Module,
-    pictures: list[Tensor],
+    images: list[Tensor],
     targets: list[dict[str, Tensor]],
     optimizer: torch.optim.SGD,
     engine: Engine,
 ) -> None:
     """One training step."""
     with engine.autocast():
-        found = model(pictures, targets)
+        found = model(images, targets)
     losses: dict[str, Tensor] = found if isinstance(found, dict) else found.losses
     optimizer.zero_grad()
     sum(losses.values(), torch.zeros((), device=engine.device)).backward()

@@ -1,4 +1,4 @@
-"""Peak memory of a step, looked at from inside a process of its own."""
+"""Peak memory of a training or inference step, in a process of its own."""
 
 import ctypes
 import gc

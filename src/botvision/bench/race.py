@@ -1,4 +1,4 @@
-"""Contenders in turn, round after round: seconds, ratios, peak memory; table, JSON, picture."""
+"""Contenders timed in turn, round after round: seconds, ratios, peak memory; table, JSON, plot."""
 
 import os
 import platform
@@ -124,7 +124,7 @@ class Report(NamedTuple):
         return "\n".join([f"# {self.title}", "", f"{self.engine}. {self.note}", "", *head, *map(str, self.rows)])
 
     def save(self, out: Path) -> None:
-        """The table as Markdown, every round's seconds beside it as JSON, and the ratios as a picture."""
+        """The table as Markdown, every round's seconds beside it as JSON, and the ratios as a plot."""
         write_text(out, f"{self}\n")
         content = {"title": self.title, "engine": self.engine, "rows": [row._asdict() for row in self.rows]}
         write_json(out.with_suffix(".json"), content)

@@ -1,4 +1,4 @@
-"""Train, evaluate and predict with a classifier: the commands, and the functions for Python."""
+"""`train`, `evaluate` and `predict` of image classification: commands, and Python functions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def train(
 
 def evaluate(
     checkpoint: Path,
-    pictures: str,
+    images: str,
     *,
     img_size: int | tuple[int, ...] | None = None,
     crop: float | None = None,
@@ -65,12 +65,12 @@ def evaluate(
 
     Args:
         checkpoint: a `.ckpt` of a run.
-        pictures: class folders, tar shards, or digits: as for training.
+        images: class folders, tar shards, or digits: as for training.
         img_size: px, one or several; none is the training's.
         crop: share of the shorter side; none is the training's.
         real_labels: ImageNet's reassessed labels (real.json of timm), for class folders with ImageNet's file names.
-        batch_size: pictures at a time.
-        workers: processes that read pictures.
+        batch_size: images at a time.
+        workers: processes that read images.
         engine: the device.
         out: folder for `metrics.json` and a confusion matrix for each size.
 
@@ -84,7 +84,7 @@ def evaluate(
     classifier = load_classifier(checkpoint, device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
-    data = DataConfig(pictures, pictures, batch_size=batch_size, workers=workers)
+    data = DataConfig(images, images, batch_size=batch_size, workers=workers)
     if crop is not None:
         classifier = replace(classifier, crop=crop)
     sizes = (img_size or classifier.config.img_size,) if not isinstance(img_size, tuple) else img_size
@@ -95,7 +95,7 @@ def evaluate(
     if out is not None:
         write_json(out / "metrics.json", [row.figures for row in rows], indent=2)
         for row in rows:
-            title = f"{classifier.config.name} at {row.size} px, top-1 {row.top1:.4f} of {row.pictures}"
+            title = f"{classifier.config.name} at {row.size} px, top-1 {row.top1:.4f} of {row.images}"
             path = out / f"confusion-{row.size}.png"
             draw_confusion(row.confusion.numpy(), classifier.classes, path, title=title)
     return evaluations
@@ -111,19 +111,19 @@ def predict(
     engine: DeviceConfig = DeviceConfig(),
     on_existing: Literal["refuse", "replace"] = "refuse",
 ) -> "Prediction":
-    """Say what is in pictures.
+    """Say what is in images.
 
     Args:
         checkpoint: a `.ckpt` of a run.
-        source: a picture, a folder, or a quoted glob.
+        source: an image, a folder, or a quoted glob.
         out: folder for `sheet.jpg` and `predictions.json`.
         img_size: px; none is the training's.
-        top: classes named for each picture.
+        top: classes named for each image.
         engine: the device.
         on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+        FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
     """
     from botvision.classify.model import load_classifier
     from botvision.classify.prediction import predict_files

@@ -1,4 +1,4 @@
-"""Options of classification: data, augmentation, model, optimiser; importing them loads no torch."""
+"""Options of image classification: data, augmentation, model, optimiser; loads no torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +9,13 @@ from botvision.engine.config import Schedule
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How training pictures are changed: timm's augmentation, and mixing of whole batches.
+    """How training images are changed: timm's augmentation, and mixing of whole batches.
 
     Args:
         auto_augment: timm's policy, e.g. rand-m10-n2 (RandAugment, 2 operations of magnitude 10); none for none.
-        scale: smallest and largest share of a picture's area that a random crop takes.
+        scale: smallest and largest share of an image's area that a random crop takes.
         ratio: narrowest and widest crop.
-        flip: chance of a mirrored picture.
+        flip: chance of a mirrored image.
         color_jitter: strength, where there is no auto_augment.
         erase: chance that a rectangle is erased.
         mixup, cutmix: alpha of each; 0 leaves it out. Where both are given, a coin is thrown for each batch.
@@ -35,20 +35,20 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are and how they are read.
+    """Where the images are and how they are read.
 
     Args:
         train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern or an index
             (….json), by path or URL; a timm dataset that is read by number (torch/…, hfds/…); or digits.
-        val: to score on, in any of these forms.
+        val: to evaluate on, in any of these forms.
         root: folder of a timm dataset.
         splits: a dataset's names of the splits for train and val.
         class_names: file with a class name a line, for shards and timm's datasets.
-        batch_size: pictures a step and a device.
-        workers: processes that read pictures, a device.
-        bad_limit: different pictures that may turn out unreadable for a process; one more stops the run.
-        crop: share of the picture's shorter side that is scored.
-        augment: of training pictures.
+        batch_size: images a step and a device.
+        workers: processes that read images, a device.
+        bad_limit: different images that may turn out unreadable for a process; one more stops the run.
+        crop: share of the image's shorter side that is evaluated.
+        augment: of training images.
     """
 
     train: str

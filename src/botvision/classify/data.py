@@ -1,4 +1,4 @@
-"""Samples: pictures augmented and in batches, those that cannot be read set aside."""
+"""Dataset and loaders of image classification: augmented images in batches; bad ones set aside."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,11 +15,11 @@ from botvision.classify.config import DataConfig
 from botvision.classify.shards import Raw, ShardBatches, find_shards
 from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
-from botvision.inputs import open_picture
+from botvision.inputs import open_image
 
 
 class Bad(NamedTuple):
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     reason: str
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, H, W), normalised.
         labels: (B,) from 0.
-        bad: reasons of the pictures that are missing from it.
+        bad: reasons of the images that are missing from it.
     """
 
     images: Tensor
@@ -42,8 +42,8 @@ Transform = Callable[[Image.Image], Tensor]
 Sample = tuple[Tensor, int] | Bad
 
 
-class Pictures(Dataset[Sample]):
-    """A source's pictures, transformed; one that cannot be read is `Bad`."""
+class ImageDataset(Dataset[Sample]):
+    """A source's images, transformed; one that cannot be read is `Bad`."""
 
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
@@ -54,15 +54,15 @@ class Pictures(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            picture, label = self.source.open(index)
+            image, label = self.source.open(index)
         except (ValueError, OSError) as error:
             return Bad(str(error))
         check_label(label, classes=len(self.source.classes), name=f"sample {index}")
-        return self.transform(picture), label
+        return self.transform(image), label
 
 
 def check_label(label: int, *, classes: int, name: str) -> None:
-    """Refuse a label beyond the class names: the user's mistake, not the picture's."""
+    """Refuse a label beyond the class names: the user's mistake, not the image's."""
     if not 0 <= label < classes:
         raise ValueError(f"{name} is of class {label}, but there are {classes} class names from 0")
 
@@ -82,7 +82,7 @@ class Decoder:
         """One sample."""
         check_label(raw.label, classes=self.classes, name=raw.name)
         try:
-            return self.transform(open_picture(Path(raw.name), raw.picture)), raw.label
+            return self.transform(open_image(Path(raw.name), raw.image)), raw.label
         except ValueError as error:
             return Bad(str(error))
 
@@ -101,7 +101,7 @@ class Split(NamedTuple):
     Attributes:
         batches: the loader itself.
         steps: batches of a whole epoch, of this process.
-        samples: pictures of a whole epoch, of all ranks.
+        samples: images of a whole epoch, of all ranks.
     """
 
     batches: ResumableLoader
@@ -122,7 +122,7 @@ def train_transform(data: DataConfig, size: int, mean: Sequence[float], std: Seq
 
 
 def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """The centre of the picture, resized."""
+    """The centre of the image, resized."""
     transform: Transform = create_transform(
         size, is_training=False, interpolation="bicubic", crop_pct=crop, mean=tuple(mean), std=tuple(std)
     )
@@ -135,7 +135,7 @@ def build_split(
     """Batches of one split for a process; `classes` are those of shards and datasets that do not name their own.
 
     Raises:
-        FileNotFoundError, ValueError: no such data, or fewer pictures than a step of all processes takes.
+        FileNotFoundError, ValueError: no such data, or fewer images than a step of all processes takes.
     """
     names = read_class_names(data.class_names) or list(classes)
     build = partial(ResumableLoader, share=share, num_workers=data.workers)
@@ -149,7 +149,7 @@ def build_split(
         split = data.splits[0 if share.train else 1]
         source = open_source(where, split=split, root=data.root, classes=names)
         sampler = EpochBatches(len(source), share)
-        batches = build(Pictures(source, transform), batch_sampler=sampler, collate_fn=collate)
+        batches = build(ImageDataset(source, transform), batch_sampler=sampler, collate_fn=collate)
         found = Split(batches, source.classes, len(sampler), len(source))
     check_enough(where, samples=found.samples, batches=found.steps, share=share)
     return found

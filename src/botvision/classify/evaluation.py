@@ -1,4 +1,4 @@
-"""Top-1, top-5, throughput, latency and confusion of a trained classifier, at any sizes."""
+"""Evaluate a classifier: top-1, top-5, throughput, latency, confusion matrix, at any image size."""
 
 import random
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from botvision.classify.config import DataConfig
-from botvision.classify.data import Batch, Pictures, build_split, val_transform
+from botvision.classify.data import Batch, ImageDataset, build_split, val_transform
 from botvision.classify.model import Classifier
 from botvision.classify.module import right
 from botvision.classify.sources import Folders
@@ -32,18 +32,18 @@ class Evaluation(NamedTuple):
 
     Attributes:
         size: px.
-        pictures: that were read; skipped: reasons of the others.
+        images: that were read; skipped: reasons of the others.
         top1, top5: fractions.
         real_top1: by ImageNet's reassessed labels, where they were given.
-        per_second: pictures, the model's time alone.
-        latency_ms: of one picture, median.
+        per_second: images, the model's time alone.
+        latency_ms: of one image, median.
         confusion: (K, K) counts, truth down.
         examples: some normalised images.
         predicted: of each example the true class, the predicted one, and its probability.
     """
 
     size: int
-    pictures: int
+    images: int
     skipped: list[str]
     top1: float
     top5: float
@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
     @property
     def figures(self) -> dict[str, float | int | None]:
         """What a file keeps."""
-        names = ("size", "pictures", "top1", "top5", "real_top1", "per_second", "latency_ms")
+        names = ("size", "images", "top1", "top5", "real_top1", "per_second", "latency_ms")
         return {name: getattr(self, name) for name in names} | {"skipped": len(self.skipped)}
 
 
@@ -68,13 +68,13 @@ class Evaluations(NamedTuple):
     out: Path | None
 
     def __str__(self) -> str:
-        lines = [f"{'px':>5} {'top-1':>8} {'top-5':>8} {'real':>8} {'pictures/s':>11} {'ms for one':>11}"]
+        lines = [f"{'px':>5} {'top-1':>8} {'top-5':>8} {'real':>8} {'images/s':>11} {'ms for one':>11}"]
         for row in self.rows:
             real = "" if row.real_top1 is None else f"{row.real_top1:.4f}"
             times = f"{row.per_second:>11.1f} {row.latency_ms:>11.1f}"
             lines.append(f"{row.size:>5} {row.top1:>8.4f} {row.top5:>8.4f} {real:>8} {times}")
         skipped = self.rows[0].skipped
-        lines += [f"{len(skipped)} of the pictures could not be read, the first: {skipped[0]}"] if skipped else []
+        lines += [f"{len(skipped)} of the images could not be read, the first: {skipped[0]}"] if skipped else []
         return "\n".join([*lines, *([f"metrics.json and confusion matrices at {self.out}"] if self.out else [])])
 
 
@@ -82,14 +82,14 @@ class Evaluations(NamedTuple):
 def evaluate_at(
     classifier: Classifier, data: DataConfig, *, size: int, keep: int = 0, real_labels: Path | None = None
 ) -> Evaluation:
-    """Every picture of `data.val` at one size; `keep` of them are drawn at random as examples."""
+    """Every image of `data.val` at one size; `keep` of them are drawn at random as examples."""
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
     share = Share(data.batch_size, train=False, position=EpochPosition())
     loader = build_split(data.val, data, transform, share, classes=classifier.classes)
     if loader.classes != classifier.classes:
         raise ValueError(
             f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), {data.val} has "
-            f"{len(loader.classes)} ({', '.join(loader.classes[:5])}); give pictures of the classes it was trained on"
+            f"{len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes it was trained on"
         )
     real = open_real_labels(real_labels, loader.batches.dataset)
     place = next(classifier.model.parameters()).device
@@ -114,11 +114,9 @@ def evaluate_at(
                 real.add_result(logits)
     seen = int(confusion.sum())
     if not seen:
-        raise ValueError(f"none of {len(skipped)} pictures of {data.val} could be read; the first: {skipped[0]}")
+        raise ValueError(f"none of {len(skipped)} images of {data.val} could be read; the first: {skipped[0]}")
     if real is not None and skipped:
-        raise ValueError(
-            f"real_labels need every picture, but {len(skipped)} could not be read; the first: {skipped[0]}"
-        )
+        raise ValueError(f"real_labels need every image, but {len(skipped)} could not be read; the first: {skipped[0]}")
     top1, top5 = (counts / seen).tolist()
     single = sorted(timed(partial(classifier.model, one), place)[1] for _ in range(LATENCY_ROUNDS))
     real_top1 = None if real is None else real.get_accuracy(k=1) / 100
@@ -129,7 +127,7 @@ def evaluate_at(
 
 
 class Reservoir:
-    """Some of all pictures, each with the same chance, whatever their number."""
+    """Some of all images, each with the same chance, whatever their number."""
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
@@ -139,7 +137,7 @@ class Reservoir:
         self.predicted: list[tuple[int, int, float]] = []
 
     def offer(self, batch: Batch, logits: Tensor) -> None:
-        """A batch's pictures, in the place of earlier ones by chance."""
+        """A batch's images, in the place of earlier ones by chance."""
         for image, label, shares in zip(batch.images, batch.labels.tolist(), logits.softmax(1), strict=True):
             self.offered += 1
             at = len(self.images) if len(self.images) < self.keep else self.rng.randrange(self.offered)
@@ -162,7 +160,7 @@ def open_real_labels(path: Path | None, dataset: object) -> RealLabelsImagenet |
     """ImageNet's reassessed labels, for these files in their order."""
     if path is None:
         return None
-    if not isinstance(dataset, Pictures) or not isinstance(dataset.source, Folders):
+    if not isinstance(dataset, ImageDataset) or not isinstance(dataset.source, Folders):
         raise ValueError("real_labels go by ImageNet's file names; give class folders")
     if not path.is_file():
         raise FileNotFoundError(f"no real labels at {path}; give ImageNet's real.json")
@@ -170,12 +168,12 @@ def open_real_labels(path: Path | None, dataset: object) -> RealLabelsImagenet |
     known = len(read_json(path, what="real labels"))
     wrong = [name for name in names if not re.fullmatch(r"ILSVRC2012_val_\d{8}\.JPEG", Path(name).name)]
     if known != len(names) or wrong:
-        said = f"{wrong[0]} is none of its names" if wrong else f"{len(names)} pictures for {known} labels"
+        said = f"{wrong[0]} is none of its names" if wrong else f"{len(names)} images for {known} labels"
         raise ValueError(f"real labels fit ImageNet's whole val, by its file names; {said}; leave --real_labels out")
     return RealLabelsImagenet(names, real_json=str(path))
 
 
-def to_picture(image: Tensor, classifier: Classifier) -> NDArray[np.uint8]:
+def to_image(image: Tensor, classifier: Classifier) -> NDArray[np.uint8]:
     """A normalised image (3, H, W) as uint8 (H, W, 3)."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (classifier.mean, classifier.std))
     pixels: NDArray[np.uint8] = ((image * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""A classifier to build, and a trained one as a file: enough to build it again."""
+"""Build a classifier, and load a trained one from its checkpoint."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Classifier:
         classes: names of the K classes.
         config: what it was built from.
         mean, std: of the normalised images.
-        crop: share of the shorter side that it was scored on.
+        crop: share of the shorter side that it was evaluated on.
     """
 
     model: nn.Module

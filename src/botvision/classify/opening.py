@@ -1,4 +1,4 @@
-"""Shards and their indexes opened: by local path or http(s), and by nothing that runs a command."""
+"""Open shards and their indexes: by local path or http(s), and by nothing that runs a command."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Pictures in, names with probabilities out: a sheet to look at, and one JSON file."""
+"""Classify images: names with probabilities, a contact sheet and one JSON file."""
 
 import sys
 from pathlib import Path
@@ -13,9 +13,9 @@ from botvision.classify.data import val_transform
 from botvision.classify.model import Classifier
 from botvision.draw.classes import draw_said
 from botvision.files import check_free, write_json
-from botvision.inputs import find_pictures, open_picture
+from botvision.inputs import find_images, open_image
 
-SHEET = 24  # pictures that are drawn
+SHEET = 24  # images that are drawn
 RESULTS, DRAWN = "predictions.json", "sheet.jpg"
 
 
@@ -23,8 +23,8 @@ class Prediction(NamedTuple):
     """What `predict` did.
 
     Attributes:
-        said: a dictionary a picture: its file name, and the names and probabilities of the most likely classes.
-        skipped: pictures that could not be read, with the reason.
+        said: a dictionary an image: its file name, and the names and probabilities of the most likely classes.
+        skipped: images that could not be read, with the reason.
         out: folder of the sheet and of `predictions.json`.
     """
 
@@ -38,9 +38,7 @@ class Prediction(NamedTuple):
         ]
         more = [f"… and {len(self.said) - 20} more"] if len(self.said) > 20 else []
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return "\n".join(
-            [*lines, *more, f"{len(self.said)} pictures{skipped}; sheet and predictions.json at {self.out}"]
-        )
+        return "\n".join([*lines, *more, f"{len(self.said)} images{skipped}; sheet and predictions.json at {self.out}"])
 
 
 def predict_files(
@@ -52,7 +50,7 @@ def predict_files(
     top: int,
     on_existing: Literal["refuse", "replace"],
 ) -> Prediction:
-    """Classify a picture, a folder's or a glob's; write the sheet and `predictions.json`.
+    """Classify an image, a folder's or a glob's; write the sheet and `predictions.json`.
 
     Raises:
         FileNotFoundError, ValueError: as `botvision.classify.predict`.
@@ -63,28 +61,28 @@ def predict_files(
     size = img_size or classifier.config.img_size
     classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
-    paths, said, skipped = find_pictures(source), list[dict[str, Any]](), list[str]()
+    paths, said, skipped = find_images(source), list[dict[str, Any]](), list[str]()
     check_free([out / RESULTS, out / DRAWN], on_existing=on_existing)
     drawn: list[tuple[Image.Image, str]] = []
-    for path in tqdm(paths, desc="predict", unit="picture", disable=None):
+    for path in tqdm(paths, desc="predict", unit="image", disable=None):
         try:
-            picture = open_picture(path)
+            image = open_image(path)
         except (ValueError, FileNotFoundError) as error:
             print(f"skipped: {error}", file=sys.stderr)
             skipped.append(str(error))
             continue
         with torch.inference_mode():
-            shares = classifier.model(transform(picture)[None].to(device))[0].float().softmax(0).cpu()
+            shares = classifier.model(transform(image)[None].to(device))[0].float().softmax(0).cpu()
         best = shares.topk(min(top, len(shares)))
         names = [classifier.classes[number] for number in best.indices.tolist()]
         said.append(
             {"file_name": path.name, "names": names, "probabilities": [round(p, 6) for p in best.values.tolist()]}
         )
         if len(drawn) < SHEET:
-            picture.thumbnail((320, 320))
-            drawn.append((picture, f"{names[0]} {float(best.values[0]):.2f}"))
+            image.thumbnail((320, 320))
+            drawn.append((image, f"{names[0]} {float(best.values[0]):.2f}"))
     if not said:
-        raise ValueError(f"none of {len(skipped)} pictures could be read; the first: {skipped[0]}")
+        raise ValueError(f"none of {len(skipped)} images could be read; the first: {skipped[0]}")
     write_json(out / RESULTS, said, indent=2)
-    draw_said([np.asarray(picture) for picture, _ in drawn], [(text, None) for _, text in drawn], out / DRAWN)
+    draw_said([np.asarray(image) for image, _ in drawn], [(text, None) for _, text in drawn], out / DRAWN)
     return Prediction(said, skipped, out)

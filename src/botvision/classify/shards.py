@@ -1,4 +1,4 @@
-"""Tar shards as a stream: every sample once an epoch, and resumable inside one."""
+"""WebDataset tar shards as a stream: every sample once an epoch, resumable inside one."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from botvision.classify.opening import beside, checked, is_remote, opened
 from botvision.engine.loader import Share
 from botvision.files import read_json
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 LABEL = ".cls"
 
 
@@ -28,10 +28,10 @@ class Shard(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A sample as bytes: where it came from, the picture, the label."""
+    """A sample as bytes: where it came from, the image, the label."""
 
     name: str
-    picture: bytes
+    image: bytes
     label: int
 
 
@@ -51,7 +51,7 @@ def find_shards(source: str) -> list[Shard]:
     checked(source, by="the source of shards")
     shards = read_index(source) if source.endswith(".json") else shards_of_pattern(source)
     if not sum(shard.samples for shard in shards):
-        raise ValueError(f"{source} has no sample; each needs a picture and a {LABEL} file of the same name")
+        raise ValueError(f"{source} has no sample; each needs an image and a {LABEL} file of the same name")
     return shards
 
 
@@ -107,7 +107,7 @@ def parsed(text: bytes, source: str) -> Any:
 
 
 def count_samples(path: str) -> int:
-    """Labelled pictures of a local tar file, by its headers."""
+    """Labelled images of a local tar file, by its headers."""
     try:
         with tarfile.open(path) as tar:
             return sum(PurePosixPath(entry.name).suffix == LABEL for entry in tar)
@@ -219,13 +219,13 @@ def read_shard(shard: Shard) -> Iterator[Raw]:
 
 
 def to_raw(sample: dict[str, Any], url: str) -> Raw:
-    """A picture and its label out of a sample's files."""
+    """An image and its label out of a sample's files."""
     name = f"{url}/{sample['__key__']}"
     label = sample[LABEL[1:]].strip()
     if not label.isdigit():
         raise ValueError(f"{name}{LABEL} must hold a class number from 0; got {label[:20]!r}")
-    picture = next((sample[ending[1:]] for ending in PICTURES if ending[1:] in sample), b"")
-    return Raw(name, picture, int(label))
+    image = next((sample[ending[1:]] for ending in IMAGES if ending[1:] in sample), b"")
+    return Raw(name, image, int(label))
 
 
 def shuffled(samples: Iterator[Raw], rng: random.Random, *, buffer: int) -> Iterator[Raw]:

@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: class folders, scikit-learn's digits, timm's datasets."""
+"""Sources of labelled images: class folders (ImageNet's layout), digits, timm's datasets."""
 
 import os
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
-from botvision.digits import CLASSES, digit_pictures
-from botvision.inputs import SUFFIXES, open_picture
+from botvision.digits import CLASSES, digit_images
+from botvision.inputs import SUFFIXES, open_image
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
@@ -19,14 +19,14 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".json")
 
 
 class Source(Protocol):
-    """Labelled pictures by number; opening one may raise ValueError or FileNotFoundError."""
+    """Labelled images by number; opening one may raise ValueError or FileNotFoundError."""
 
     classes: list[str]
 
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """Picture and label."""
+        """Image and label."""
 
 
 class Folders:
@@ -38,13 +38,13 @@ class Folders:
         try:
             folder = ImageFolder(str(root), is_valid_file=lambda path: Path(path).suffix.lower() in SUFFIXES)
         except FileNotFoundError as error:
-            empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_picture(f)]
+            empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_image(f)]
             if not empty:
                 raise ValueError(
-                    f"{root} has no class folders; its pictures must lie in a folder for each class"
+                    f"{root} has no class folders; its images must lie in a folder for each class"
                 ) from error
             raise ValueError(
-                f"{root} has class folders without a picture: {', '.join(empty[:5])} ({len(empty)} of them); "
+                f"{root} has class folders without an image: {', '.join(empty[:5])} ({len(empty)} of them); "
                 "fill or remove them"
             ) from error
         self.classes: list[str] = folder.classes
@@ -54,13 +54,13 @@ class Folders:
         return len(self.samples)
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """Picture and label."""
+        """Image and label."""
         path, label = self.samples[index]
-        return open_picture(Path(path)), label
+        return open_image(Path(path)), label
 
 
-def has_picture(folder: Path) -> bool:
-    """Whether any file in or below it has a picture's suffix."""
+def has_image(folder: Path) -> bool:
+    """Whether any file in or below it has an image's suffix."""
     return any(Path(name).suffix.lower() in SUFFIXES for _, _, names in os.walk(folder) for name in names)
 
 
@@ -70,14 +70,14 @@ class Digits:
     classes = CLASSES
 
     def __init__(self, split: str) -> None:
-        self.pictures = digit_pictures(split)
+        self.images = digit_images(split)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """Picture and label."""
-        return self.pictures[index]
+        """Image and label."""
+        return self.images[index]
 
 
 class TimmDataset:
@@ -99,9 +99,9 @@ class TimmDataset:
         return len(self.dataset)
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """Picture and label."""
-        picture, label = self.dataset[index]
-        return picture.convert("RGB"), int(label)
+        """Image and label."""
+        image, label = self.dataset[index]
+        return image.convert("RGB"), int(label)
 
 
 def read_class_names(path: Path | None) -> list[str]:
@@ -114,7 +114,7 @@ def read_class_names(path: Path | None) -> list[str]:
 
 
 def open_source(where: str, *, split: str, root: str | None = None, classes: Sequence[str] = ()) -> Source:
-    """Pictures by number: digits, a timm dataset, or a folder; `split` is digits' or the dataset's."""
+    """Images by number: digits, a timm dataset, or a folder; `split` is digits' or the dataset's."""
     if where == DIGITS:
         return Digits(split)
     if where.startswith(TIMM_PREFIXES):

@@ -1,4 +1,4 @@
-"""Train an image classifier: data, model, evaluation and drawing of a run."""
+"""Image classification as a training task: data, model, evaluation, drawing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from botvision.backbone import load_resnet
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
-from botvision.classify.evaluation import evaluate_at, to_picture
+from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.draw.classes import draw_confusion, draw_said
@@ -111,14 +111,14 @@ def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Spl
 
 
 def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.device) -> None:
-    """Who was taken for whom, and some val pictures with what was said of them."""
+    """Who was taken for whom, and some validation images with what was said of them."""
     classifier = load_classifier(checkpoint, device=device)
     evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES)
-    title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.pictures}"
+    title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.images}"
     draw_confusion(evaluated.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
-    pictures = [to_picture(image, classifier) for image in evaluated.examples]
+    images = [to_image(image, classifier) for image in evaluated.examples]
     said = []
     for is_, named, sure in evaluated.predicted:
         name, truth = classifier.classes[named], classifier.classes[is_]
         said.append((f"{name} {sure:.2f}" + ("" if is_ == named else f" (is {truth})"), is_ == named))
-    draw_said(pictures, said, out / "predictions" / "sheet.jpg")
+    draw_said(images, said, out / "predictions" / "sheet.jpg")

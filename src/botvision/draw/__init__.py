@@ -1,1 +1,1 @@
-"""Pictures of what the models find and how they learnt."""
+"""Plots and drawings: predictions, confusion matrices, training curves."""

@@ -1,4 +1,4 @@
-"""Classifications drawn: pictures with what was said of them, and who was taken for whom."""
+"""Draw classifications: images with their predicted class, and the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from botvision.files import whole_file
 MOST = 60  # classes that a confusion matrix can still name
 
 
-def draw_said(pictures: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, bool | None]], path: Path) -> None:
-    """Pictures (H, W, 3) in rows, each under what was said of it: green where right, red where wrong, else black."""
+def draw_said(images: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, bool | None]], path: Path) -> None:
+    """Images (H, W, 3) in rows, each under what was said of it: green where right, red where wrong, else black."""
     from matplotlib.figure import Figure
 
-    columns = min(4, len(pictures))
-    lines = -(-len(pictures) // columns)
+    columns = min(4, len(images))
+    lines = -(-len(images) // columns)
     figure = Figure(figsize=(2.4 * columns, 2.7 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-    for axis, picture, (text, is_right) in zip(axes, pictures, said, strict=False):
-        axis.imshow(picture)
+    for axis, image, (text, is_right) in zip(axes, images, said, strict=False):
+        axis.imshow(image)
         colour = "black" if is_right is None else "green" if is_right else "crimson"
         axis.set_title(text, fontsize=9, color=colour)
     with whole_file(path) as unfinished:

@@ -1,4 +1,4 @@
-"""A run's numbers as curves."""
+"""Training curves of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Found objects drawn on their picture: masks, boxes, names, scores."""
+"""Draw detections on their image: masks, boxes, class names, scores."""
 
 from pathlib import Path
 
@@ -9,27 +9,27 @@ from PIL import Image
 
 from botvision.files import whole_file
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
-def draw_instances(picture: Picture, detections: sv.Detections, names: list[str]) -> Picture:
-    """Masks, boxes and labels on a copy of an RGB picture (H, W, 3).
+def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -> Pixels:
+    """Masks, boxes and labels on a copy of an RGB image (H, W, 3).
 
     Args:
-        picture: uint8 RGB.
-        detections: with `class_id` counted from 0, in the picture's pixels.
+        image: uint8 RGB.
+        detections: with `class_id` counted from 0, in the image's pixels.
         names: of the classes, by `class_id`.
     """
-    side = max(picture.shape[:2])
-    enlarge = max(1, round(640 / side))  # labels need room: small pictures are drawn larger
-    picture = picture.repeat(enlarge, 0).repeat(enlarge, 1)
+    side = max(image.shape[:2])
+    enlarge = max(1, round(640 / side))  # labels need room: small images are drawn larger
+    image = image.repeat(enlarge, 0).repeat(enlarge, 1)
     if not len(detections):
-        return picture
+        return image
     detections = magnify(detections, enlarge)
     labels = [names[int(i)] for i in detections.class_id]
     if detections.confidence is not None:
         labels = [f"{label} {score:.2f}" for label, score in zip(labels, detections.confidence, strict=True)]
-    scene = np.ascontiguousarray(picture[..., ::-1])  # supervision draws in OpenCV's order, BGR
+    scene = np.ascontiguousarray(image[..., ::-1])  # supervision draws in OpenCV's order, BGR
     scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
     scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections)
     scene = sv.LabelAnnotator(text_scale=0.5, text_padding=3).annotate(scene, detections, labels=labels)
@@ -37,25 +37,25 @@ def draw_instances(picture: Picture, detections: sv.Detections, names: list[str]
 
 
 def magnify(detections: sv.Detections, times: int) -> sv.Detections:
-    """The same detections on the picture enlarged a whole number of times."""
+    """The same detections on the image enlarged a whole number of times."""
     dense = None if detections.mask is None else np.asarray(detections.mask).repeat(times, 1).repeat(times, 2)
     return sv.Detections(
         xyxy=detections.xyxy * times, mask=dense, confidence=detections.confidence, class_id=detections.class_id
     )
 
 
-def save_picture(picture: Picture, path: Path) -> None:
-    """Write an RGB picture whole."""
+def save_image(image: Pixels, path: Path) -> None:
+    """Write an RGB image whole."""
     with whole_file(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, quality=92)
+        Image.fromarray(image).save(unfinished, quality=92)
 
 
-def contact_sheet(pictures: list[Picture], *, columns: int = 4, side: int = 320) -> Picture:
-    """Pictures in rows, each in a square cell of `side`, as one picture."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (min(columns, len(pictures)) * side, rows * side), "white")
-    for number, picture in enumerate(pictures):
-        cell = Image.fromarray(picture)
+def contact_sheet(images: list[Pixels], *, columns: int = 4, side: int = 320) -> Pixels:
+    """Images in rows, each in a square cell of `side`, as one image."""
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (min(columns, len(images)) * side, rows * side), "white")
+    for number, image in enumerate(images):
+        cell = Image.fromarray(image)
         cell.thumbnail((side - 4, side - 4))
         sheet.paste(cell, (number % columns * side + 2, number // columns * side + 2))
     return np.array(sheet)

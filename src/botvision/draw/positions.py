@@ -1,4 +1,4 @@
-"""Where a layer's positions point: the position logits of one query over maps of several sizes."""
+"""Plot position logits: where one query looks, on maps of several sizes."""
 
 # D head dim, H×W map, N = H·W tokens
 

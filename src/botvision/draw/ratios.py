@@ -1,4 +1,4 @@
-"""Ratios to a yardstick as bars, a panel for each comparison."""
+"""Bar plot of ratios to a baseline, a panel for each comparison."""
 
 from collections.abc import Mapping
 from pathlib import Path

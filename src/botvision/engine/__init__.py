@@ -1,1 +1,1 @@
-"""What a run needs whatever its task: trainer, history, folder, checkpoint; on lightning."""
+"""The training engine of every task, on lightning: run, trainer, checkpoints, resuming."""

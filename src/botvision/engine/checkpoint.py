@@ -1,4 +1,4 @@
-"""Checkpoints as files: tensors and plain numbers, which say what they are of."""
+"""Read checkpoints: tensors and plain numbers, which say what they are of."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""Options of hardware, precision and logging; importing them loads no torch."""
+"""Options of hardware, precision and logging; loads no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ class EngineConfig:
         num_nodes: nodes under torchrun or SLURM.
         precision: 32-true, bf16-mixed, …: as lightning names them; auto is bf16-mixed where the hardware multiplies it.
         channels_last: memory order that convolutions are fastest in.
-        compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square canvas).
+        compile: torch.compile for the backbone (Mask R-CNN: with the pyramid, and a square size).
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         save_every: steps between saves inside an epoch, from which the run can go on; none saves at its end.
         log_every: steps between rows of metrics.csv.

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whether it may be written into, and the settings that re-run it."""
+"""The folder of a run: what is in it, whether it may be written into, how to resume it."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""A run's numbers, row by row: kept in the checkpoint, written as metrics.csv and curves.png."""
+"""Metrics of a run, row by row: kept in the checkpoint, written as metrics.csv and curves.png."""
 
 import csv
 import io

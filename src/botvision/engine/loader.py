@@ -1,4 +1,4 @@
-"""Which part of an epoch a process reads, and a DataLoader that goes on inside it."""
+"""DataLoader that resumes inside an epoch, and each rank's part of the data."""
 
 import random
 import signal

@@ -1,4 +1,4 @@
-"""LightningModule of any task: epochs in their order, learning rates, what a checkpoint says of itself."""
+"""LightningModule of any task: order of epochs, learning rates, content of checkpoints."""
 
 from collections.abc import Sequence
 from typing import Any

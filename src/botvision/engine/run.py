@@ -1,4 +1,4 @@
-"""A training run, whatever its task: folder, seed, checkpoint, fit, examples, summary."""
+"""`run`: a training run of any task: folder, seed, checkpoint, fit, examples, summary."""
 
 import shlex
 import time
@@ -145,7 +145,7 @@ class Task(ABC, Generic[Summary]):
 
     @abstractmethod
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
-        """Pictures of what the trained model says, from its own checkpoint."""
+        """Images of what the trained model says, from its own checkpoint."""
 
     @abstractmethod
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:

@@ -1,4 +1,4 @@
-"""Checkpoints written whole: beside their target, synced, renamed; a full disk leaves the old."""
+"""Save checkpoints atomically: written beside their target, synced, renamed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,11 @@
-"""Settings as plain values, for YAML and checkpoints; read back when options were added since."""
+"""Options as plain values for YAML and checkpoints; read back when some were added or renamed."""
 
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 Group = TypeVar("Group")
+RENAMED = {"canvas": "img_size", "score_every": "evaluate_every"}  # options by their names before 0.1
 
 
 def plain(value: Any) -> Any:
@@ -18,11 +19,16 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def renamed(old: Any) -> Any:
+    """Plain settings of an older run by today's names."""
+    return {RENAMED.get(name, name): value for name, value in old.items()} if isinstance(old, dict) else old
+
+
 def completed(old: Any, group: Any) -> Any:
     """Plain settings of an older run, with the defaults of the options of `group` that are younger than it."""
     if not isinstance(old, dict) or not is_dataclass(group):
         return old
-    known = dict(old)
+    known = renamed(old)
     for field in fields(group):
         if field.name in known:
             known[field.name] = completed(known[field.name], getattr(group, field.name))
@@ -40,6 +46,7 @@ def built(kind: type[Group], told: Any, path: Path) -> Group:
         ValueError: options that are not ours: a younger version's, or not a checkpoint's at all.
     """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    told = renamed(told)
     strange = sorted(map(str, set(told) - names)) if isinstance(told, dict) else [repr(told)]
     if strange:
         raise ValueError(
@@ -62,5 +69,6 @@ def check_same(told: dict[str, Any], own: dict[str, Any], *, model: Any) -> None
     Raises:
         ValueError: they differ in more than options that are younger than the checkpoint.
     """
-    if {**plain(told), "model": completed(plain(told.get("model")), model)} != plain(own):
+    told = {"task" if name == "house" else name: value for name, value in plain(told).items()}
+    if {**told, "model": completed(told.get("model"), model)} != plain(own):
         raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, made of a run's options."""
+"""lightning's Trainer, made of a run's options."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""A trained detector as a file: tensors and plain numbers, enough to build it again."""
+"""Build a detector, load a trained one from its checkpoint, or begin from its weights."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
         config.backbone,
         num_classes,
         preset=config.preset,
-        canvas=config.canvas,
+        img_size=config.img_size,
         backbone_options=config.backbone_options,
         auxiliary=config.auxiliary,
     )
@@ -72,7 +72,7 @@ def carry_over(model: MaskRCNN, source: Path) -> LoadReport:
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: no checkpoint of a detector, or of a backbone that is neither this one nor its ResNet twin.
+        ValueError: no checkpoint of a detector, or of a backbone that is neither this one nor its ResNet baseline.
     """
     content = read_checkpoint(source, task="maskrcnn")["state_dict"]
     state = {name.removeprefix("model."): tensor for name, tensor in content.items()}

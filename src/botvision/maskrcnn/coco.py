@@ -1,4 +1,4 @@
-"""COCO files, checked whole on opening: every reference leads somewhere, every picture is there."""
+"""Read and check COCO annotations: every reference leads somewhere, every image is there."""
 
 import logging
 from collections import Counter
@@ -20,12 +20,12 @@ class Category(NamedTuple):
 
 
 def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
-    """A COCO file, checked: every reference leads somewhere and every picture is there.
+    """A COCO file, checked: every reference leads somewhere and every image is there.
 
     Raises:
-        FileNotFoundError: no such file or picture.
+        FileNotFoundError: no such file or image.
         ValueError: no COCO file, no annotation, a dangling image_id, a category that is not in the list or has no
-            name; with `on_bad="refuse"` also a box without area or outside its picture, or an annotation without a
+            name; with `on_bad="refuse"` also a box without area or outside its image, or an annotation without a
             mask. With "skip" these are left out, with a line that says how many.
     """
     document = read_json(path, what="COCO annotations")
@@ -71,9 +71,9 @@ def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
 
 
 def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
-    """Each entry complete, each picture in the folder."""
+    """Each entry complete, each image in the folder."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no picture folder at {folder}; give the folder that the names in {path} belong to")
+        raise FileNotFoundError(f"no image folder at {folder}; give the folder that the names in {path} belong to")
     twice = [i for i, count in Counter(entry.get("id") for entry in entries).items() if count > 1]
     if twice:
         raise ValueError(f"{path}: image id {twice[0]} occurs twice; give each image its own")
@@ -86,11 +86,11 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
             raise ValueError(f"{path}: image id {entry['id']} must lie in 0 … 2^63 − 1; renumber the images")
         name = entry["file_name"]
         if name not in there and not (folder / name).is_file():
-            raise FileNotFoundError(f"{path} names picture {name}, which is not in {folder}; check the folder")
+            raise FileNotFoundError(f"{path} names image {name}, which is not in {folder}; check the folder")
 
 
 def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tuple[int, int]]) -> None:
-    """Each annotation's picture and category exist."""
+    """Each annotation's image and category exist."""
     known = {c["id"] for c in document["categories"]}
     for annotation in document["annotations"]:
         number = annotation.get("id")
@@ -115,7 +115,7 @@ def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
         return f"has a box without area, {bbox}"
     x1, y1, x2, y2 = clip(corners(bbox), height, width)
     if x2 <= x1 or y2 <= y1:
-        return f"has a box outside its picture of {width}×{height}, {bbox}"
+        return f"has a box outside its image of {width}×{height}, {bbox}"
     return ""
 
 
@@ -130,7 +130,7 @@ def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
     if not isinstance(form, dict) or not {"size", "counts"} <= set(form):
         return "has a segmentation that is neither polygons nor RLE with size and counts"
     if list(form["size"]) != [height, width]:
-        return f"has an RLE of size {form['size']} on a picture of height {height}, width {width}"
+        return f"has an RLE of size {form['size']} on an image of height {height}, width {width}"
     return ""
 
 
@@ -156,7 +156,7 @@ def corners(bbox: list[float]) -> Box:
 
 
 def clip(box: Box, height: int, width: int) -> Box:
-    """The part of a box inside the picture."""
+    """The part of a box inside the image."""
     x1, x2 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))
     return x1, y1, x2, y2

@@ -1,4 +1,4 @@
-"""Train, evaluate and predict with Mask R-CNN: the commands, and the functions for Python."""
+"""`train`, `evaluate` and `predict` of Mask R-CNN: commands, and Python functions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -67,10 +67,10 @@ def evaluate(
     Args:
         checkpoint: a `.ckpt` of a run.
         annotations: COCO JSON with the truth.
-        images: folder of its pictures.
+        images: folder of its images.
         out: folder for `metrics.json` and `results.json` (COCO results form).
-        batch_size: pictures at a time.
-        workers: processes that read pictures.
+        batch_size: images at a time.
+        workers: processes that read images.
         backend: "hotcoco", "pycocotools", or "auto" for the first that is installed.
         engine: the device.
 
@@ -107,18 +107,18 @@ def predict(
     engine: DeviceConfig = DeviceConfig(),
     on_existing: Literal["refuse", "replace"] = "refuse",
 ) -> "Prediction":
-    """Find objects in a picture, a folder or a quoted glob; write pictures and `predictions.json`.
+    """Find objects in an image, a folder or a quoted glob; write images and `predictions.json`.
 
     Args:
         checkpoint: a `.ckpt` of a run.
-        source: a picture, a folder, or a glob in quotes.
-        out: folder for the pictures and for `predictions.json` (COCO results form, with each picture's file_name).
+        source: an image, a folder, or a glob in quotes.
+        out: folder for the images and for `predictions.json` (COCO results form, with each image's file_name).
         threshold: lowest score that is kept.
         engine: the device.
         on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
 
     Raises:
-        FileNotFoundError, ValueError: no such files, no picture that can be read, or a file that would be overwritten.
+        FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
     """
     from botvision.maskrcnn.prediction import Predictor, predict_files
 

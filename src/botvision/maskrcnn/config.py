@@ -1,4 +1,4 @@
-"""Options of Mask R-CNN: data, model, optimiser; importing them loads no torch."""
+"""Options of Mask R-CNN: data, model, optimiser; loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,18 @@ OnBad = Literal["refuse", "skip"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are and how they are read.
+    """Where the images are and how they are read.
 
     Args:
         train_annotations: COCO JSON to train on.
-        train_images: folder of its pictures.
-        val_annotations: COCO JSON to score on.
-        val_images: folder of its pictures.
+        train_images: folder of its images.
+        val_annotations: COCO JSON to evaluate on.
+        val_images: folder of its images.
         jitter: smallest and largest random zoom; the paper uses [0.8, 1.25], [0.5, 2] and [0.1, 2].
-        flip: mirror half of the pictures.
-        batch_size: pictures a step and a device.
-        workers: processes that read pictures, a device.
-        on_bad: annotations without a mask, without area or outside their picture: "refuse" the file, or "skip" them
+        flip: mirror half of the images.
+        batch_size: images a step and a device.
+        workers: processes that read images, a device.
+        on_bad: annotations without a mask, without area or outside their image: "refuse" the file, or "skip" them
             (COCO has some).
     """
 
@@ -45,14 +45,14 @@ class ModelConfig:
     Args:
         backbone: a BoTNet or any timm name with a feature pyramid.
         preset: sizes behind the backbone: paper, torchvision_v2, tiny or nano.
-        canvas: side of the square canvas in pixels, or [shortest, longest] for free sizes.
+        img_size: px of a square that images are padded to, or [shortest, longest] for free sizes.
         backbone_options: more for the backbone, e.g. {position: absolute}.
         auxiliary: a linear classifier on the backbone's last map as well, whose loss is added in training.
     """
 
     backbone: str = "botnet50"
     preset: str = "paper"
-    canvas: int | tuple[int, int] = 1024
+    img_size: int | tuple[int, int] = 1024
     backbone_options: dict[str, Any] | None = None
     auxiliary: bool = False
 

@@ -1,6 +1,6 @@
-"""Samples: pictures jittered as in the paper, with boxes and masks that follow, in batches."""
+"""COCO dataset and loaders: images with scale jitter, boxes and masks that follow."""
 
-# G objects of a picture, H×W picture
+# G objects of an image, H×W image
 
 import pickle
 from pathlib import Path
@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
-from botvision.inputs import read_picture
+from botvision.inputs import read_image
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.canvas import MEAN, CanvasRule
 from botvision.maskrcnn.coco import Category, clip, corners, read_coco
 from botvision.maskrcnn.config import DataConfig, OnBad
+from botvision.maskrcnn.resize import MEAN, ImageSize
 from botvision.maskrcnn.targets import CROP_SIDE
 
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -26,7 +26,7 @@ FILL = [round(255 * value) for value in MEAN]  # padding that normalises to abou
 
 
 class Frame(NamedTuple):
-    """Where a picture's pixels went: x' = zoom_x·x + shift_x, likewise y; a mirrored picture has zoom_x < 0."""
+    """Where an image's pixels went: x' = zoom_x·x + shift_x, likewise y; a mirrored image has zoom_x < 0."""
 
     zoom_x: float = 1.0
     zoom_y: float = 1.0
@@ -34,57 +34,57 @@ class Frame(NamedTuple):
     shift_y: float = 0.0
 
     def forward(self, box: masks.Box) -> masks.Box:
-        """A box of the original picture, where it is now."""
+        """A box of the original image, where it is now."""
         x1, x2 = sorted(self.zoom_x * x + self.shift_x for x in (box[0], box[2]))
         y1, y2 = (self.zoom_y * y + self.shift_y for y in (box[1], box[3]))
         return x1, y1, x2, y2
 
     def back(self, box: masks.Box) -> masks.Box:
-        """A box of the picture as it is now, where it was."""
+        """A box of the image as it is now, where it was."""
         x1, x2 = sorted((x - self.shift_x) / self.zoom_x for x in (box[0], box[2]))
         y1, y2 = ((y - self.shift_y) / self.zoom_y for y in (box[1], box[3]))
         return x1, y1, x2, y2
 
 
 class Jitter:
-    """Random mirror, zoom and crop onto the canvas (paper section 4.1; the TPU code's order)."""
+    """Random mirror, zoom and crop to the image size (paper section 4.1; the TPU code's order)."""
 
-    def __init__(self, rule: CanvasRule, *, zoom: tuple[float, float], flip: bool) -> None:
+    def __init__(self, rule: ImageSize, *, zoom: tuple[float, float], flip: bool) -> None:
         if not 0 < zoom[0] <= zoom[1]:
             raise ValueError(f"jitter={zoom} must be 0 < smallest ≤ largest zoom; e.g. [0.8, 1.25]")
         self.rule = rule
         self.zoom = zoom
         self.flip = flip
 
-    def __call__(self, picture: Tensor) -> tuple[Tensor, Frame]:
-        """A picture (3, H, W) → it on its canvas, and where its pixels went."""
-        height, width = picture.shape[-2:]
-        canvas = (self.rule.longest,) * 2 if self.rule.square else self.rule.fit(height, width)
+    def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
+        """An image (3, H, W) → resized and padded, and where its pixels went."""
+        height, width = image.shape[-2:]
+        padded = (self.rule.longest,) * 2 if self.rule.square else self.rule.fit(height, width)
         mirrored = self.flip and bool(torch.rand(()) < 0.5)
         if mirrored:
-            picture = F.hflip(picture)
+            image = F.hflip(image)
         zoom = float(torch.empty(()).uniform_(*self.zoom))
         size = self.rule.fit(height, width, zoom=zoom)
         if size != (height, width):
-            picture = F.resize(picture, list(size), antialias=True)
-        top, left = (int(torch.randint(max(0, s - c) + 1, ())) for s, c in zip(size, canvas, strict=True))
-        picture = picture[:, top : top + canvas[0], left : left + canvas[1]]
-        missing = [0, 0, canvas[1] - picture.shape[2], canvas[0] - picture.shape[1]]
-        picture = F.pad(picture, missing, fill=FILL)
+            image = F.resize(image, list(size), antialias=True)
+        top, left = (int(torch.randint(max(0, s - c) + 1, ())) for s, c in zip(size, padded, strict=True))
+        image = image[:, top : top + padded[0], left : left + padded[1]]
+        missing = [0, 0, padded[1] - image.shape[2], padded[0] - image.shape[1]]
+        image = F.pad(image, missing, fill=FILL)
         zoom_x, zoom_y = size[1] / width, size[0] / height
         if mirrored:
-            return picture, Frame(-zoom_x, zoom_y, size[1] - left, -top)
-        return picture, Frame(zoom_x, zoom_y, -left, -top)
+            return image, Frame(-zoom_x, zoom_y, size[1] - left, -top)
+        return image, Frame(zoom_x, zoom_y, -left, -top)
 
 
 class CocoInstances(Dataset[Sample]):
-    """Pictures of a COCO file with boxes (G, 4), labels (G,) from 1, masks (G, 112, 112), image_id.
+    """Images of a COCO file with boxes (G, 4), labels (G,) from 1, masks (G, 112, 112), image_id.
 
     Crowds are left out. The file is checked whole on opening, and held as bytes: Python objects would be copied into
     every worker as they are read.
 
     Raises:
-        FileNotFoundError: the file or a picture is not there.
+        FileNotFoundError: the file or an image is not there.
         ValueError: what `read_coco` refuses.
     """
 
@@ -109,26 +109,26 @@ class CocoInstances(Dataset[Sample]):
         return len(self.ends)
 
     def record(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """A picture's own entry and its annotations, without crowds."""
+        """An image's own entry and its annotations, without crowds."""
         start = self.ends[index - 1] if index else 0
-        image, annotations = pickle.loads(self.records[start : self.ends[index]].tobytes())
-        return image, annotations
+        entry, annotations = pickle.loads(self.records[start : self.ends[index]].tobytes())
+        return entry, annotations
 
     def __getitem__(self, index: int) -> Sample:
-        image, annotations = self.record(index)
-        picture = read_picture(self.images / image["file_name"])
-        height, width = picture.shape[-2:]
-        if (height, width) != (image["height"], image["width"]):
+        entry, annotations = self.record(index)
+        image = read_image(self.images / entry["file_name"])
+        height, width = image.shape[-2:]
+        if (height, width) != (entry["height"], entry["width"]):
             raise ValueError(
-                f"picture {image['file_name']} is {width}×{height}, but {self.annotations} says "
-                f"{image['width']}×{image['height']}; mend the file's entry"
+                f"image {entry['file_name']} is {width}×{height}, but {self.annotations} says "
+                f"{entry['width']}×{entry['height']}; mend the file's entry"
             )
         frame = Frame()
         if self.jitter is not None:
-            picture, frame = self.jitter(picture)
+            image, frame = self.jitter(image)
         boxes, labels, crops = [], [], []
         for annotation in annotations:
-            box = clip(frame.forward(corners(annotation["bbox"])), *picture.shape[-2:])
+            box = clip(frame.forward(corners(annotation["bbox"])), *image.shape[-2:])
             if min(box[2] - box[0], box[3] - box[1]) <= 1:
                 continue
             mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
@@ -141,17 +141,17 @@ class CocoInstances(Dataset[Sample]):
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
             "masks": torch.from_numpy(np.stack(crops)) if crops else empty,
-            "image_id": torch.tensor(image["id"]),
+            "image_id": torch.tensor(entry["id"]),
         }
-        return picture, target
+        return image, target
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Pictures and targets as two lists; sizes may differ."""
-    return [picture for picture, _ in samples], [target for _, target in samples]
+    """Images and targets as two lists; sizes may differ."""
+    return [image for image, _ in samples], [target for _, target in samples]
 
 
-def train_loader(data: DataConfig, rule: CanvasRule, share: Share) -> ResumableLoader:
+def train_loader(data: DataConfig, rule: ImageSize, share: Share) -> ResumableLoader:
     """Shuffled, jittered batches of a process's part."""
     jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
     dataset = CocoInstances(data.train_annotations, data.train_images, jitter=jitter, on_bad=data.on_bad)
@@ -159,7 +159,7 @@ def train_loader(data: DataConfig, rule: CanvasRule, share: Share) -> ResumableL
 
 
 def val_loader(data: DataConfig, share: Share) -> ResumableLoader:
-    """Pictures as they are, in the file's order, each of them in one process's part."""
+    """Images as they are, in the file's order, each of them in one process's part."""
     return build_loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, share)
 
 
@@ -167,7 +167,7 @@ def build_loader(dataset: CocoInstances, data: DataConfig, share: Share) -> Resu
     """Batches by `data`'s size and workers.
 
     Raises:
-        ValueError: fewer pictures than a step of all processes takes.
+        ValueError: fewer images than a step of all processes takes.
     """
     batches = EpochBatches(len(dataset), share)
     check_enough(str(dataset.annotations), samples=len(dataset), batches=len(batches), share=share)

@@ -1,4 +1,4 @@
-"""Box and mask AP by COCO's own definition, with hotcoco or pycocotools."""
+"""Evaluate a detector: COCO's box and mask AP, with hotcoco or pycocotools."""
 
 import contextlib
 import io
@@ -59,9 +59,9 @@ def evaluate_detector(
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
-        for images_, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None):
-            found = model([image.to(device) for image in images_]).detections
-            results += batch_results(found, images_, targets, dataset.categories)
+        for batch_images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None):
+            found = model([image.to(device) for image in batch_images]).detections
+            results += batch_results(found, batch_images, targets, dataset.categories)
     return coco_metrics(annotations, results, backend=backend), results
 
 
@@ -70,7 +70,7 @@ def coco_metrics(truth: Path | dict[str, Any], results: list[Result], *, backend
 
     Args:
         truth: COCO JSON, or its content.
-        results: COCO results; several for one picture from several processes must be taken apart before.
+        results: COCO results; several for one image from several processes must be taken apart before.
         backend: who counts; both give the same figures, hotcoco some thirty times sooner.
 
     Raises:

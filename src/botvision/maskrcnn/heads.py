@@ -1,6 +1,6 @@
-"""torchvision's detection parts, mended: strides, boxes in float32, mask targets, losses in eval."""
+"""RPN, RoIAlign, box and mask heads: torchvision's, mended; geometry in float32."""
 
-# B batch, G objects of a picture, P proposals, K classes
+# B batch, G objects of an image, P proposals, K classes
 
 import math
 from collections.abc import Sequence
@@ -59,8 +59,8 @@ class PooledLevels(ExtraFPNBlock):
 class StridedRoIAlign(nn.Module):
     """RoIAlign over a feature pyramid whose strides are told, not guessed (FPN, equation 1).
 
-    torchvision's `MultiScaleRoIAlign` infers them from the first picture that it ever sees and keeps them: a wide first
-    picture on a padded canvas makes every later feature come from the wrong place, without an error
+    torchvision's `MultiScaleRoIAlign` infers them from the first image that it ever sees and keeps them: a wide first
+    image in a padded batch makes every later feature come from the wrong place, without an error
     (pytorch/vision#3747). It also has no `aligned`, and without it features lie half a cell off: 2 pixels at stride 4.
 
     Args:
@@ -83,7 +83,7 @@ class StridedRoIAlign(nn.Module):
         self.level_of = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object = None) -> Tensor:
-        """Maps "0", "1", … (B, C, h, w) and boxes a picture (P_b, 4) in canvas pixels → (P, C, side, side)."""
+        """Maps "0", "1", … (B, C, h, w) and boxes an image (P_b, 4) in the batch's pixels → (P, C, side, side)."""
         rois = torch.cat([F.pad(at_least_float32(b), (1, 0), value=number) for number, b in enumerate(boxes)])  # P 5
         level = self.level_of(boxes).clamp(min=self.finest)  # P
         pooled = features["0"].new_zeros(len(rois), features["0"].shape[1], *self.output_size)
@@ -103,7 +103,7 @@ class ProposalNetwork(RegionProposalNetwork):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Batch and pyramid → proposals a picture (P, 4) in canvas pixels, and losses (with targets)."""
+        """Batch and pyramid → proposals an image (P, 4) in the batch's pixels, and losses (with targets)."""
         maps = list(features.values())
         heads = self.head(maps)
         with no_autocast(maps[0]):
@@ -137,9 +137,9 @@ class CentreClassifier(nn.Module):
         """Mean cross-entropy over all objects, a scalar; 0 where there are none.
 
         Args:
-            last: map (B, C, h, w) of a canvas.
-            targets: of B pictures, with boxes (G, 4) in canvas pixels and labels (G,) from 1.
-            size: (H, W) of the canvas, px.
+            last: map (B, C, h, w) of a batch.
+            targets: of B images, with boxes (G, 4) in the batch's pixels and labels (G,) from 1.
+            size: (H, W) of the batch, px.
         """
         read = [self.read(m, t["boxes"], size=size) for m, t in zip(last, targets, strict=True)]
         logits = at_least_float32(self.linear(torch.cat(read)))  # G K
@@ -160,7 +160,7 @@ class MaskRoIHeads(RoIHeads):
     """Box and mask heads that give losses whenever targets are given, in train and in eval mode alike.
 
     Masks are trained on 112×112 crops of each object's own box (the paper's detection code), 12 kB an object where a
-    dense mask of a 1024² picture is 1 MB; detections carry 28×28 probabilities in their box's frame.
+    dense mask of a 1024² image is 1 MB; detections carry 28×28 probabilities in their box's frame.
     """
 
     def forward(
@@ -208,7 +208,7 @@ class MaskRoIHeads(RoIHeads):
     def detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Per picture: boxes (N, 4), labels (N,), scores (N,), mask_probs (N, 28, 28)."""
+        """Per image: boxes (N, 4), labels (N,), scores (N,), mask_probs (N, 28, 28)."""
         found = self.classes_and_deltas(features, proposals, image_shapes)
         with no_autocast(proposals[0]):
             boxes, scores, labels = self.postprocess_detections(*found, proposals, image_shapes)

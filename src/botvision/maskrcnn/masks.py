@@ -1,6 +1,6 @@
-"""Masks: COCO polygons and RLE into 112×112 crops, 28×28 probabilities back into RLE."""
+"""Masks: COCO polygons and RLE to 112×112 targets, predicted 28×28 masks to RLE."""
 
-# H×W picture, boxes as x1, y1, x2, y2 in pixels
+# H×W image, boxes as x1, y1, x2, y2 in pixels
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Mask R-CNN around any timm backbone: pyramid, proposals, boxes, masks."""
+"""Mask R-CNN with FPN around any timm backbone."""
 
-# B batch, S canvas side, K classes
+# B batch, S side of the padded batch, K classes
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,6 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 
 from botvision.backbone import VARIANTS, create_model
-from botvision.maskrcnn.canvas import Canvas, canvas_rule, move_boxes, padded
 from botvision.maskrcnn.heads import (
     CentreClassifier,
     Float32Anchors,
@@ -23,6 +22,7 @@ from botvision.maskrcnn.heads import (
     ProposalNetwork,
     StridedRoIAlign,
 )
+from botvision.maskrcnn.resize import Resize, image_size, move_boxes, padded
 from botvision.maskrcnn.targets import Targets, check_targets
 
 
@@ -38,7 +38,7 @@ class Preset(NamedTuple):
         heads_norm: BatchNorm in the box and mask heads' convolutions; the pyramid always has it.
         anchor_scale: side of a level's anchors, in strides.
         proposals: (training, test) kept after non-maximum suppression.
-        samples: (anchors, regions) a picture that the losses see.
+        samples: (anchors, regions) an image that the losses see.
         sampling, aligned: see `StridedRoIAlign`.
         finest: number of the finest map that the box head reads, 0 at stride 4; the mask head reads all.
     """
@@ -76,7 +76,7 @@ class Output(NamedTuple):
     """What the detector gives.
 
     Attributes:
-        detections: in eval mode, per picture boxes (N, 4) xyxy in the picture's own pixels, labels (N,) from 1,
+        detections: in eval mode, per image boxes (N, 4) xyxy in the image's own pixels, labels (N,) from 1,
             scores (N,), mask_probs (N, 28, 28) over each box.
         losses: with targets, in either mode; `loss_auxiliary` in training mode alone.
     """
@@ -91,7 +91,7 @@ class MaskRCNN(nn.Module):
     def __init__(
         self,
         *,
-        canvas: Canvas,
+        resize: Resize,
         pyramid: "Pyramid",
         rpn: nn.Module,
         roi_heads: nn.Module,
@@ -99,25 +99,25 @@ class MaskRCNN(nn.Module):
         auxiliary: CentreClassifier | None = None,
     ) -> None:
         super().__init__()
-        self.canvas = canvas
+        self.resize = resize
         self.pyramid = pyramid
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.num_classes = num_classes
         self.auxiliary = auxiliary
 
-    def forward(self, pictures: list[Tensor], targets: Targets | None = None) -> Output:
-        """Pictures (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
+    def forward(self, images: list[Tensor], targets: Targets | None = None) -> Output:
+        """Images (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
 
         Boxes are computed in float32 whatever autocast makes of the maps.
 
         Raises:
-            ValueError: training mode without targets, targets that are not as said, or a picture that is none.
+            ValueError: training mode without targets, targets that are not as said, or an image that is none.
         """
         if self.training and targets is None:
             raise ValueError("training needs targets; give them, or call model.eval() for detections")
-        batch = self.canvas(pictures)
-        original = [(p.shape[-2], p.shape[-1]) for p in pictures]
+        batch = self.resize(images)
+        original = [(p.shape[-2], p.shape[-1]) for p in images]
         if targets is not None:
             check_targets(targets, sizes=original, classes=self.num_classes)
         dtype = next(self.pyramid.parameters()).dtype  # of weights that were cast, as by model.bfloat16()
@@ -166,7 +166,7 @@ def build_mask_rcnn(
     num_classes: int,
     *,
     preset: str = "paper",
-    canvas: int | tuple[int, int] = 1024,
+    img_size: int | tuple[int, int] = 1024,
     pretrained: bool = False,
     backbone_options: dict[str, Any] | None = None,
     auxiliary: bool = False,
@@ -177,28 +177,28 @@ def build_mask_rcnn(
         backbone: a BoTNet or any timm name (`resnet50`, `resnest50d`, `tf_efficientnet_b4`, …).
         num_classes: classes to find; background is not counted.
         preset: a name of `PRESETS`: "paper", "torchvision_v2", "tiny" or "nano".
-        canvas: side of the square canvas in pixels, or (shortest, longest) for free sizes.
+        img_size: px of a square that images are padded to, or (shortest, longest) for free sizes.
         pretrained: timm's weights for the backbone, downloaded.
         backbone_options: more for the backbone, e.g. {"position": "absolute"}.
         auxiliary: with a `CentreClassifier` on the backbone's last map, whose loss is added in training; detections do
             not use it.
 
     Raises:
-        ValueError: an unknown name or preset, a backbone without a pyramid, no class, or a canvas too small.
+        ValueError: an unknown name or preset, a backbone without a pyramid, no class, or too small an image size.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1; count the classes without background")
-    rule = canvas_rule(canvas)
+    rule = image_size(img_size)
     options = dict(backbone_options or {})
-    if backbone in VARIANTS:  # position tables with a row for every offset on this canvas
+    if backbone in VARIANTS:  # position tables with a row for every offset at this size
         options.setdefault("img_size", padded(rule.longest))
     sizes = PRESETS[preset]
     body = create_body(backbone, pretrained=pretrained, options=options)
     pyramid = Pyramid(body, width=sizes.width)
     return MaskRCNN(
-        canvas=Canvas(rule),
+        resize=Resize(rule),
         pyramid=pyramid,
         rpn=build_rpn(sizes, pyramid.all_strides),
         roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes),

@@ -1,4 +1,4 @@
-"""Pictures in, pictures with boxes, masks, names and scores out, and one COCO results file."""
+"""Detect objects in images: drawings with boxes and masks, and COCO results as JSON."""
 
 import sys
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from botvision.draw.instances import draw_instances, save_picture
+from botvision.draw.instances import draw_instances, save_image
 from botvision.engine.config import DeviceConfig
 from botvision.files import check_free, write_json
-from botvision.inputs import find_pictures, stream
+from botvision.inputs import find_images, stream
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.results import Result, image_results, to_supervision
 
@@ -25,10 +25,10 @@ class Prediction(NamedTuple):
     """What `predict` did.
 
     Attributes:
-        drawn: pictures written.
-        skipped: pictures that could not be read, with the reason.
+        drawn: images written.
+        skipped: images that could not be read, with the reason.
         objects: objects found.
-        out: folder of the pictures and of `predictions.json`.
+        out: folder of the images and of `predictions.json`.
     """
 
     drawn: int
@@ -38,12 +38,12 @@ class Prediction(NamedTuple):
 
     def __str__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{self.objects} objects in {self.drawn} pictures{skipped}; pictures and predictions.json at {self.out}"
+        return f"{self.objects} objects in {self.drawn} images{skipped}; images and predictions.json at {self.out}"
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained detector for use from Python: `Predictor.load(path)(picture)` gives `supervision.Detections`."""
+    """A trained detector for use from Python: `Predictor.load(path)(image)` gives `supervision.Detections`."""
 
     detector: Detector
     device: torch.device
@@ -69,17 +69,17 @@ class Predictor:
         return [category.name for category in self.detector.categories]
 
     @torch.inference_mode()
-    def find(self, picture: Tensor) -> dict[str, Tensor]:
-        """A picture (3, H, W) uint8 → boxes, labels, scores, mask_probs at or above the threshold."""
-        found = self.detector.model([picture.to(self.device)]).detections[0]
+    def find(self, image: Tensor) -> dict[str, Tensor]:
+        """An image (3, H, W) uint8 → boxes, labels, scores, mask_probs at or above the threshold."""
+        found = self.detector.model([image.to(self.device)]).detections[0]
         keep = found["scores"] >= self.threshold
         return {key: value[keep].cpu() for key, value in found.items()}
 
-    def __call__(self, picture: Tensor | np.ndarray) -> sv.Detections:
-        """An RGB picture, (3, H, W) tensor or (H, W, 3) array of uint8 → detections with masks, class_id from 0."""
-        pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0) if isinstance(picture, np.ndarray) else picture
+    def __call__(self, image: Tensor | np.ndarray) -> sv.Detections:
+        """An RGB image, (3, H, W) tensor or (H, W, 3) array of uint8 → detections with masks, class_id from 0."""
+        pixels = torch.from_numpy(np.array(image)).movedim(-1, 0) if isinstance(image, np.ndarray) else image
         if pixels.ndim != 3 or pixels.shape[0] != 3:
-            raise ValueError(f"a picture must be (3, H, W) or an (H, W, 3) array, RGB; got {tuple(picture.shape)}")
+            raise ValueError(f"an image must be (3, H, W) or an (H, W, 3) array, RGB; got {tuple(image.shape)}")
         size, categories = tuple(pixels.shape[-2:]), self.detector.categories
         results = image_results(self.find(pixels), categories, image_id=0, size=size)
         return to_supervision(results, categories, size=size)
@@ -88,46 +88,46 @@ class Predictor:
 def predict_files(
     predictor: Predictor, source: str, *, out: Path, on_existing: Literal["refuse", "replace"]
 ) -> Prediction:
-    """Find objects in a picture, a folder's or a glob's; write pictures and `predictions.json`.
+    """Find objects in an image, a folder's or a glob's; write images and `predictions.json`.
 
     Raises:
         FileNotFoundError, ValueError: as `botvision.maskrcnn.predict`.
     """
     categories = predictor.detector.categories
-    paths = find_pictures(source)
+    paths = find_images(source)
     targets = drawn_names(paths, out)
     check_free([out / RESULTS, *targets], on_existing=on_existing)
     results: list[Result] = []
     skipped: list[str] = []
-    for number, (path, picture, reason) in enumerate(
+    for number, (path, image, reason) in enumerate(
         tqdm(stream(paths), total=len(paths), desc="predict", disable=None), 1
     ):
-        if picture is None:
+        if image is None:
             print(f"skipped: {reason}", file=sys.stderr)
             skipped.append(reason)
             continue
-        size = tuple(picture.shape[-2:])
-        own = image_results(predictor.find(picture), categories, image_id=number, size=size)
+        size = tuple(image.shape[-2:])
+        own = image_results(predictor.find(image), categories, image_id=number, size=size)
         results += [{**result, "file_name": path.name} for result in own]
         detections = to_supervision(own, categories, size=size)
-        drawn = draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names)
-        save_picture(drawn, targets[number - 1])
+        drawn = draw_instances(image.permute(1, 2, 0).numpy(), detections, predictor.names)
+        save_image(drawn, targets[number - 1])
     if len(skipped) == len(paths):
-        raise ValueError(f"none of {len(paths)} pictures could be read; the first: {skipped[0]}")
+        raise ValueError(f"none of {len(paths)} images could be read; the first: {skipped[0]}")
     write_json(out / RESULTS, results)
     return Prediction(len(paths) - len(skipped), skipped, len(results), out)
 
 
 def drawn_names(paths: list[Path], out: Path) -> list[Path]:
-    """Where each picture's drawing goes; a.jpg and a.png get names of their own.
+    """Where each image's drawing goes; a.jpg and a.png get names of their own.
 
     Raises:
-        ValueError: a drawing would take the place of a picture that was given.
+        ValueError: a drawing would take the place of an image that was given.
     """
     alone = len({path.stem.casefold() for path in paths}) == len(paths)
     names = [out / (f"{p.stem}.jpg" if alone else f"{p.stem}-{n}.jpg") for n, p in enumerate(paths, 1)]
     own = {path.resolve() for path in paths}
     lost = [name for name in names if name.resolve() in own]
     if lost:
-        raise ValueError(f"the drawing of {lost[0]} would replace the picture itself; give another --out")
+        raise ValueError(f"the drawing of {lost[0]} would replace the image itself; give another --out")
     return names

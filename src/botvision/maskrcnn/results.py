@@ -1,4 +1,4 @@
-"""Detections as COCO results, the one form of evaluation, prediction and drawing; masks pasted once."""
+"""Detections as COCO results, for evaluation, prediction and drawing alike."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What Mask R-CNN learns from: boxes, labels and 112×112 masks of each image, checked."""
+"""Training targets of Mask R-CNN, checked: boxes, labels and 112×112 masks of each image."""
 
 # G objects of an image, H×W image
 

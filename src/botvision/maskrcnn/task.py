@@ -1,4 +1,4 @@
-"""Train Mask R-CNN: data, model, evaluation and drawing of a run."""
+"""Mask R-CNN as a training task: data, model, evaluation, drawing."""
 
 import random
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from botvision.backbone import load_resnet
-from botvision.draw.instances import contact_sheet, draw_instances, save_picture
+from botvision.draw.instances import contact_sheet, draw_instances, save_image
 from botvision.engine.config import EngineConfig
 from botvision.engine.run import Parts, RunSummary, Session, Task
 from botvision.engine.trainer import FitOptions
@@ -87,7 +87,7 @@ class InstanceSegmentation(Task[Summary]):
     def build(self, session: Session) -> Parts:
         """COCO data of two splits with the same categories; the detector, with the weights that it begins from."""
         with torch.device("meta"):  # the model's options are checked before much data is read
-            rule = build_model(self.model, 1).canvas.rule
+            rule = build_model(self.model, 1).resize.rule
         train = train_loader(self.data, rule, session.share)
         val = val_loader(self.data, session.share.validation())
         train_set, val_set = cast("CocoInstances", train.dataset), cast("CocoInstances", val.dataset)
@@ -123,18 +123,18 @@ def check_precision(precision: object) -> None:
     """
     if str(precision).endswith("-true") and not str(precision).startswith(("32", "64")):
         raise ValueError(
-            f"engine.precision={precision} rounds boxes to 16 bits, by pixels on a large canvas; use bf16-mixed, which "
+            f"engine.precision={precision} rounds boxes to 16 bits, by pixels at large sizes; use bf16-mixed, which "
             "computes boxes in float32"
         )
 
 
 def draw_examples(predictor: Predictor, data: CocoInstances, folder: Path) -> None:
-    """Draw what the model finds in some val pictures, and a sheet of them."""
+    """Draw what the model finds in some validation images, and a sheet of them."""
     chosen = sorted(random.Random(0).sample(range(len(data)), min(EXAMPLES, len(data))))
     drawn = []
     for index in chosen:
-        picture, _ = data[index]
-        detections = predictor(picture)
-        drawn.append(draw_instances(picture.permute(1, 2, 0).numpy(), detections, predictor.names))
-        save_picture(drawn[-1], folder / f"{Path(data.record(index)[0]['file_name']).stem}.jpg")
-    save_picture(contact_sheet(drawn), folder / "sheet.jpg")
+        image, _ = data[index]
+        detections = predictor(image)
+        drawn.append(draw_instances(image.permute(1, 2, 0).numpy(), detections, predictor.names))
+        save_image(drawn[-1], folder / f"{Path(data.record(index)[0]['file_name']).stem}.jpg")
+    save_image(contact_sheet(drawn), folder / "sheet.jpg")

@@ -1,4 +1,4 @@
-"""A small offline world in COCO form: real handwritten digits on real photographs."""
+"""A synthetic COCO dataset, made offline: real handwritten digits on real photographs."""
 
 from botvision.scenes.make import make_scenes
 from botvision.scenes.material import Material, load_material

@@ -1,6 +1,6 @@
-"""Scenes as a COCO dataset: pictures drawn, annotated and written whole."""
+"""Make the synthetic dataset: images drawn, annotated and written whole."""
 
-# S picture side, all geometry in pixels
+# S image side, all geometry in pixels
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from botvision.files import read_json, whole_folder, write_json, write_text
 from botvision.scenes.material import (
     Floats,
     Material,
-    Picture,
+    Pixels,
     draw_background,
     load_material,
     opacity,
@@ -32,10 +32,10 @@ cropped and resized, with digits drawn on them.
 
 
 class Drawn(NamedTuple):
-    """An object of a picture: its class, visible mask (S, S) and, in a relation, its partner and their distance."""
+    """An object of an image: its class, visible mask (S, S) and, in a relation, its partner and their distance."""
 
     category: str
-    mask: Picture
+    mask: Pixels
     partner: int | None = None
     distance: float | None = None
 
@@ -56,27 +56,27 @@ def make_scenes(
 ) -> str:
     """Write a COCO instance-segmentation dataset: real digits on real photographs.
 
-    Digits and photograph regions of val never occur in train. The same arguments always make the same pictures.
+    Digits and photograph regions of val never occur in train. The same arguments always make the same images.
 
     Args:
         out: folder to make; one that holds the same scenes already is left as it is.
         task: "plain": the class is the digit. "key": a digit is "under 0" or "under 1", whichever of these is in the
-            picture. "match": it is "paired" where the same digit stands elsewhere in the picture, from another sample,
-            otherwise "single". "side": it is "left" or "right" of the picture's "key", a 0; it proves nothing about
-            attention, since at far distances the key's half of the picture tells the class of every digit in it. But
+            image. "match": it is "paired" where the same digit stands elsewhere in the image, from another sample,
+            otherwise "single". "side": it is "left" or "right" of the image's "key", a 0; it proves nothing about
+            attention, since at far distances the key's half of the image tells the class of every digit in it. But
             for "plain", a digit's own pixels tell nothing of its class; annotations bear their `partner`'s id and the
             `distance` to it in pixels, centre to centre.
-        train: pictures to train on.
-        val: pictures to score on.
-        size: side of a picture in pixels.
-        digits: fewest and most digits asked for in a picture, the key counted; by default [2, 7], match [4, 6], else
-            [2, 4]. A later one that finds no place is left out: of 192 px pictures of "key" and "side" with digits
+        train: images to train on.
+        val: images to evaluate on.
+        size: side of an image in pixels.
+        digits: fewest and most digits asked for in an image, the key counted; by default [2, 7], match [4, 6], else
+            [2, 4]. A later one that finds no place is left out: of 192 px images of "key" and "side" with digits
             [3, 4], distance [0.4, 0.6] and scale [0.16, 0.22], 50 % hold 2, 47 % hold 3 and 3 % hold 4.
         scale: smallest and largest digit as a share of the side, drawn log-uniformly, so small ones are common; by
             default [0.2, 0.5], in a relation [0.15, 0.22].
         overlap: largest share of a digit that later digits may hide, by default 0.1; in a relation none is hidden.
         distance: nearest and farthest partner as a share of the side, by default [0.3, 0.6]; for a relation.
-        clutter: scrambled digits a picture, which are nothing to find.
+        clutter: scrambled digits an image, which are nothing to find.
         seed: of everything that is drawn.
 
     Returns:
@@ -114,7 +114,7 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
 def write_split(
     out: Path, split: str, count: int, world: World, rng: np.random.Generator, *, info: dict[str, Any]
 ) -> None:
-    """Draw one split's pictures and its COCO file."""
+    """Draw one split's images and its COCO file."""
     from pycocotools import mask as rle
 
     material = load_material(split)
@@ -122,10 +122,10 @@ def write_split(
     (out / split).mkdir()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in tqdm(range(1, count + 1), desc=f"scenes {split}", unit="picture", disable=None):
-        picture, objects = draw_scene(material, world, rng)
+    for number in tqdm(range(1, count + 1), desc=f"scenes {split}", unit="image", disable=None):
+        image, objects = draw_scene(material, world, rng)
         name = f"{number:06d}.jpg"
-        Image.fromarray(picture).save(out / split / name, quality=92)
+        Image.fromarray(image).save(out / split / name, quality=92)
         images.append({"id": number, "file_name": name, "height": world.size, "width": world.size})
         first = len(annotations) + 1
         for drawn in objects:
@@ -147,8 +147,8 @@ def write_split(
     write_json(out / "annotations" / f"{split}.json", document)
 
 
-def draw_scene(material: Material, world: World, rng: np.random.Generator) -> tuple[Picture, list[Drawn]]:
-    """One picture (S, S, 3) and its objects."""
+def draw_scene(material: Material, world: World, rng: np.random.Generator) -> tuple[Pixels, list[Drawn]]:
+    """One image (S, S, 3) and its objects."""
     canvas = draw_background(material, world.size, rng)
     draw = draw_plain if world.task == "plain" else draw_relation
     canvas, objects = draw(canvas, material, world, rng)
@@ -164,7 +164,7 @@ def draw_plain(
         alpha = place_digit(scrambled(material.images[int(rng.integers(len(material.labels)))], rng), world, rng)
         canvas = painted(canvas, alpha, visible_mask(alpha), rng)
     objects: list[Drawn] = []
-    full: list[Picture] = []  # masks as if nothing lay over them
+    full: list[Pixels] = []  # masks as if nothing lay over them
     for _ in range(int(rng.integers(world.digits[0], world.digits[1] + 1))):
         index = int(rng.integers(len(material.labels)))
         for _attempt in range(20):
@@ -202,7 +202,7 @@ def draw_relation(
     return canvas, objects
 
 
-def draw_thing(canvas: Floats, thing: Thing, image: Floats, rng: np.random.Generator) -> tuple[Floats, Picture]:
+def draw_thing(canvas: Floats, thing: Thing, image: Floats, rng: np.random.Generator) -> tuple[Floats, Pixels]:
     """One digit, or a scrambled one, in its square."""
     top, left = (round(middle - thing.side / 2) for middle in (thing.y, thing.x))
     alpha = opacity(image, len(canvas), top=top, left=left, side=thing.side)
@@ -217,6 +217,6 @@ def place_digit(digit: Floats, world: World, rng: np.random.Generator) -> Floats
     return opacity(digit, world.size, top=top, left=left, side=side)
 
 
-def visible_mask(alpha: Floats) -> Picture:
+def visible_mask(alpha: Floats) -> Pixels:
     """Where a digit covers more than it lets through."""
     return (alpha > 0.5).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What scenes are drawn from: digits, photographs and colours, nothing shared between splits."""
+"""Digits, photographs and colours of the synthetic dataset; splits share nothing."""
 
-# S picture side, all geometry in pixels
+# S image side, all geometry in pixels
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from botvision.digits import load_digits
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
@@ -19,7 +19,7 @@ class Material(NamedTuple):
 
     images: Floats  # (N, 8, 8) in 0 … 1
     labels: NDArray[np.int64]
-    photos: list[Picture]
+    photos: list[Pixels]
 
     def specimen(self, digit: int, rng: np.random.Generator, *, other_than: int | None = None) -> int:
         """Number of a random sample of this digit; never the one given."""
@@ -49,7 +49,7 @@ def draw_background(material: Material, size: int, rng: np.random.Generator) -> 
 
 
 def opacity(digit: Floats, size: int, *, top: int, left: int, side: int) -> Floats:
-    """Opacity (S, S) of one digit in a square of the picture."""
+    """Opacity (S, S) of one digit in a square of the image."""
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     alpha = np.zeros((size, size), np.float32)
     alpha[top : top + side, left : left + side] = np.clip(np.asarray(large) * 1.6 - 0.3, 0, 1)
@@ -62,7 +62,7 @@ def random_side(size: int, scale: tuple[float, float], rng: np.random.Generator)
     return max(4, round(size * float(np.exp(rng.uniform(low, high)))))
 
 
-def painted(canvas: Floats, alpha: Floats, mask: Picture, rng: np.random.Generator) -> Floats:
+def painted(canvas: Floats, alpha: Floats, mask: Pixels, rng: np.random.Generator) -> Floats:
     """The canvas with a digit on it, in a random colour that can be seen there."""
     behind = canvas[mask.astype(bool)].mean(0)
     colours = rng.uniform(0, 255, (8, 3))

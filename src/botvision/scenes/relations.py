@@ -1,4 +1,4 @@
-"""Relations: where digits stand and what they are called, their own pixels telling nothing."""
+"""Relations between digits: classes that only another digit at a distance tells."""
 
 # x, y centre of a digit's square, side its length, all in pixels
 
@@ -43,7 +43,7 @@ class Thing(NamedTuple):
 
 
 class Field:
-    """The part of a picture where centres may stand: the same for all sizes, so that a size tells no place."""
+    """The part of an image where centres may stand: the same for all sizes, so that a size tells no place."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -71,7 +71,7 @@ class Field:
 
 
 def lay_out(world: World, rng: np.random.Generator) -> list[Thing]:
-    """A picture's digits, then its clutter."""
+    """An image's digits, then its clutter."""
     field = Field(world)
     things = {"key": key, "match": match, "side": side}[world.task](field, rng)
     for _ in range(world.clutter):

@@ -1,4 +1,4 @@
-"""What scenes are made of: the numbers of a world, and the ranges that they must lie in."""
+"""Options of the synthetic dataset, and the ranges that they must lie in."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ RELATION = {
     "match": ("paired", "single"),
     "side": ("left", "right"),
 }  # classes that need the partner
-MOST = 10  # digits of a relation picture: singles are of different digits
+MOST = 10  # digits of a relation image: singles are of different digits
 
 
 class World(NamedTuple):
@@ -72,13 +72,13 @@ def check_world(world: World) -> None:
 
 
 def check_relation(world: World) -> None:
-    """Refuse a relation that has no room in the picture."""
+    """Refuse a relation that has no room in the image."""
     low, high = world.distance
     room = 1 - world.scale[1]  # the farthest that two centres can stand apart along a side
     if not world.scale[1] <= low < high <= room:
         raise ValueError(
             f"distance={world.distance} must be {world.scale[1]:g} ≤ nearest < farthest ≤ {room:g} with "
-            f"scale={world.scale}: closer ones overlap, farther ones leave the picture; e.g. [0.3, 0.6]"
+            f"scale={world.scale}: closer ones overlap, farther ones leave the image; e.g. [0.3, 0.6]"
         )
     if world.digits[0] < 2 or world.digits[1] > MOST:
         raise ValueError(f"digits={world.digits} must be 2 ≤ fewest, most ≤ {MOST} in a relation; e.g. [4, 6]")

@@ -10,7 +10,7 @@ from botvision.attention import MHSA2d
 from botvision_yolo.likeness import Likeness
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
-MAP = (20, 20)  # the P5 map of a 640 px picture: the largest whose every offset has a row of its own
+MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
 def attention(dim: int, *, num_heads: int = 0, position: str = "relative", qkv_bias: bool = False) -> MHSA2d:

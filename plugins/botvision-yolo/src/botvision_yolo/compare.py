@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     Attributes:
         metrics: mAP50-95 by "box" and "mask", of the last weights, averaged over training as ultralytics does.
-        seconds: of training, scoring included.
+        seconds: of training, evaluation included.
     """
 
     task: str
@@ -85,7 +85,7 @@ def compare(
 
 
 def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Path) -> Run:
-    """Train and score one model; if that is done already, read how it went."""
+    """Train and evaluate one model; if that is done already, read how it went."""
     import time
 
     folder = out / kind / name / f"seed{seed}"
@@ -115,7 +115,7 @@ def yaml_of(name: str, kind: str) -> str:
 
 
 def write_summary(runs: list[Run], out: Path, *, epochs: int) -> None:
-    """The table, the numbers and the picture of all runs so far."""
+    """The table, the numbers and the image of all runs so far."""
     write_text(out / "summary.md", summary(runs, epochs=epochs))
     content = {"recipe": {**RECIPE, "epochs": epochs}, "runs": [run._asdict() for run in runs]}
     write_json(out / "summary.json", content, indent=1)

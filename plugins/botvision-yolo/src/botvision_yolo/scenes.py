@@ -21,8 +21,8 @@ def scenes(out: str | Path, *, train: int = 1100, val: int = 200, size: int = 12
 
     Args:
         out: folder to make; one that holds the same scenes already is left as it is.
-        train, val: pictures.
-        size: side of a picture in pixels.
+        train, val: images.
+        size: side of an image in pixels.
         seed: of everything that is drawn.
 
     Returns:
@@ -56,7 +56,7 @@ def scenes(out: str | Path, *, train: int = 1100, val: int = 200, size: int = 12
 
 
 def write_labels(document: dict[str, Any], out: Path, split: str) -> list[str]:
-    """One text file a picture, one line an object: its class and its outline in shares of the sides."""
+    """One text file an image, one line an object: its class and its outline in shares of the sides."""
     classes = {category["id"]: number for number, category in enumerate(document["categories"])}
     lines: dict[int, list[str]] = {image["id"]: [] for image in document["images"]}
     for annotation in document["annotations"]:

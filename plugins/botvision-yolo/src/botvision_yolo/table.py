@@ -23,7 +23,7 @@ class Line(NamedTuple):
     Attributes:
         name: of its yaml.
         parameters: all of them.
-        gflops: of a 640 px picture by torch's counter, a multiply and an add as two, positions factored.
+        gflops: of a 640 px image by torch's counter, a multiply and an add as two, positions factored.
         kept: tensors that aligned rows keep of the scale's own weights, of so many.
         kept_by_number: tensors that ultralytics' own loader keeps.
         identical: whether what the head is given stays the same after loading.
@@ -52,7 +52,7 @@ def table(
     Args:
         model: a yaml's name without scale, e.g. yolo11, yolov8, yolo26.
         scales: letters.
-        imgsz: px of the square picture that is timed, batch 1; multiply-adds are always of 640 px.
+        imgsz: px of the square image that is timed, batch 1; multiply-adds are always of 640 px.
         rounds: of every variant in turn; 0 times nothing.
         out: Markdown file; the numbers go beside it as JSON.
     """
@@ -121,7 +121,7 @@ def neck(model: DetectionModel, image: Tensor) -> list[Tensor]:
 
 @torch.inference_mode()
 def gflops(model: DetectionModel) -> float:
-    """Operations of a 640 px picture by torch's counter, position logits factored as in the paper."""
+    """Operations of a 640 px image by torch's counter, position logits factored as in the paper."""
     layers = [layer for layer in model.modules() if isinstance(layer, MHSA2d)]
     chosen = [layer.backend for layer in layers]
     for layer in layers:
