@@ -1,4 +1,4 @@
-"""The command line: help of every verb, every recipe, one line and exit code 2 for a user's mistake."""
+"""The command line: help of every command, every recipe, one line and exit code 2 for a user's mistake."""
 
 import subprocess
 import sys
@@ -10,19 +10,19 @@ from botvision.cli import COMMANDS, Command, as_jsonargparse_reads, first_cause,
 from botvision.maskrcnn.resize import image_size
 
 RECIPES = "botvision.maskrcnn.recipes"
-VERBS = [
-    [house, verb] if verb else [house]
-    for house, verbs in COMMANDS.items()
-    for verb in ([None] if isinstance(verbs, Command) else verbs)
+ALL = [
+    [task, name] if name else [task]
+    for task, commands in COMMANDS.items()
+    for name in ([None] if isinstance(commands, Command) else commands)
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.mark.parametrize("verb", [[], *VERBS], ids=" ".join)
-def test_help_of_every_verb(verb, capsys):
+@pytest.mark.parametrize("command", [[], *ALL], ids=" ".join)
+def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*verb, "--help"])
+        main([*command, "--help"])
     assert stop.value.code == 0
     assert "usage: botvision" in capsys.readouterr().out
 
@@ -44,10 +44,11 @@ def test_every_recipe_parses_and_builds(name, capsys):
 
     import torch
 
-    from botvision.maskrcnn.checkpoint import ModelConfig
+    from botvision.maskrcnn.checkpoint import build_model
+    from botvision.maskrcnn.config import ModelConfig
 
     with torch.device("meta"):
-        model = ModelConfig(**config["model"]).build(80)
+        model = build_model(ModelConfig(**config["model"]), 80)
     assert model.resize.rule == image_size(config["model"]["img_size"])
     shipped = yaml.safe_load(recipe_path(name, RECIPES).read_text())
     for part in ("data", "model", "optim", "engine"):

@@ -30,8 +30,8 @@ SMALL = {  # the same commands, made small enough for a test
         "false",
     ],
     "bench attention": ["--sides", "[4]", "--rounds", "1"],
-    "classify score": ["--workers", "0"],
-    "maskrcnn score": ["--workers", "0"],
+    "classify evaluate": ["--workers", "0"],
+    "maskrcnn evaluate": ["--workers", "0"],
     "maskrcnn predict": [],
 }
 
@@ -90,15 +90,20 @@ def test_examples_run(example, capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out
 
 
-def test_every_file_of_the_package_is_on_the_readmes_map_with_its_first_sentence():
-    readme = (ROOT / "README.md").read_text()
-    package = ROOT / "src" / "botvision"
-    for path in sorted(package.rglob("*.py")):
+def test_every_file_of_the_package_says_what_it_is_in_one_sentence():
+    for path in sorted((ROOT / "src" / "botvision").rglob("*.py")):
         sentence = path.read_text().split('"""')[1].strip()
         assert "\n" not in sentence, path
         assert len(sentence) <= 95, path
-        name = str(path.relative_to(package)).replace("__init__.py", "")
-        assert f"| `{name}` | {sentence} |" in readme or name == "", path
+
+
+def test_the_architecture_page_and_its_drawing_are_what_the_files_give():
+    """After a change: python docs/architecture.py."""
+    made = runpy.run_path(str(ROOT / "docs" / "architecture.py"))
+    assert made["PAGE"].read_text() == made["page"]()
+    assert made["DRAWING"].read_text() == made["drawing"]()
+    assert "`maskrcnn/model.py`" in made["page"]()
+    assert {("cli", "classify"), ("maskrcnn", "engine"), ("backbone", "attention")} <= made["arrows"]()
 
 
 def test_parameter_table_of_the_docs_is_true():

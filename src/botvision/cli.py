@@ -1,5 +1,6 @@
 """The command line: `botvision <task> <command>`, made of the functions' own signatures."""
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -106,7 +107,8 @@ def run(arguments: list[str]) -> int:
     found, options = COMMANDS[chosen.task], chosen[chosen.task]
     if not isinstance(found, Command):
         found, options = found[options.command], options[options.command]
-    quiet_libraries()
+    if found.recipes:  # it trains
+        quiet_libraries()
     result = load(found.function)(**{name: value for name, value in options.items() if name != "config"})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
         print(result)
@@ -190,6 +192,8 @@ def command_parser(command: Command, *, wanted: bool) -> Any:
 
 def quiet_libraries() -> None:
     """Keep what people cannot act on off their screens: lightning's tips, deprecations inside libraries."""
+    with contextlib.suppress(ImportError):
+        import lightning.pytorch  # noqa: F401  # it sets its logger's level when it is imported
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

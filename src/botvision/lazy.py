@@ -10,7 +10,7 @@ def exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], A
     """`__getattr__` and `__dir__` of a package.
 
     Args:
-        package: its `__name__`.
+        package: its `__name__`; its `__all__` is what `dir` lists.
         modules: by each name the module that it is in.
     """
 
@@ -20,6 +20,6 @@ def exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], A
         return getattr(import_module(modules[name]), name)
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted(sys.modules[package].__all__)
 
     return get, names

@@ -32,6 +32,14 @@ ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
 DATA = DataConfig("digits", "digits", batch_size=64, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0))
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell that starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def command(out):
     return ["classify", "train", "--out", str(out), *(part for pair in FLAGS.items() for part in pair)]
 

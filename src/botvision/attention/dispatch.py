@@ -11,6 +11,9 @@ from torch import Tensor
 
 from botvision.attention import chunked, explicit, onehot, plain, reference, tiled
 from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.onehot import attend_onehot
+from botvision.attention.plain import attend_plain
+from botvision.attention.twice import once
 
 log = logging.getLogger("botvision.attention")
 
@@ -18,18 +21,23 @@ SMALL_MAP = 400  # tokens up to which logits written out are fastest to train (d
 
 
 class Backend(NamedTuple):
-    """One way to compute `attend`, and the sentence that says why it cannot."""
+    """One way to compute `attend`, and the sentence that says why it cannot.
+
+    Attributes:
+        once: rests on torch's fused attention, which has first derivatives alone.
+    """
 
     attend: Callable[..., Tensor]
     why_not: Callable[[Tensor, Tensor | None, Tensor | None], str | None]
+    once: bool = False
 
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.attend_reference, reference.why_not),
-    "plain": Backend(plain.attend_plain, plain.why_not),
+    "plain": Backend(plain.attend_plain, plain.why_not, once=True),
     "explicit": Backend(explicit.attend_explicit, explicit.why_not),
     "chunked": Backend(chunked.attend_chunked, chunked.why_not),
-    "onehot": Backend(onehot.attend_onehot, onehot.why_not),
+    "onehot": Backend(onehot.attend_onehot, onehot.why_not, once=True),
     "tiled": Backend(tiled.attend_tiled, tiled.why_not),
 }
 
@@ -62,11 +70,33 @@ def attend(
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown backend, or one that cannot run, with its reason.
     """
+    return dispatched(q, k, v, rel_h, rel_w, scale, backend)
+
+
+def dispatched(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, scale: float, backend: str
+) -> Tensor:
+    """`attend` as TorchScript can call it, which takes no defaults by keyword: the one door to every backend."""
+    if torch.jit.is_scripting():  # it compiles no tables of functions, and needs one way for every size
+        if rel_h is None:
+            out = attend_plain(q, k, v, rel_h, rel_w, scale=scale)
+        else:
+            out = attend_onehot(q, k, v, rel_h, rel_w, scale=scale)
+    else:
+        out = chosen(q, k, v, rel_h, rel_w, scale, backend)
+    return out
+
+
+def chosen(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, scale: float, backend: str
+) -> Tensor:
+    """By the backend that was asked for, or the first that can run."""
     check(q, k, v, rel_h, rel_w)
     name = choose(q, rel_h, rel_w) if backend == "auto" else backend
     if backend != "auto" and (reason := why_not(backend, q, rel_h, rel_w)):
         raise ValueError(f"attention backend {backend!r} cannot run: {reason}")
-    return BACKENDS[name].attend(q, k, v, rel_h, rel_w, scale=scale)
+    inputs = once(q, k, v, rel_h, rel_w) if BACKENDS[name].once else (q, k, v, rel_h, rel_w)
+    return BACKENDS[name].attend(*inputs, scale=scale)
 
 
 def why_not(backend: str, q: Tensor, rel_h: Tensor | None = None, rel_w: Tensor | None = None) -> str | None:

@@ -13,6 +13,12 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+@torch.jit.ignore
+def is_followed() -> bool:
+    """Whether anything records or transforms this run: sizes must stay free, without strides and hooks."""
+    return is_recorded() or is_transformed()
+
+
 def why_not_eager(backend: str, *, does: str) -> str | None:
     """Why a backend that `does` what no graph records, and has a backward of its own, cannot run now."""
     if is_recorded():

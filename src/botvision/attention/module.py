@@ -8,9 +8,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from botvision.attention.dispatch import BACKENDS, attend
-from botvision.attention.onehot import attend_onehot
-from botvision.attention.plain import attend_plain
+from botvision.attention.dispatch import BACKENDS, dispatched
+from botvision.attention.graphs import is_recorded
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
 
 log = logging.getLogger("botvision.attention")
@@ -178,16 +177,12 @@ class MHSA2d(nn.Module):
             rel_h, rel_w = self.position_logits(q, size)
             if not self.content:
                 q = k = q[..., :0]  # content vectors of width 0: the position logits alone
-            if torch.jit.is_scripting():
-                return attend_onehot(q, k, v, rel_h, rel_w, scale=self.scale)
-            return attend(q, k, v, rel_h, rel_w, scale=self.scale, backend=self.backend)
+            return dispatched(q, k, v, rel_h, rel_w, self.scale, self.backend)
         if self.absolute:
             rows = coordinate_table(self.abs_h, size[0], extend=self.extend).to(k.dtype)
             columns = coordinate_table(self.abs_w, size[1], extend=self.extend).to(k.dtype)
             k = k + (rows[:, None] + columns).flatten(0, 1)  # q·k + q·emb = q·(k + emb)
-        if torch.jit.is_scripting():
-            return attend_plain(q, k, v, None, None, scale=self.scale)
-        return attend(q, k, v, scale=self.scale, backend=self.backend)
+        return dispatched(q, k, v, None, None, self.scale, self.backend)
 
     def position_logits(self, q: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The scaled `q·r` of a layer with offset tables, by rows and by columns: see `relative_logits`.
@@ -242,12 +237,12 @@ def check_input(x: Tensor, dim: int, *, like: Tensor) -> None:
         raise ValueError(f"MHSA2d needs floats; got {x.dtype}; call .float() on the input")
     if x.device != like.device:
         raise ValueError(f"MHSA2d is on {like.device}, its input on {x.device}; move one with .to({str(x.device)!r})")
-    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+    if not is_recorded() and 0 in x.shape[2:]:
         raise ValueError(f"MHSA2d needs a map of at least 1×1; got {tuple(x.shape)}; give a larger image")
 
 
 torch.fx.wrap("check_input")
-torch.fx.wrap("attend")
+torch.fx.wrap("dispatched")
 torch.fx.wrap("relative_logits")
 torch.fx.wrap("offset_table")
 torch.fx.wrap("coordinate_table")

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from botvision.attention.position import places
-from botvision.attention.twice import once
 
 
 def attend_onehot(
@@ -28,8 +27,6 @@ def attend_onehot(
     spare = lack + -(query.shape[-1] + lack) % 8
     query, key = widened(query, spare), widened(key, spare)
     value = widened(v, query.shape[-1] - v.shape[-1])
-    if not torch.jit.is_scripting():
-        query, key, value = once(query, key, value)
     return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D
 
 

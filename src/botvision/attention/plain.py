@@ -1,18 +1,13 @@
 """Attention without positions: torch's scaled_dot_product_attention, nothing added."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-
-from botvision.attention.twice import once
 
 
 def attend_plain(
     q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float
 ) -> Tensor:
     """Softmax of `scale·q·k`, times v; for `position="none"` and `"absolute"`."""
-    if not torch.jit.is_scripting():
-        q, k, v = once(q, k, v)
     return scaled_dot_product_attention(q, k, v, scale=scale)
 
 

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.graphs import is_followed
 
 
 def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def relative_logits(q: Tensor, table_h: Tensor, table_w: Tensor, *, size: tuple[
     Returns:
         rel_h (B, heads, N, H) and rel_w (B, heads, N, W).
     """
-    if torch.jit.is_scripting() or is_graph():
+    if torch.jit.is_scripting() or is_followed():
         return pick_both(q @ table_h.T, q @ table_w.T, size=size)
     of_rows, of_columns = offset_products(q, table_h, table_w)
     rel_h = slide(of_rows.unflatten(2, size), along=2)
@@ -34,12 +34,6 @@ def offset_products(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor
         return q @ table_h.T, q @ table_w.T
     both = q @ torch.cat([table_h, table_w]).T  # faster; its backward would hold one map more
     return both[..., : table_h.shape[0]], both[..., table_h.shape[0] :]
-
-
-@torch.jit.ignore
-def is_graph() -> bool:
-    """Whether this run only records, or torch.func transforms it: strides would be fixed, or refused."""
-    return is_recorded() or is_transformed()
 
 
 def pick_both(of_rows: Tensor, of_columns: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -81,7 +75,7 @@ def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
     all rows over the longer side, in between by linear interpolation. A recorded graph does not branch on a size.
     """
     reach = (table.shape[1] - 1) // 2  # L − 1, the furthest offset that has a row
-    if (torch.jit.is_scripting() or not is_graph()) and side - 1 <= reach:
+    if (torch.jit.is_scripting() or not is_followed()) and side - 1 <= reach:
         return table[0, reach + 1 - side : reach + side]  # what the arithmetic below finds, without a kernel
     offsets = torch.arange(1 - side, side, device=table.device)
     if extend == "clamp":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from botvision.attention import explicit
-from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.graphs import is_followed
 
 
 def differentiable_gradients(
@@ -39,13 +39,14 @@ def differentiable_gradients(
     return tuple(next(found).to(t.dtype) if want else None for t, want in zip(inputs, needed, strict=True))
 
 
-def once(*tensors: Tensor) -> tuple[Tensor, ...]:
+def once(q: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """The inputs of torch's fused attention, which end a second derivative with a cure rather than in torch's words."""
-    if is_recorded() or is_transformed() or not torch.is_grad_enabled():
-        return tensors
-    if tensors[0].is_cuda and tensors[0].dtype == torch.float64:  # no fused kernel takes it, and the other form has one
-        return tensors
-    return tuple(hooked(t) if t.requires_grad else t for t in tensors)
+    inputs = (q, *others)
+    if is_followed() or not torch.is_grad_enabled():
+        return inputs
+    if q.is_cuda and q.dtype == torch.float64:  # no fused kernel takes it, and the other form has one
+        return inputs
+    return tuple(hooked(t) if t is not None and t.requires_grad else t for t in inputs)
 
 
 def hooked(tensor: Tensor) -> Tensor:

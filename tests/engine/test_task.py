@@ -1,0 +1,124 @@
+"""A task of one's own, as docs/architecture.md tells: the engine runs it unchanged."""
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from botvision.engine.config import EngineConfig
+from botvision.engine.fit import Stopped
+from botvision.engine.loader import EpochBatches, ResumableLoader
+from botvision.engine.module import TaskModule
+from botvision.engine.run import Parts, RunSummary, Task, run
+from botvision.engine.trainer import FitOptions
+from botvision.files import write_text
+from botvision.optim import build_optimizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(RunSummary):
+    task = "line"
+    error: float
+
+    @property
+    def headline(self):
+        return f"error {self.error:.3f}"
+
+
+class LineModule(TaskModule):
+    def loss(self, batch):
+        x, y = (t[:, None] for t in batch)
+        return (self.model(x) - y).abs().mean()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("train/loss", loss.detach())
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/minus_error", -self.loss(batch))
+
+    def configure_optimizers(self):
+        return build_optimizer(self.model, "adamw", lr=0.05, weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class Line(Task[Summary]):
+    """Fits y = 2x + 1."""
+
+    name = "line"
+    metric = "val/minus_error"
+    panels: ClassVar = {"loss": ("train/loss",), "error": ("val/minus_error",)}
+    fixed = ("slope",)
+
+    data: dict[str, int]
+    slope: float = 2.0
+    epochs: int = 6
+
+    @property
+    def fitting(self):
+        return FitOptions(self.epochs, self.metric)
+
+    @property
+    def batch_size(self):
+        return 4
+
+    def check(self, engine):
+        if self.slope == 0:
+            raise ValueError("slope=0 is no line to fit; e.g. 2")
+
+    def build(self, session):
+        points = [(x, self.slope * x + 1) for x in torch.linspace(-1, 1, 32)]
+
+        def loader(share):
+            return ResumableLoader(points, batch_sampler=EpochBatches(len(points), share), share=share)
+
+        train, val = loader(session.share), loader(session.share.validation())
+        model = session.prepared(nn.Linear(1, 1))
+        return Parts(LineModule(model, about={"task": self.name, "model": {}}, config={}, loader=train), train, val)
+
+    def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device):
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+        write_text(out / "predictions" / "line.txt", f"{weights['model.weight'].item():.2f}")
+
+    def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any):
+        return Summary(error=-metrics[self.metric], model="linear", **common)
+
+
+def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, monkeypatch):
+    task, original, steps = Line({"workers": 0}), LineModule.training_step, []
+
+    def stops_once(self, batch, batch_idx):
+        steps.append(sorted(batch[0].tolist()))
+        if len(steps) == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(LineModule, "training_step", stops_once)
+    with pytest.raises(Stopped, match="saved at step 11; go on with: botvision line train --config"):
+        run(task, tmp_path / "r", engine=ENGINE, on_existing="refuse")
+    with pytest.raises(ValueError, match="begun with other settings of slope"):
+        run(Line({"workers": 0}, slope=3.0), tmp_path / "r", engine=ENGINE, on_existing="resume")
+    done = run(task, tmp_path / "r", engine=ENGINE, on_existing="resume")
+    assert len(steps) == 6 * 8
+    assert sorted(x for step in steps[8:16] for x in step) == sorted(x for step in steps[:8] for x in step)
+    assert done.error < 0.5
+    assert str(done).startswith(f"error {done.error:.3f} after 6 epochs")
+    names = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "predictions/line.txt"} <= names
+    assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+
+
+def test_a_task_of_ones_own_refuses_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="slope=0 is no line to fit"):
+        run(Line({"workers": 0}, slope=0.0), tmp_path / "r", engine=ENGINE, on_existing="refuse")
+    assert not (tmp_path / "r").exists()
