@@ -41,7 +41,7 @@ def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[di
     found: list[dict[str, Any]] = []
     running: list[str] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, rel_h: Any = None, rel_w: Any = None, *, scale: float, **_: Any) -> Tensor:
+    def spy(q: Tensor, k: Tensor, v: Tensor, rel_h: Any, rel_w: Any, scale: float, backend: str) -> Tensor:  # noqa: ARG001
         weights = weights_of(q, k, rel_h, rel_w, scale=scale)
         entropy = -(weights * weights.clamp_min(1e-300).log()).sum(-1)
         out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
@@ -57,12 +57,12 @@ def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[di
 
     for module, path in names.items():
         module.register_forward_pre_hook(lambda _module, _inputs, path=path: running.append(path))
-    original, layer.attend = layer.attend, spy
+    original, layer.dispatched = layer.dispatched, spy
     try:
         with torch.no_grad():
             model(torch.randn(4, 3, size, size, dtype=torch.float64))
     finally:
-        layer.attend = original
+        layer.dispatched = original
     return found
 
 
