@@ -33,7 +33,7 @@ from botvision.optim import build_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 RECIPES = recipe_names("botvision.classify.recipes")
-MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 16})
+MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 16, "channels": [16, 32, 64, 128]})
 OPTIM = OptimConfig("adamw", lr_per_256=2e-2, warmup_epochs=0.5, epochs=2, clip=5.0)
 ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
 DATA = DataConfig(
@@ -87,7 +87,9 @@ def test_a_run_from_its_own_config_gives_the_same(run, checkpoint, tmp_path):
 
 
 def test_one_checkpoint_scores_at_several_sizes_from_the_command_line(checkpoint, capsys):
-    assert main(["classify", "score", str(checkpoint), "digits", "--img-size", "32", "48", "64", "--workers", "0"]) == 0
+    assert (
+        main(["classify", "evaluate", str(checkpoint), "digits", "--img-size", "32", "48", "64", "--workers", "0"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["32", "48", "64"]
     with pytest.raises(ValueError, match="img_size=8 must be at least 32 px"):

@@ -19,10 +19,10 @@ from botvision.maskrcnn.resize import image_size
 def test_a_sample_is_image_boxes_labels_and_cropped_masks(scenes):
     data = CocoInstances(scenes / "annotations" / "train.json", scenes / "train", on_bad="skip")
     image, target = data[3]
-    image, annotations = data.record(3)
+    entry, annotations = data.record(3)
     assert image.dtype == torch.uint8
     assert tuple(image.shape) == (3, 64, 64)
-    assert target["image_id"] == image["id"]
+    assert target["image_id"] == entry["id"]
     for box, label, crop, truth in zip(target["boxes"], target["labels"], target["masks"], annotations, strict=True):
         x, y, w, h = truth["bbox"]
         assert box.tolist() == [x, y, x + w, y + h]

@@ -8,7 +8,6 @@ from botvision.maskrcnn import build_mask_rcnn, masks_in_boxes
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.evaluation import coco_metrics
 from botvision.maskrcnn.heads import CentreClassifier, crop_masks
-from botvision.maskrcnn.model import create_body
 from botvision.maskrcnn.results import batch_results
 from botvision.maskrcnn.targets import CROP_SIDE, check_targets
 
@@ -51,7 +50,7 @@ def test_true_boxes_reach_the_coder_to_the_bit_in_a_training_step(large, monkeyp
         assert exact <= seen, part
     assert {v.dtype for v in losses.values()} == {torch.float32}
     for dtype in (torch.bfloat16, torch.float16):
-        anchors = large.rpn.anchor_generator(large.canvas(images), [torch.zeros(1, 1, 64, 64, dtype=dtype)] * 5)
+        anchors = large.rpn.anchor_generator(large.resize(images), [torch.zeros(1, 1, 64, 64, dtype=dtype)] * 5)
         assert anchors[0].dtype == torch.float32
 
 
@@ -155,13 +154,12 @@ def test_a_model_in_16_bits_or_64_keeps_boxes_in_32_at_least(large):
         assert len(found["boxes"])
 
 
-def test_a_backbone_with_two_maps_of_a_stride_is_read_at_its_deepest():
-    """S1 models: c4 and c5 both at stride 16; RoIAlign would never read c5's."""
-    body = create_body("botnet_s1_50", pretrained=False, options={})
-    assert body.feature_info.reduction() == [4, 8, 16]
-    assert list(body.feature_info.module_name()) == ["layer1", "layer2", "layer4"]
+def test_two_maps_of_a_stride_become_one_that_bears_both():
+    """S1 models: c4 and c5 both at stride 16; every box that stride 16 is for reads what attention made."""
     model = build_mask_rcnn("botnet_s1_50", 2, img_size=128)
-    maps, _ = model.pyramid(torch.zeros(1, 3, 128, 128))
+    maps, last = model.pyramid(torch.rand(1, 3, 128, 128))
+    assert list(maps) == ["0", "1", "2", "pool", "pool2"]
+    assert torch.autograd.grad(maps["2"].sum(), last, retain_graph=True)[0].any()
     assert [128 // m.shape[-1] for m in maps.values()] == model.pyramid.all_strides == [4, 8, 16, 32, 64]
     assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
     pool = model.roi_heads.box_roi_pool

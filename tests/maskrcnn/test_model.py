@@ -157,7 +157,7 @@ def test_a_backbone_with_channels_last_maps_works():
 
 def test_every_anchor_stride_is_exact_on_free_sizes():
     model = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=(64, 200))
-    batch = model.img_size([torch.rand(3, 80, 134)])
+    batch = model.resize([torch.rand(3, 80, 134)])
     maps, last = model.pyramid(batch.tensors)
     assert last.shape[1:] == (model.pyramid.channels, batch.tensors.shape[2] / 32, batch.tensors.shape[3] / 32)
     strides = [(batch.tensors.shape[2] / m.shape[2], batch.tensors.shape[3] / m.shape[3]) for m in maps.values()]

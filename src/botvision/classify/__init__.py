@@ -7,7 +7,7 @@ from botvision.lazy import exports
 if TYPE_CHECKING:
     from botvision.classify.commands import evaluate, predict, train
     from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
-    from botvision.classify.model import Classifier, load_classifier
+    from botvision.classify.model import Classifier, build_model, load_classifier
 
 __all__ = [
     "AugmentConfig",
@@ -15,6 +15,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "OptimConfig",
+    "build_model",
     "evaluate",
     "load_classifier",
     "predict",
@@ -25,6 +26,6 @@ __getattr__, __dir__ = exports(
     {
         **dict.fromkeys(("train", "evaluate", "predict"), f"{__name__}.commands"),
         **dict.fromkeys(("AugmentConfig", "DataConfig", "ModelConfig", "OptimConfig"), f"{__name__}.config"),
-        **dict.fromkeys(("Classifier", "load_classifier"), f"{__name__}.model"),
+        **dict.fromkeys(("Classifier", "build_model", "load_classifier"), f"{__name__}.model"),
     },
 )

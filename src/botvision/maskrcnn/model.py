@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -137,12 +136,18 @@ class MaskRCNN(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A timm backbone's maps from stride 4 on, one a stride, and the feature pyramid over them."""
+    """A timm backbone's maps from stride 4 on, and the feature pyramid over them, one map a stride.
+
+    Of two maps of one stride (c4 and c5 of the S1 models) the pyramid's top-down sum makes one: the earlier one's place
+    bears both, and the later one's own is not read (docs/decisions/0020).
+    """
 
     def __init__(self, body: nn.Module, *, width: int) -> None:
         super().__init__()
         info: Any = body.feature_info
-        self.strides: list[int] = info.reduction()
+        strides: list[int] = info.reduction()
+        self.merged = [str(number) for number, stride in enumerate(strides) if stride in strides[:number]]
+        self.strides = sorted(set(strides))
         self.channels: int = info.channels()[-1]
         self.body = body
         self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin and its kin
@@ -158,7 +163,7 @@ class Pyramid(nn.Module):
         """
         maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(x)]
         pyramid: dict[str, Tensor] = self.fpn({str(number): m for number, m in enumerate(maps)})
-        return pyramid, maps[-1]
+        return {name: m for name, m in pyramid.items() if name not in self.merged}, maps[-1]
 
 
 def build_mask_rcnn(
@@ -208,24 +213,16 @@ def build_mask_rcnn(
 
 
 def create_body(name: str, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """The backbone's last four maps, of each stride the deepest; refuses one that is no pyramid from stride 4.
-
-    A c5 at stride 16 (the S1 models) takes c4's place: by a box's size RoIAlign would read c4's map and never c5's, the
-    one that attention made (docs/decisions/0020).
-    """
-
-    def build(indices: tuple[int, ...], pretrained: bool) -> nn.Module:
-        return create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **options)
-
-    with torch.device("meta"):
-        strides = cast("Any", build((-4, -3, -2, -1), False)).feature_info.reduction()
+    """The backbone's last four maps; refuses one that is no pyramid from stride 4."""
+    options = {"features_only": True, "out_indices": (-4, -3, -2, -1), **options}
+    with torch.device("meta"):  # nothing is fetched for a backbone that is refused
+        strides = cast("Any", create_model(name, **options)).feature_info.reduction()
     if strides[0] != 4 or list(strides) != sorted(strides) or strides[-1] < 16:
         raise ValueError(
             f"backbone {name!r} gives maps at strides {strides}; Mask R-CNN needs a pyramid 4, 8, 16, 16 or 32; "
             "use a ResNet-like backbone"
         )
-    deepest = tuple(number - 4 for number in range(4) if strides[number] not in strides[number + 1 :])
-    return build(deepest, pretrained)
+    return create_model(name, pretrained=pretrained, **options)
 
 
 def build_rpn(sizes: Preset, strides: Sequence[int]) -> ProposalNetwork:
