@@ -152,10 +152,16 @@ def test_backbones_to_train_leave_fused_ones_out():
         backbone(models=())
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_detectors_train_and_predict(train):
-    names = ("resnet26", "botnet26", "torchvision maskrcnn_resnet50_fpn")
-    report = detector(models=names, sizes=(128,), rounds=1, train=train)
+@pytest.mark.parametrize(
+    ("train", "preset", "names"),
+    [
+        (True, "tiny", ("resnet26", "botnet26")),
+        (False, "tiny", ("botnet26", "torchvision maskrcnn_resnet50_fpn")),
+        pytest.param(True, "paper", ("resnet26", "torchvision maskrcnn_resnet50_fpn"), marks=pytest.mark.slow),
+    ],
+)
+def test_detectors_train_and_predict(train, preset, names):
+    report = detector(models=names, sizes=(128,), rounds=1, train=train, preset=preset)
     assert [row.name for row in report.rows] == list(names)
     assert report.rows[0].heat == "Mask R-CNN, 1 × 128²" + (", training" if train else "")
 

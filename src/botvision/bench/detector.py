@@ -1,6 +1,7 @@
 """Benchmark of Mask R-CNN with different backbones, and torchvision's: training or prediction."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def detector(
     models: tuple[str, ...] = ("resnet50", "botnet50", "torchvision maskrcnn_resnet50_fpn"),
     sizes: tuple[int, ...] = (1024,),
     batch: int = 1,
+    preset: str = "paper",
     rounds: int = 3,
     train: bool = True,
     memory: bool = False,
@@ -37,6 +39,7 @@ def detector(
             torchvision's own detector; the first is the yardstick.
         sizes: px of the square images and of the batch.
         batch: images at a time.
+        preset: sizes behind our backbones: paper, torchvision_v2, tiny or nano.
         rounds: of every contender.
         train: a training step; false for a prediction.
         memory: peak memory too, each contender in a process of its own.
@@ -53,9 +56,9 @@ def detector(
     rows: list[Row] = []
     for size in sizes:
         setting = Setting(size, batch, train, engine)
-        rows += race(build, models, setting, what="Mask R-CNN", rounds=rounds, memory=memory)
+        rows += race(partial(build, preset=preset), models, setting, what="Mask R-CNN", rounds=rounds, memory=memory)
     note = (
-        f"{CLASSES} classes, {OBJECTS**2} objects an image, random weights, channels_last, the TPU code's presets; "
+        f"{CLASSES} classes, {OBJECTS**2} objects an image, random weights, channels_last, preset {preset}; "
         "rounds in random order; times include resizing, losses or masks, and when training SGD's step."
     )
     report = Report("Mask R-CNN", note, str(engine), rows)
@@ -64,7 +67,7 @@ def detector(
     return report
 
 
-def build(name: str, setting: Setting) -> Callable[[], Any]:
+def build(name: str, setting: Setting, *, preset: str) -> Callable[[], Any]:
     """A detector's step on random images."""
     engine, size = setting.engine, setting.size
     model: Any
@@ -73,7 +76,7 @@ def build(name: str, setting: Setting) -> Callable[[], Any]:
         model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
         body = model.backbone.body
     else:
-        model = build_mask_rcnn(name, CLASSES, img_size=size)
+        model = build_mask_rcnn(name, CLASSES, preset=preset, img_size=size)
         body = model.pyramid.body
     if engine.compile:
         body.compile()
