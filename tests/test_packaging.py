@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "plugins" / "botvision-yolo"
 EVERYWHERE = ("train", "detect", "scenes")
-EXTRAS = {  # which of its extras a room may import from, besides what is always installed
+EXTRAS = {  # which of its extras a part may import from, besides what is always installed
     ROOT / "src/botvision": {
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim"), ()),
         **dict.fromkeys(("classify", "cli", "engine"), ("train",)),
@@ -156,25 +156,25 @@ def project_of(package):
 
 
 def foreign_imports(package):
-    """(room, module) of each import in a package from outside it and the standard library."""
+    """(part, module) of each import in a package from outside it and the standard library."""
     for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
+        part = path.relative_to(package).parts[0].removesuffix(".py")
         for module in modules(path.read_text()):
             if module not in sys.stdlib_module_names and module != package.name:
-                yield room, module
+                yield part, module
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_what_is_imported_is_declared_where_it_is_needed(package):
     declared, bringers, brought = requirements(project_of(package)), distributions(), set()
-    for room, module in foreign_imports(package):
+    for part, module in foreign_imports(package):
         if module in BROUGHT:
             brought.add(module)
             continue
-        allowed = set(declared[""]).union(*(declared[extra] for extra in EXTRAS[package][room]))
+        allowed = set(declared[""]).union(*(declared[extra] for extra in EXTRAS[package][part]))
         assert allowed & bringers.get(module, set()), (
-            f"{package.name}/{room} imports {module}, which {bringers.get(module)} bring; declare it in pyproject.toml "
-            f"where {room} may import from: dependencies, {', '.join(EXTRAS[package][room])}"
+            f"{package.name}/{part} imports {module}, which {bringers.get(module)} bring; declare it in pyproject.toml "
+            f"where {part} may import from: dependencies, {', '.join(EXTRAS[package][part])}"
         )
     assert package.name != "botvision" or brought == set(BROUGHT)
 
@@ -183,8 +183,8 @@ def test_what_is_imported_is_declared_where_it_is_needed(package):
 def test_what_is_declared_is_imported_where_it_is_declared(package):
     declared, bringers = requirements(project_of(package)), distributions()
     used = {extra: set() for extra in ("", *declared)}
-    for room, module in foreign_imports(package):
-        for extra in ("", *EXTRAS[package][room]):
+    for part, module in foreign_imports(package):
+        for extra in ("", *EXTRAS[package][part]):
             used[extra] |= bringers.get(module, set())
     for extra, names in declared.items():
         if extra in {"dev", "docs", "studies"}:

@@ -40,7 +40,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             recipes="botvision.maskrcnn.recipes",
         ),
         "evaluate": Command("botvision.maskrcnn.commands:evaluate", "box and mask AP of a checkpoint on a COCO file"),
-        "predict": Command("botvision.maskrcnn.commands:predict", "find objects in images"),
+        "predict": Command("botvision.maskrcnn.commands:predict", "detect objects in images"),
     },
     "classify": {
         "train": Command(
@@ -49,7 +49,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             recipes="botvision.classify.recipes",
         ),
         "evaluate": Command("botvision.classify.commands:evaluate", "accuracy and speed of a checkpoint, at any sizes"),
-        "predict": Command("botvision.classify.commands:predict", "name what is in images"),
+        "predict": Command("botvision.classify.commands:predict", "classify images"),
     },
     "bench": {
         "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),

@@ -163,9 +163,9 @@ def test_batches_of_unreadable_images_alone_teach_nothing():
 def test_predict_says_what_is_in_images(checkpoint, tmp_path, capsys):
     make_digits(tmp_path / "d", size=32)
     (tmp_path / "d" / "val" / "7" / "broken.png").write_bytes(b"")
-    said = predict(checkpoint, str(tmp_path / "d" / "val" / "7"), out=tmp_path / "out", top=3)
-    assert len(said.said) == len(list((tmp_path / "d" / "val" / "7").iterdir())) - 1
-    assert len(said.skipped) == 1
+    found = predict(checkpoint, str(tmp_path / "d" / "val" / "7"), out=tmp_path / "out", top=3)
+    assert len(found.predictions) == len(list((tmp_path / "d" / "val" / "7").iterdir())) - 1
+    assert len(found.skipped) == 1
     first = json.loads((tmp_path / "out" / "predictions.json").read_text())[0]
     assert len(first["names"]) == 3
     assert first["probabilities"] == sorted(first["probabilities"], reverse=True)

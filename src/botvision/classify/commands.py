@@ -24,7 +24,7 @@ def train(
     backbone_weights: str | None = None,
     on_existing: OnExisting = "refuse",
 ) -> "Summary":
-    """Train a classifier, evaluate it, draw what it says.
+    """Train a classifier, evaluate it, draw its predictions.
 
     Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, confusion.png, checkpoints/last.ckpt and
     best.ckpt, predictions/sheet.jpg, summary.json.
@@ -111,7 +111,7 @@ def predict(
     engine: DeviceConfig = DeviceConfig(),
     on_existing: Literal["refuse", "replace"] = "refuse",
 ) -> "Prediction":
-    """Say what is in images.
+    """Classify images.
 
     Args:
         checkpoint: a `.ckpt` of a run.

@@ -75,8 +75,8 @@ def is_fixed(name: str) -> bool:
 def describe(config: ModelConfig, classes: list[str], model: nn.Module, *, crop: float) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain types that load with `weights_only=True`."""
     mean, std = normalisation(model)
-    told = {"task": "classify", "model": {**asdict(config), "pretrained": False}, "classes": classes}
-    return {**told, "mean": list(mean), "std": list(std), "crop": crop}
+    about = {"task": "classify", "model": {**asdict(config), "pretrained": False}, "classes": classes}
+    return {**about, "mean": list(mean), "std": list(std), "crop": crop}
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from botvision.classify.data import val_transform
 from botvision.classify.model import Classifier
-from botvision.draw.classes import draw_said
+from botvision.draw.classes import draw_predictions
 from botvision.files import check_free, write_json
 from botvision.inputs import find_images, open_image
 
@@ -23,22 +23,22 @@ class Prediction(NamedTuple):
     """What `predict` did.
 
     Attributes:
-        said: a dictionary an image: its file name, and the names and probabilities of the most likely classes.
+        predictions: a dictionary an image: its file name, and the names and probabilities of the most likely classes.
         skipped: images that could not be read, with the reason.
         out: folder of the sheet and of `predictions.json`.
     """
 
-    said: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
     skipped: list[str]
     out: Path
 
     def __str__(self) -> str:
-        lines = [
-            f"{entry['file_name']}: {entry['names'][0]} {entry['probabilities'][0]:.2f}" for entry in self.said[:20]
-        ]
-        more = [f"… and {len(self.said) - 20} more"] if len(self.said) > 20 else []
+        first = self.predictions[:20]
+        lines = [f"{entry['file_name']}: {entry['names'][0]} {entry['probabilities'][0]:.2f}" for entry in first]
+        more = [f"… and {len(self.predictions) - 20} more"] if len(self.predictions) > 20 else []
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return "\n".join([*lines, *more, f"{len(self.said)} images{skipped}; sheet and predictions.json at {self.out}"])
+        count = f"{len(self.predictions)} images{skipped}"
+        return "\n".join([*lines, *more, f"{count}; sheet and predictions.json at {self.out}"])
 
 
 def predict_files(
@@ -61,7 +61,7 @@ def predict_files(
     size = img_size or classifier.config.img_size
     classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
-    paths, said, skipped = find_images(source), list[dict[str, Any]](), list[str]()
+    paths, predictions, skipped = find_images(source), list[dict[str, Any]](), list[str]()
     check_free([out / RESULTS, out / DRAWN], on_existing=on_existing)
     drawn: list[tuple[Image.Image, str]] = []
     for path in tqdm(paths, desc="predict", unit="image", disable=None):
@@ -75,14 +75,14 @@ def predict_files(
             shares = classifier.model(transform(image)[None].to(device))[0].float().softmax(0).cpu()
         best = shares.topk(min(top, len(shares)))
         names = [classifier.classes[number] for number in best.indices.tolist()]
-        said.append(
+        predictions.append(
             {"file_name": path.name, "names": names, "probabilities": [round(p, 6) for p in best.values.tolist()]}
         )
         if len(drawn) < SHEET:
             image.thumbnail((320, 320))
             drawn.append((image, f"{names[0]} {float(best.values[0]):.2f}"))
-    if not said:
+    if not predictions:
         raise ValueError(f"none of {len(skipped)} images could be read; the first: {skipped[0]}")
-    write_json(out / RESULTS, said, indent=2)
-    draw_said([np.asarray(image) for image, _ in drawn], [(text, None) for _, text in drawn], out / DRAWN)
-    return Prediction(said, skipped, out)
+    write_json(out / RESULTS, predictions, indent=2)
+    draw_predictions([np.asarray(image) for image, _ in drawn], [(text, None) for _, text in drawn], out / DRAWN)
+    return Prediction(predictions, skipped, out)

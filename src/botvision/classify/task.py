@@ -13,7 +13,7 @@ from botvision.classify.data import Split, build_split, check_classes, train_tra
 from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
-from botvision.draw.classes import draw_confusion, draw_said
+from botvision.draw.classes import draw_confusion, draw_predictions
 from botvision.engine.config import EngineConfig, check_counts
 from botvision.engine.loader import Share
 from botvision.engine.run import Parts, RunSummary, Session, Task
@@ -111,14 +111,14 @@ def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Spl
 
 
 def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.device) -> None:
-    """Who was taken for whom, and some validation images with what was said of them."""
+    """The confusion matrix, and some validation images with their predicted classes."""
     classifier = load_classifier(checkpoint, device=device)
     evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES)
     title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.images}"
     draw_confusion(evaluated.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
     images = [to_image(image, classifier) for image in evaluated.examples]
-    said = []
+    labels = []
     for is_, named, sure in evaluated.predicted:
         name, truth = classifier.classes[named], classifier.classes[is_]
-        said.append((f"{name} {sure:.2f}" + ("" if is_ == named else f" (is {truth})"), is_ == named))
-    draw_said(images, said, out / "predictions" / "sheet.jpg")
+        labels.append((f"{name} {sure:.2f}" + ("" if is_ == named else f" (is {truth})"), is_ == named))
+    draw_predictions(images, labels, out / "predictions" / "sheet.jpg")

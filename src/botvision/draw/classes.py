@@ -11,8 +11,10 @@ from botvision.files import whole_file
 MOST = 60  # classes that a confusion matrix can still name
 
 
-def draw_said(images: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, bool | None]], path: Path) -> None:
-    """Images (H, W, 3) in rows, each under what was said of it: green where right, red where wrong, else black."""
+def draw_predictions(
+    images: Sequence[NDArray[np.uint8]], labels: Sequence[tuple[str, bool | None]], path: Path
+) -> None:
+    """Images (H, W, 3) in rows, each under its predicted class: green where right, red where wrong, else black."""
     from matplotlib.figure import Figure
 
     columns = min(4, len(images))
@@ -21,7 +23,7 @@ def draw_said(images: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, boo
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-    for axis, image, (text, is_right) in zip(axes, images, said, strict=False):
+    for axis, image, (text, is_right) in zip(axes, images, labels, strict=False):
         axis.imshow(image)
         colour = "black" if is_right is None else "green" if is_right else "crimson"
         axis.set_title(text, fontsize=9, color=colour)
@@ -30,7 +32,7 @@ def draw_said(images: Sequence[NDArray[np.uint8]], said: Sequence[tuple[str, boo
 
 
 def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], path: Path, *, title: str) -> None:
-    """Truth down, said across: each row's shares as shades, with numbers and names as far as there is room.
+    """Plot a confusion matrix: truth down, predicted across, each row's shares as shades.
 
     Args:
         counts: (K, K).
@@ -46,7 +48,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], path: Path, 
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
     shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title=title, xlabel="said", ylabel="is")
+    axis.set(title=title, xlabel="predicted", ylabel="truth")
     if named:
         axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 12 else 0, fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)

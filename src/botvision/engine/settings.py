@@ -39,36 +39,36 @@ def completed(old: Any, group: Any) -> Any:
     return known
 
 
-def built(kind: type[Group], told: Any, path: Path) -> Group:
+def built(kind: type[Group], saved: Any, path: Path) -> Group:
     """A group of settings as a checkpoint tells it; what it lacks is younger than it, and at its default.
 
     Raises:
         ValueError: options that are not ours: a younger version's, or not a checkpoint's at all.
     """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    told = renamed(told)
-    strange = sorted(map(str, set(told) - names)) if isinstance(told, dict) else [repr(told)]
+    saved = renamed(saved)
+    strange = sorted(map(str, set(saved) - names)) if isinstance(saved, dict) else [repr(saved)]
     if strange:
         raise ValueError(
             f"{path} was made with options that this version does not know: {', '.join(strange)}; update botvision"
         )
     try:
-        return kind(**told)
+        return kind(**saved)
     except TypeError as error:
         raise ValueError(f"{path} does not say what it is of: {error}; give a .ckpt that a run has written") from error
 
 
-def check_same(told: dict[str, Any], own: dict[str, Any], *, model: Any) -> None:
+def check_same(saved: dict[str, Any], own: dict[str, Any], *, model: Any) -> None:
     """Refuse to go on with the run of another model.
 
     Args:
-        told: what the checkpoint says of itself.
+        saved: what the checkpoint says of itself.
         own: what this run would say.
         model: this run's, as its dataclass.
 
     Raises:
         ValueError: they differ in more than options that are younger than the checkpoint.
     """
-    told = {"task" if name == "house" else name: value for name, value in plain(told).items()}
-    if {**told, "model": completed(told.get("model"), model)} != plain(own):
+    saved = {"task" if name == "house" else name: value for name, value in plain(saved).items()}
+    if {**saved, "model": completed(saved.get("model"), model)} != plain(own):
         raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")

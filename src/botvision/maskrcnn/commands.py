@@ -24,7 +24,7 @@ def train(
     init_from: Path | None = None,
     on_existing: OnExisting = "refuse",
 ) -> "Summary":
-    """Train a Mask R-CNN, evaluate it, draw what it finds.
+    """Train a Mask R-CNN, evaluate it, draw its detections.
 
     Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt,
     predictions/*.jpg, summary.json.

@@ -83,11 +83,11 @@ def coco_metrics(truth: Path | dict[str, Any], results: list[Result], *, backend
         gt.dataset = document
         gt.createIndex()
         figures = []
-        for kind, own in (("bbox", "segmentation"), ("segm", "bbox")):
+        for kind, other in (("bbox", "segmentation"), ("segm", "bbox")):
             # each by its own area: a result with a box is taken to be as large as it, its mask too; the copies are the
             # package's to write into
-            told = [{k: v for k, v in result.items() if k != own} for result in results or [nothing(document)]]
-            counter = coco_eval(gt, gt.loadRes(told), kind)
+            copies = [{k: v for k, v in result.items() if k != other} for result in results or [nothing(document)]]
+            counter = coco_eval(gt, gt.loadRes(copies), kind)
             counter.evaluate()
             counter.accumulate()
             counter.summarize()

@@ -57,7 +57,7 @@ class PooledLevels(ExtraFPNBlock):
 
 
 class StridedRoIAlign(nn.Module):
-    """RoIAlign over a feature pyramid whose strides are told, not guessed (FPN, equation 1).
+    """RoIAlign over a feature pyramid whose strides are given, not inferred (FPN, equation 1).
 
     torchvision's `MultiScaleRoIAlign` infers them from the first image that it ever sees and keeps them: a wide first
     image in a padded batch makes every later feature come from the wrong place, without an error
