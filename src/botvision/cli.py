@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -122,23 +123,23 @@ def as_jsonargparse_reads(arguments: list[str], lists: Mapping[str, Any] | None 
         arguments: as they were typed.
         lists: flags that take a list always, one value or several and words as well, and what it is a list of.
     """
-    lists = lists or {}
-    read: list[str] = []
-    values: list[str] = []
-    for argument in [*arguments, ""]:
-        flag = read[-1] if read and read[-1].startswith("--") and "=" not in read[-1] else ""
-        kind = lists.get(flag.removeprefix("--"))
-        if flag and (is_number(argument) or (kind and argument and not argument.startswith(("-", "[")))):
-            values.append(argument)
-            continue
-        if values:
-            read.append(listed(values, kind) if kind or len(values) > 1 else values[0])
-            values = []
-        name, sign, value = argument.partition("=")
-        name = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
-        kind = lists.get(name.removeprefix("--"))
-        read.append(name + sign + (listed([value], kind) if sign and kind and not value.startswith("[") else value))
-    return read[:-1]
+    groups: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument.startswith("--"):
+            groups.append([])
+        groups[-1].append(argument)
+    read = groups[0]
+    for flag, *values in groups[1:]:
+        name, is_joined, value = flag.partition("=")
+        name = "--" + name[2:].replace("-", "_")
+        kind = (lists or {}).get(name[2:])
+        own = [value] if is_joined else values if kind else list(takewhile(is_number, values))
+        if (kind and own and not own[0].startswith("[")) or len(own) > 1:
+            value = listed(own, kind)
+            read += [f"{name}={value}", *values] if is_joined else [name, value, *values[len(own) :]]
+        else:
+            read += [name + flag[len(name) :], *values]
+    return read
 
 
 def listed(values: list[str], kind: Any = None) -> str:

@@ -131,16 +131,5 @@ def no_silent_installs() -> None:
 
 def warn_outside(version: str) -> None:
     """Say so where an ultralytics is older or newer than those that the tests ran on."""
-    if not numbers(TESTED[0]) <= numbers(version) <= numbers(TESTED[-1]):
+    if not checks.check_version(version, f">={TESTED[0]},<={TESTED[-1]}"):
         LOGGER.warning(f"WARNING botvision-yolo was tested on ultralytics {', '.join(TESTED)}; this is {version}")
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """A version's leading numbers."""
-    parts = []
-    for part in version.split("."):
-        digits = "".join(c for c in part if c.isdigit())
-        if not digits:
-            break
-        parts.append(int(digits))
-    return tuple(parts)
