@@ -24,10 +24,10 @@ check: setup
 	$(BIN)/codespell
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -n auto
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 4
 
 # uv, because pip cannot resolve to the lowest versions that pyproject.toml allows
 $(LOWEST)/.ready: pyproject.toml plugins/botvision-yolo/pyproject.toml
@@ -38,7 +38,7 @@ $(LOWEST)/.ready: pyproject.toml plugins/botvision-yolo/pyproject.toml
 	touch $(LOWEST)/.ready
 
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile
+	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-yolo-versions: setup
 	set -e; for version in 8.3.203 8.4.60; do \

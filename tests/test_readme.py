@@ -18,7 +18,16 @@ PAGES = [
 ]
 SMALL = {  # the same commands, made small enough for a test
     "scenes": ["--train", "16", "--val", "4", "--digits", "[3, 4]"],
-    "classify train": ["--optim.epochs", "1", "--model.name", "botnet14", "--engine.progress", "false"],
+    "classify train": [
+        "--optim.epochs",
+        "1",
+        "--model.name",
+        "botnet14",
+        "--model.options",
+        "{channels: [8, 16, 32, 64]}",
+        "--engine.progress",
+        "false",
+    ],
     "maskrcnn train": [
         "--optim.epochs",
         "1",
