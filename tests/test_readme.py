@@ -63,8 +63,8 @@ def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     assert len(own) >= 4
     for command in own:
         arguments = shlex.split(command)[1:]
-        verb = next(words for words in SMALL if " ".join(arguments).startswith(words))
-        assert main([*arguments, *SMALL[verb]]) == 0, capsys.readouterr().err
+        name = next(words for words in SMALL if " ".join(arguments).startswith(words))
+        assert main([*arguments, *SMALL[name]]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs/maskrcnn/demo/summary.json").is_file()
     assert (tmp_path / "predictions/your-image.jpg").is_file()
 

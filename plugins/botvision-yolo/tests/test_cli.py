@@ -1,4 +1,4 @@
-"""The command line: ultralytics' grammar with our names, our verbs, one line and exit code 2 for a user's mistake."""
+"""The command line: ultralytics' grammar with our names, our commands; one line and exit code 2 for a mistake."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 import ultralytics
 
-from botvision_yolo.cli import VERBS, main
+from botvision_yolo.cli import COMMANDS, main
 
 BIN = Path(sys.executable).parent
 
@@ -83,16 +83,16 @@ def test_a_yaml_to_read(capsys):
     assert Path("yolo11s-mhsa.yaml").is_file()
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb(verb, capsys):
-    assert main([verb, "--help"]) == 0
-    assert f"usage: bot-yolo {verb} {VERBS[verb].usage}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_verb(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"usage: bot-yolo {command} {COMMANDS[command].usage}" in capsys.readouterr().out
 
 
 def test_help_names_our_verbs_and_theirs(capsys):
     assert main(["help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"bot-yolo {verb} " in out for verb in VERBS)
+    assert all(f"bot-yolo {command} " in out for command in COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from botvision_yolo.cli import main
 from botvision_yolo.compare import Run, summary
 from botvision_yolo.registry import TESTED
 from botvision_yolo.variants import VARIANTS
@@ -28,13 +29,17 @@ def rows(text):
     return [line for line in text.splitlines() if line.startswith("| ")]
 
 
-def test_readme_commands_run_in_their_order(tmp_path):
+def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     commands = [line.split(" #")[0] for line in "\n".join(blocks(PAGES[0], "bash")).splitlines() if "yolo " in line]
     assert len(commands) == 5
     for command in commands:
         words = [SMALLER.get(word, word) for word in shlex.split(command)]
         words += ["train=8", "val=4"] if "scenes" in words else []
         words += [f"project={tmp_path}"] if "train" in words else []
+        if words[0] == "bot-yolo":
+            assert main(words[1:]) == 0, (command, capsys.readouterr().err[-2000:])
+            continue
         words[0] = str(Path(sys.executable).parent / words[0])
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr[-2000:])

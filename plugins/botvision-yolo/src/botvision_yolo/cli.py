@@ -1,4 +1,4 @@
-"""The command line: `bot-yolo` is ultralytics' `yolo` with our models in it, and a few verbs of its own."""
+"""The command line: `bot-yolo` is ultralytics' `yolo` with our models in it, and a few commands of its own."""
 
 import inspect
 import os
@@ -11,7 +11,7 @@ DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
 
 
-class Verb(NamedTuple):
+class Command(NamedTuple):
     """A function to offer by name: where it lives, how it is called, what it is for."""
 
     function: str
@@ -19,29 +19,29 @@ class Verb(NamedTuple):
     help: str
 
 
-VERBS = {
-    "init": Verb(
+COMMANDS = {
+    "init": Command(
         "botvision_yolo.seed:init",
         "yolo11n-botnet.pt [weights=yolo11n.pt]",
         "a variant as a .pt that the untouched yolo command trains",
     ),
-    "yaml": Verb("botvision_yolo.cli:yaml", "yolo11n-botnet.yaml [folder=.]", "a variant's yaml, to read or change"),
-    "convert": Verb(
+    "yaml": Command("botvision_yolo.cli:yaml", "yolo11n-botnet.yaml [folder=.]", "a variant's yaml, to read or change"),
+    "convert": Command(
         "botvision_yolo.convert:convert",
         "old.pt new.pt [content_only=True]",
         "a fork's checkpoint with the shared MHSA snippet, without the fork",
     ),
-    "table": Verb(
+    "table": Command(
         "botvision_yolo.table:table",
         "[model=yolo11 scales=nsm imgsz=640 rounds=9 out=table.md]",
         "the variants' counts, kept weights and time",
     ),
-    "scenes": Verb(
+    "scenes": Command(
         "botvision_yolo.scenes:scenes",
         "DIR [train=1100 val=200 size=128 seed=0]",
         "a small offline data set, to detect and to segment",
     ),
-    "compare": Verb(
+    "compare": Command(
         "botvision_yolo.compare:compare",
         "DATA.yaml [models=yolo11n,yolo11n-botnet tasks=detect,segment seeds=3 epochs=30 out=DIR]",
         "train variants beside the plain model, several seeds",
@@ -50,7 +50,7 @@ VERBS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb of ours, or hand everything to ultralytics; a user's mistake is one line and exit code 2."""
+    """Run a command of ours, or hand everything to ultralytics; a user's mistake is one line and exit code 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return run(given)
@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(given: list[str]) -> int:
-    """Find the verb and call it."""
-    if given and given[0] in VERBS:
+    """Find the command and call it."""
+    if given and given[0] in COMMANDS:
         print(call(given[0], given[1:]))
         return 0
     if not given or given[0].lstrip("-") in {"help", "h"}:
@@ -85,18 +85,18 @@ def run(given: list[str]) -> int:
 
 
 def call(name: str, words: list[str]) -> Any:
-    """Call a verb's function with words and `key=value` pairs.
+    """Call a command's function with words and `key=value` pairs.
 
     Raises:
         ValueError: words that it does not take.
     """
     from ultralytics.cfg import smart_value
 
-    verb = VERBS[name]
-    usage = f"usage: bot-yolo {name} {verb.usage}"
+    command = COMMANDS[name]
+    usage = f"usage: bot-yolo {name} {command.usage}"
     if words and words[0].lstrip("-") in {"help", "h"}:
-        return f"{usage}\n{verb.help}"
-    function = load(verb.function)
+        return f"{usage}\n{command.help}"
+    function = load(command.function)
     named = {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
     numbers = {key: smart_value(value) if not takes_text(function, key) else value for key, value in named.items()}
     try:
@@ -116,7 +116,7 @@ def load(path: str) -> Callable[..., Any]:
     """The function at `module:name`.
 
     Raises:
-        ModuleNotFoundError: a package that only this verb needs, with how to get it.
+        ModuleNotFoundError: a package that only this command needs, with how to get it.
     """
     module, _, name = path.partition(":")
     try:
@@ -136,7 +136,7 @@ def yaml(name: str, *, folder: str = ".") -> str:
 
 
 def help_text() -> str:
-    """Our verbs, each with its usage."""
+    """Our commands, each with its usage."""
     lines = ["bot-yolo: everything that yolo does, with models such as yolo11n-botnet.yaml; and", ""]
-    lines += [f"    bot-yolo {name} {verb.usage}\n        {verb.help}" for name, verb in VERBS.items()]
+    lines += [f"    bot-yolo {name} {command.usage}\n        {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(lines)
