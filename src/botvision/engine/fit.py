@@ -165,6 +165,8 @@ def fit(
         if watch.signum is not None:  # after the last batch
             raise LeaveError
     except (LeaveError, SystemExit) as end:
+        if trainer.is_global_zero and history.rows:
+            history.write()
         signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
         kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; {go_on()}") from None

@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from botvision.draw.curves import draw_curves
 from botvision.files import write_text
 
+DRAW_EVERY = 10.0  # seconds between drawings of curves.png, but for the last
+
 
 class History(Callback):
     """Rows of step, epoch, rate, losses and metrics; a resumed run goes on where its checkpoint ended."""
@@ -29,6 +31,7 @@ class History(Callback):
         self.seconds_before = 0.0
         self.rows: list[dict[str, float]] = []
         self.logged = 0
+        self.drawn = started
 
     def seconds(self) -> float:
         """Seconds of all sessions of this run."""
@@ -58,28 +61,31 @@ class History(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A row of validation metrics."""
         self.add(trainer, numbers(trainer, "val/"))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and trainer.state.fn != "fit":  # in a fit the epoch's end writes it
             self.write()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the files up to date."""
+        """Bring the files up to date; the plot takes most of a second, and waits where epochs are short."""
         if trainer.is_global_zero and self.rows:
-            self.write()
+            is_last = trainer.current_epoch + 1 == trainer.max_epochs
+            self.write(draw=is_last or time.monotonic() - self.drawn >= DRAW_EVERY)
 
     def add(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         """One more row."""
         place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "seconds": round(self.seconds(), 1)}
         self.rows.append({**place, **values})
 
-    def write(self) -> None:
-        """metrics.csv and curves.png, whole."""
+    def write(self, *, draw: bool = True) -> None:
+        """metrics.csv, and curves.png where it is to be drawn, whole."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         text = io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
         write_text(self.out / "metrics.csv", text.getvalue())
-        draw_curves(self.rows, self.out / "curves.png", panels=self.panels)
+        if draw:
+            draw_curves(self.rows, self.out / "curves.png", panels=self.panels)
+            self.drawn = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and seconds, for the checkpoint."""
