@@ -24,7 +24,7 @@ class Variant:
 
     Attributes:
         title: what it is, for tables.
-        backbone, options: of the detector, as `botvision.maskrcnn.checkpoint.ModelConfig` takes them.
+        backbone, options: of the detector, as `botvision.maskrcnn.ModelConfig` takes them.
         paper: row of the paper's COCO tables (`studies/paper/published.py`) that it is the small counterpart of.
         first: variant that is trained first, with the first `share` of the epochs; this one begins from its weights.
         share: of the epochs that `first` gets.
@@ -51,7 +51,7 @@ class Grid:
         scenes: options of `botvision.scenes.make_scenes` for every world.
         worlds: options of `make_scenes` by the world's name.
         variants: by name.
-        train: options of the data, model, optim and engine that `botvision.maskrcnn.train.train` takes, by part; the
+        train: options of the data, model, optim and engine that `botvision.maskrcnn.train` takes, by part; the
             same for all that do not say otherwise.
         note: what a reader should know of the recipe, for the page.
         finding: what its runs show, and what they do not, for the page's head.

@@ -1,11 +1,13 @@
 """The command line: `botvision <task> <command>`, made of the functions' own signatures."""
 
+import argparse
 import contextlib
 import difflib
 import inspect
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -14,9 +16,10 @@ from importlib import import_module
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
 from botvision import __version__
+from botvision.engine.settings import RENAMED
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
@@ -83,37 +86,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Find the command, parse its flags, call it, print what it returns."""
+    command, words = find(arguments)
+    if command is None:
+        overview().parse_args(arguments)  # help, the version, or an unknown name
+        raise AssertionError("an overview has no command to call")
     try:
-        from jsonargparse import ArgumentParser
+        parser = command_parser(command, prog=f"botvision {' '.join(words)}")
     except ImportError as error:
         raise ValueError("the command line needs more packages; pip install 'botvision[all]'") from error
-    parser = ArgumentParser(prog="botvision", description="BoTNet made usable: train, evaluate, predict.")
-    parser.add_argument("--version", action="version", version=f"botvision {__version__}")
-    tasks = parser.add_subcommands(dest="task")
-    lists: dict[str, Any] = {}
-    for task, commands in COMMANDS.items():
-        if isinstance(commands, Command):
-            wanted = arguments[:1] == [task]
-            lists = lists_of(commands) if wanted else lists
-            tasks.add_subcommand(task, command_parser(commands, wanted=wanted), help=commands.help)
-            continue
-        inner = ArgumentParser(description=f"{task}: {', '.join(commands)}")
-        tasks.add_subcommand(task, inner, help=", ".join(commands))
-        below = inner.add_subcommands(dest="command")
-        for name, command in commands.items():
-            wanted = arguments[:2] == [task, name]
-            lists = lists_of(command) if wanted else lists
-            below.add_subcommand(name, command_parser(command, wanted=wanted), help=command.help)
-    chosen = parser.instantiate_classes(parser.parse_args(as_jsonargparse_reads(arguments, lists)))
-    found, options = COMMANDS[chosen.task], chosen[chosen.task]
-    if not isinstance(found, Command):
-        found, options = found[options.command], options[options.command]
-    if found.recipes:  # it trains
+    given = as_jsonargparse_reads(arguments[len(words) :], lists_of(command))
+    options = parser.instantiate_classes(parser.parse_args(given))
+    if command.recipes:  # it trains
         quiet_libraries()
-    result = load(found.function)(**{name: value for name, value in options.items() if name != "config"})
+    result = load(command.function)(**{name: value for name, value in options.items() if name != "config"})
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
         print(result)
     return 0
+
+
+def find(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
+    """The command that the first words name, and these words; none where they name none."""
+    table: Mapping[str, Any] = COMMANDS
+    for count, word in enumerate(arguments, 1):
+        found = table.get(word)
+        if isinstance(found, Command):
+            return found, list(arguments[:count])
+        if found is None:
+            break
+        table = found
+    return None, []
+
+
+def overview() -> argparse.ArgumentParser:
+    """What there is, by task; the commands' own flags are not in it."""
+    parser = argparse.ArgumentParser(prog="botvision", description="BoTNet made usable: train, evaluate, predict.")
+    parser.add_argument("--version", action="version", version=f"botvision {__version__}")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    for task, commands in COMMANDS.items():
+        if isinstance(commands, Command):
+            tasks.add_parser(task, help=commands.help)
+            continue
+        below = tasks.add_parser(task, help=", ".join(commands)).add_subparsers(required=True, metavar="COMMAND")
+        for name, command in commands.items():
+            below.add_parser(name, help=command.help)
+    return parser
 
 
 def as_jsonargparse_reads(arguments: list[str], lists: Mapping[str, Any] | None = None) -> list[str]:
@@ -164,15 +180,9 @@ def is_number(argument: str) -> bool:
     return True
 
 
-def command_parser(command: Command, *, wanted: bool) -> Any:
-    """Flags and help from the function's signature and docstring.
-
-    Only the wanted command's are made: nothing heavy is imported for the others.
-    """
+def command_parser(command: Command, *, prog: str) -> Any:
+    """Flags and help from the function's signature and docstring."""
     from jsonargparse import ActionConfigFile, ArgumentParser
-
-    if not wanted:
-        return ArgumentParser()
 
     class RecipeOrFile(ActionConfigFile):
         """A shipped recipe by its name, or a YAML file by its path."""
@@ -180,8 +190,22 @@ def command_parser(command: Command, *, wanted: bool) -> Any:
         def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
             super().__call__(parser, cfg, str(recipe_path(values, command.recipes)), option_string)
 
+    class OneLineParser(ArgumentParser):
+        """A mistake is one line, with the flag that may have been meant."""
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            told = " ".join(message.split())
+            unknown = re.search(r"arguments: --([\w.-]+)|option '(\w+)'", told)
+            known = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
+            name = next(filter(None, unknown.groups())) if unknown else ""
+            today = RENAMED.get(name.rpartition(".")[2], "")
+            near = [today] if today else difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            print(f"botvision: {told}{hint}; flags: {prog} --help", file=sys.stderr)
+            sys.exit(USERS_MISTAKE)
+
     function = load(command.function)
-    parser = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
+    parser = OneLineParser(prog=prog, description=(function.__doc__ or "").partition("\n")[0])
     if command.recipes:
         about = f"a YAML file, or a recipe: {', '.join(recipe_names(command.recipes))}"
         parser.add_argument("--config", "--recipe", action=RecipeOrFile, help=about)

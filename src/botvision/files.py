@@ -80,6 +80,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder to write into that is a file.
+
+    Raises:
+        ValueError: it is.
+    """
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give a folder as --out")
+
+
 def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
     """Refuse to overwrite files, before any is written.
 
@@ -88,8 +98,8 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
             write into that is a file.
     """
     paths = list(paths)
-    if files := [path.parent for path in paths if path.parent.is_file()]:
-        raise ValueError(f"{files[0]} is a file; give a folder as --out")
+    for path in paths:
+        check_folder(path.parent)
     if on_existing not in ("refuse", "replace"):
         raise ValueError(f"on_existing={on_existing!r} is unknown; use refuse or replace")
     there = [path for path in paths if os.path.lexists(path)] if on_existing == "refuse" else []

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from studies.grid import Grid, Run
 
 
-def commands(missing: Sequence[Run], grid: str) -> list[str]:
-    """One command for each group of worlds that lack the same variants and seeds."""
+def commands(missing: Sequence[Run], grid: str, *, more: str = "") -> list[str]:
+    """One command for each group of worlds that lack the same variants and seeds, with `more` flags."""
     lacking: dict[tuple[tuple[str, ...], tuple[int, ...]], list[str]] = {}
     for world in dict.fromkeys(run.world for run in missing):
         own = [run for run in missing if run.world == world]
@@ -18,7 +18,7 @@ def commands(missing: Sequence[Run], grid: str) -> list[str]:
         for seeds, variants in by_seeds.items():
             lacking.setdefault((tuple(variants), seeds), []).append(world)
     whole = missing[0].grid
-    return [command(whole, grid, worlds, variants, seeds) for (variants, seeds), worlds in lacking.items()]
+    return [command(whole, grid, worlds, variants, seeds) + more for (variants, seeds), worlds in lacking.items()]
 
 
 def command(whole: Grid, grid: str, worlds: list[str], variants: tuple[str, ...], seeds: tuple[int, ...]) -> str:

@@ -1,6 +1,6 @@
 """The evidence page's images: scenes, curves, what the models find, receptive fields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,18 @@ def draw_found(grid: Grid, found: Found, path: Path, *, place: Path) -> None:
         scenes = place / "scenes" / f"{world}_seed{seed}"
         if grid.baseline in ran and len(ran) > 1 and scenes.is_dir():
             val = CocoInstances(scenes / "annotations" / "val.json", scenes / "val", on_bad="skip")
-            save_image(found_sheet(grid, val, ran), path)
+            counts = [len(val.record(n)[1]) for n in range(len(val))]
+            many = [n for n, count in enumerate(counts) if count > 2]
+            chosen = many or [n for n, count in enumerate(counts) if count]
+            save_image(found_sheet(grid, val, ran, chosen[:FOUND]), path)
             return
 
 
-def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path]) -> Pixels:
+def found_sheet(grid: Grid, val: CocoInstances, ran: Mapping[str, Path], chosen: Sequence[int]) -> Pixels:
     """A row an image: the truth, then each variant's findings."""
     names = [category.name for category in val.categories]
     results = {variant: read_json(file, what="results") for variant, file in ran.items()}
-    cells, chosen = [], [n for n in range(len(val)) if len(val.record(n)[1]) > 2][:FOUND]
+    cells = []
     for index in chosen:
         entry, annotations = val.record(index)
         image = val[index][0].permute(1, 2, 0).numpy()

@@ -1,5 +1,6 @@
 """`python -m studies.evidence`: the runs of a grid that are not there yet, and their page."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ from studies.evidence.commands import commands
 from studies.evidence.page import write_page
 from studies.evidence.runs import Runs, result_of
 from studies.grid import Run, read_grid
+
+OUT = Path("runs/evidence")
 
 
 class Sweep(NamedTuple):
@@ -19,6 +22,7 @@ class Sweep(NamedTuple):
         missing: runs without a result.
         results: folder of the run files.
         report: the page, where one was asked for.
+        flags: where the runs go, for the commands that make those that are missing.
     """
 
     grid: str
@@ -27,6 +31,7 @@ class Sweep(NamedTuple):
     missing: list[Run]
     results: Path
     report: Path | None
+    flags: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.done} runs of grid {self.grid} have a result, at {self.results}"]
@@ -34,7 +39,10 @@ class Sweep(NamedTuple):
             lines.append(f"page at {self.report}")
         lines += [f"failed: {line}" for line in self.failed]
         if self.missing:
-            lines += [f"not run: {len(self.missing)}; to run them:", *commands(self.missing, self.grid)]
+            lines += [
+                f"not run: {len(self.missing)}; to run them:",
+                *commands(self.missing, self.grid, more=self.flags),
+            ]
         return "\n".join(lines)
 
 
@@ -46,7 +54,7 @@ def evidence(
     seeds: tuple[int, ...] = (),
     limit: int | None = None,
     jobs: int = 1,
-    out: Path = Path("runs/evidence"),
+    out: Path = OUT,
     results: Path | None = None,
     report: Path | None = None,
 ) -> Sweep:
@@ -78,4 +86,6 @@ def evidence(
     if report is not None:
         write_page(chosen, filed, report, place=place)
     have = [run for run in chosen.runs() if result_of(run, filed) is not None]
-    return Sweep(grid, len(have), failed, [run for run in chosen.runs() if run not in have], filed, report)
+    places = (("--out", out, OUT), ("--results", results, None))
+    flags = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value, usual in places if value != usual)
+    return Sweep(grid, len(have), failed, [run for run in chosen.runs() if run not in have], filed, report, flags)

@@ -203,6 +203,9 @@ def test_torch_func_differentiates_any_number_of_times(position):
     nearby = [torch.func.grad(energy)(x + sign * step * along) for sign in (1, -1)]
     assert torch.allclose(twice, (nearby[0] - nearby[1]) / (2 * step), atol=1e-6)
     assert torch.allclose(torch.func.jvp(torch.func.grad(energy), (x,), (along,))[1], twice, atol=1e-10)
+    assert torch.allclose(torch.func.vmap(layer)(x[:, None])[:, 0], layer(x), atol=1e-12)
+    each = torch.func.vmap(torch.func.grad(lambda image: energy(image[None])))(x)
+    assert torch.allclose(each, slope, atol=1e-10)
 
 
 def test_no_token_is_refused():

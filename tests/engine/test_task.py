@@ -26,7 +26,6 @@ ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(RunSummary):
-    task = "line"
     error: float
 
     @property
@@ -60,7 +59,6 @@ class Line(Task[Summary]):
     panels: ClassVar = {"loss": ("train/loss",), "error": ("val/minus_error",)}
     fixed = ("slope",)
 
-    data: dict[str, int]
     slope: float = 2.0
     epochs: int = 6
 
@@ -95,7 +93,7 @@ class Line(Task[Summary]):
 
 
 def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, monkeypatch):
-    task, original, steps = Line({"workers": 0}), LineModule.training_step, []
+    task, original, steps = Line(), LineModule.training_step, []
 
     def stops_once(self, batch, batch_idx):
         steps.append(sorted(batch[0].tolist()))
@@ -107,12 +105,13 @@ def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, 
     with pytest.raises(Stopped, match="saved at step 11; go on with: botvision line train --config"):
         run(task, tmp_path / "r", engine=ENGINE, on_existing="refuse")
     with pytest.raises(ValueError, match="begun with other settings of slope"):
-        run(Line({"workers": 0}, slope=3.0), tmp_path / "r", engine=ENGINE, on_existing="resume")
+        run(Line(slope=3.0), tmp_path / "r", engine=ENGINE, on_existing="resume")
     done = run(task, tmp_path / "r", engine=ENGINE, on_existing="resume")
     assert len(steps) == 6 * 8
     assert sorted(x for step in steps[8:16] for x in step) == sorted(x for step in steps[:8] for x in step)
     assert done.error < 0.5
     assert str(done).startswith(f"error {done.error:.3f} after 6 epochs")
+    assert "next:" not in str(done)  # there is no such command
     names = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "predictions/line.txt"} <= names
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
@@ -120,5 +119,5 @@ def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, 
 
 def test_a_task_of_ones_own_refuses_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="slope=0 is no line to fit"):
-        run(Line({"workers": 0}, slope=0.0), tmp_path / "r", engine=ENGINE, on_existing="refuse")
+        run(Line(slope=0.0), tmp_path / "r", engine=ENGINE, on_existing="refuse")
     assert not (tmp_path / "r").exists()

@@ -241,3 +241,46 @@ def test_every_process_has_batches_of_its_own(scenes):
     assert sorted(evaluated[0] + evaluated[1]) == list(range(1, 7))
     with pytest.raises(ValueError, match=r"has 16 images, fewer than batch_size=9 × 2 devices; lower --data\.batch"):
         train_loader(data, image_size(64), Share(9, True, EpochPosition(), 0, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        (
+            "segmentation",
+            [["a", "b", "c", "d", "e", "f"]],
+            "has a polygon that is no list of at least three x, y in finite",
+        ),
+        (
+            "segmentation",
+            {"size": [64, 64], "counts": [-5, 10]},
+            "has an RLE whose counts are not whole numbers that add",
+        ),
+        ("segmentation", {"size": [64, 64], "counts": [1, 2, 3]}, "that add up to 64 × 64"),
+        ("segmentation", {"size": [64, 64], "counts": 7}, "counts are neither text nor whole numbers"),
+        ("bbox", ["1", "2", "3", "4"], r"not \[x, y, width, height\] in finite numbers"),
+        ("bbox", [1, None, 3, 4], r"not \[x, y, width, height\] in finite numbers"),
+        ("bbox", [1, float("nan"), 3, 4], r"not \[x, y, width, height\] in finite numbers"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_before_training(coco, part, value, message):
+    document, save = coco
+    document["annotations"][0][part] = value
+    with pytest.raises(ValueError, match=message):
+        CocoInstances(*save())
+
+
+def test_an_rle_that_does_not_decode_is_named_with_its_annotation(coco):
+    document, save = coco
+    document["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": "@@@zzz"}
+    annotations, images = save()
+    data = CocoInstances(annotations, images, on_bad="skip")
+    with pytest.raises(ValueError, match=r"spoilt\.json: the mask of annotation \d+ cannot be read"):
+        [data[index] for index in range(len(data))]
+
+
+def test_an_entry_that_is_no_dictionary_is_refused(coco):
+    document, save = coco
+    document["images"].append("x.jpg")
+    with pytest.raises(ValueError, match=r"images must be a list of dictionaries; got 'x\.jpg'"):
+        CocoInstances(*save())

@@ -8,6 +8,7 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+@torch.jit.ignore
 def is_transformed() -> bool:
     """Whether torch.func transforms this run: it knows torch's own backwards alone."""
     return torch._C._are_functorch_transforms_active()

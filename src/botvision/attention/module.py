@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from botvision.attention.dispatch import BACKENDS, dispatched
-from botvision.attention.graphs import is_recorded
+from botvision.attention.graphs import is_recorded, is_transformed
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
 
 log = logging.getLogger("botvision.attention")
@@ -163,7 +163,8 @@ class MHSA2d(nn.Module):
             check_input(x, self.dim, like=self.qkv.weight)
         size = (x.shape[2], x.shape[3])
         # fused kernels want a token's channels side by side, and leave for a slow N×N form without a word otherwise
-        x = x.contiguous(memory_format=torch.channels_last)
+        if torch.jit.is_scripting() or not is_transformed():  # vmap has no memory formats
+            x = x.contiguous(memory_format=torch.channels_last)
         tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
         heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k, v = heads[0], heads[self.parts - 2], heads[-1]  # B M N D

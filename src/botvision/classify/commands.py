@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import write_json
+from botvision.files import check_folder, write_json
 
 if TYPE_CHECKING:
     from botvision.classify.evaluation import Evaluations
@@ -46,7 +46,7 @@ def train(
     from botvision.classify.task import Classification
     from botvision.engine.run import run
 
-    return run(Classification(data, model, optim, backbone_weights), out, engine=engine, on_existing=on_existing)
+    return run(Classification(data, model, optim, backbone_weights), Path(out), engine=engine, on_existing=on_existing)
 
 
 def evaluate(
@@ -81,13 +81,17 @@ def evaluate(
     from botvision.classify.model import load_classifier
     from botvision.draw.classes import draw_confusion
 
-    classifier = load_classifier(checkpoint, device=engine.device)
+    if out is not None:
+        out = Path(out)
+        check_folder(out)
+    classifier = load_classifier(Path(checkpoint), device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
     data = DataConfig(images, images, batch_size=batch_size, workers=workers)
     if crop is not None:
         classifier = replace(classifier, crop=crop)
-    sizes = (img_size or classifier.config.img_size,) if not isinstance(img_size, tuple) else img_size
+    img_size = classifier.config.img_size if img_size is None else img_size
+    sizes = img_size if isinstance(img_size, tuple) else (img_size,)
     for size in sizes:
         classifier.check_size(size)
     rows = [evaluate_at(classifier, data, size=size, real_labels=real_labels) for size in sizes]
@@ -128,5 +132,5 @@ def predict(
     from botvision.classify.model import load_classifier
     from botvision.classify.prediction import predict_files
 
-    classifier = load_classifier(checkpoint, device=engine.device)
-    return predict_files(classifier, source, out=out, img_size=img_size, top=top, on_existing=on_existing)
+    classifier = load_classifier(Path(checkpoint), device=engine.device)
+    return predict_files(classifier, source, out=Path(out), img_size=img_size, top=top, on_existing=on_existing)

@@ -58,7 +58,7 @@ def predict_files(
     if top < 1:
         raise ValueError(f"top={top} must be at least 1; e.g. 5")
     device = next(classifier.model.parameters()).device
-    size = img_size or classifier.config.img_size
+    size = classifier.config.img_size if img_size is None else img_size
     classifier.check_size(size)
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
     paths, predictions, skipped = find_images(source), list[dict[str, Any]](), list[str]()

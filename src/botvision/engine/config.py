@@ -69,8 +69,13 @@ class DeviceConfig:
             device = torch.device(name or self.accelerator)
         except RuntimeError as error:
             raise ValueError(f"accelerator={self.accelerator!r} is unknown; use auto, cpu or gpu") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"accelerator={self.accelerator!r} is not there: torch sees no GPU; use auto or cpu")
+        there = torch.accelerator.current_accelerator()
+        if device.type != "cpu" and (
+            there is None or device.type != there.type or not torch.accelerator.is_available()
+        ):
+            raise ValueError(
+                f"accelerator={self.accelerator!r} is not there: torch sees no such device; use auto or cpu"
+            )
         return device
 
 
@@ -78,6 +83,8 @@ def check_counts(engine: EngineConfig, **counts: int) -> None:
     """Refuse counts below 1."""
     counts |= {"engine.evaluate_every": engine.evaluate_every, "engine.log_every": engine.log_every}
     once = {"engine.stop_after": engine.stop_after, "engine.save_every": engine.save_every}
+    if isinstance(engine.devices, int) and engine.devices < 1:
+        raise ValueError(f"engine.devices={engine.devices} must be at least 1, or auto")
     for name, count in {**counts, **{name: 1 if count is None else count for name, count in once.items()}}.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")

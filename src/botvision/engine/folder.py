@@ -12,6 +12,7 @@ import yaml
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain
 from botvision.files import UNFINISHED
+from botvision.files import check_folder as check_no_file
 
 
 def run_files(out: Path) -> list[Path]:
@@ -55,8 +56,7 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
         config: of this run, as YAML holds it.
         fixed: the groups that must not change, as dataclasses; what an older run lacks reads as their defaults.
     """
-    if out.is_file():
-        raise ValueError(f"{out} is a file; give a folder as --out")
+    check_no_file(out)
     if not run_files(out):
         return
     if on_existing == "refuse":
@@ -66,7 +66,9 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
         )
     if on_existing == "resume" and (out / "config.yaml").is_file():
         old = yaml.safe_load((out / "config.yaml").read_text())
-        old["data"]["workers"] = config["data"]["workers"]  # as many as the machine has
+        data = old.get("data")
+        if isinstance(data, dict) and "workers" in data:
+            data["workers"] = config["data"]["workers"]  # as many as the machine has
         changed = [key for key, group in fixed.items() if completed(old.get(key), group) != config[key]]
         if changed:
             raise ValueError(

@@ -48,7 +48,7 @@ class RunSummary:
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
     """
 
-    task: ClassVar[str]
+    task: ClassVar[str] = ""  # whose `predict` command comes next
     wall_seconds: float
     peak_memory_mb: float
     gpu_memory_mb: float
@@ -62,12 +62,15 @@ class RunSummary:
         """Its metrics in a few words."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
+    @property
+    def predict_command(self) -> str:
+        """What to type next, for a task that has a command."""
         checkpoint = shlex.quote(str(self.out / "checkpoints" / "last.ckpt"))
-        return (
-            f"{self.headline} after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at "
-            f"{self.out / 'predictions'}\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE"
-        )
+        return f"botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
+
+    def __str__(self) -> str:
+        ending = f"after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at {self.out / 'predictions'}"
+        return f"{self.headline} {ending}" + (f"\nnext: {self.predict_command}" if self.task else "")
 
 
 Summary = TypeVar("Summary", bound=RunSummary)
@@ -117,7 +120,7 @@ class Task(ABC, Generic[Summary]):
         name: of the command and of its checkpoints, e.g. "maskrcnn".
         panels: of curves.png: metrics by the title of their panel.
         metric: validation metric that every evaluation gives, e.g. "val/top1".
-        fixed: fields that must not change when a run is resumed.
+        fixed: those of its fields that must not change when a run is resumed.
     """
 
     name: ClassVar[str]
@@ -186,7 +189,12 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         config = plain_config(engine, **task.options())
         is_first = getattr(rank_zero_only, "rank", 0) == 0
         if is_first:
-            check_folder(out, on_existing, config, fixed={name: getattr(task, name) for name in task.fixed})
+            check_folder(
+                out,
+                on_existing,
+                config,
+                fixed={name: value for name, value in task.options().items() if name in task.fixed},
+            )
         last = out / "checkpoints" / "last.ckpt"
         resumed = newest_whole(last.parent, task=task.name) if on_existing == "resume" else None
         L.seed_everything(engine.seed, workers=True, verbose=False)

@@ -1,6 +1,7 @@
 """Read and check COCO annotations: every reference leads somewhere, every image is there."""
 
 import logging
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,10 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
         not isinstance(document.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise ValueError(f"{path} is no COCO file: it needs the lists images, annotations and categories")
+    for key in ("images", "annotations", "categories"):
+        strange = [entry for entry in document[key] if not isinstance(entry, dict)]
+        if strange:
+            raise ValueError(f"{path}: {key} must be a list of dictionaries; got {strange[0]!r:.60} in it")
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
@@ -109,8 +114,8 @@ def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tupl
 def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
     """What is wrong with an annotation's box, or nothing."""
     bbox = annotation.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return f"has bbox {bbox}, not [x, y, width, height]"
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_finite, bbox)):
+        return f"has bbox {bbox}, not [x, y, width, height] in finite numbers"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return f"has a box without area, {bbox}"
     x1, y1, x2, y2 = clip(corners(bbox), height, width)
@@ -125,13 +130,22 @@ def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
     if not form:
         return "has no segmentation, and Mask R-CNN needs polygons or RLE"
     if isinstance(form, list):
-        fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in form)
-        return "" if fine else "has a polygon that is no list of at least three x, y"
+        fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_finite, p)) for p in form)
+        return "" if fine else "has a polygon that is no list of at least three x, y in finite numbers"
     if not isinstance(form, dict) or not {"size", "counts"} <= set(form):
         return "has a segmentation that is neither polygons nor RLE with size and counts"
     if list(form["size"]) != [height, width]:
         return f"has an RLE of size {form['size']} on an image of height {height}, width {width}"
-    return ""
+    counts = form["counts"]
+    if isinstance(counts, list):
+        fine = all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
+        return "" if fine else f"has an RLE whose counts are not whole numbers that add up to {height} × {width}"
+    return "" if isinstance(counts, str) else "has an RLE whose counts are neither text nor whole numbers"
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number that a place can have."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def for_counting(document: dict[str, Any]) -> dict[str, Any]:

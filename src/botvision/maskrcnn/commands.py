@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import write_json
+from botvision.files import check_folder, write_json
 from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def train(
     from botvision.engine.run import run
     from botvision.maskrcnn.task import InstanceSegmentation
 
-    task = InstanceSegmentation(data, model, optim, backbone_weights, init_from)
-    return run(task, out, engine=engine, on_existing=on_existing)
+    task = InstanceSegmentation(data, model, optim, backbone_weights, None if init_from is None else Path(init_from))
+    return run(task, Path(out), engine=engine, on_existing=on_existing)
 
 
 def evaluate(
@@ -83,18 +83,20 @@ def evaluate(
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
 
+    if out is not None:
+        check_folder(Path(out))
     metrics, results = evaluate_detector(
-        load_detector(checkpoint),
-        annotations,
-        images,
+        load_detector(Path(checkpoint)),
+        Path(annotations),
+        Path(images),
         device=engine.device,
         batch_size=batch_size,
         workers=workers,
         backend=backend,
     )
     if out is not None:
-        write_json(out / "results.json", results)
-        write_json(out / "metrics.json", metrics._asdict(), indent=2)
+        write_json(Path(out) / "results.json", results)
+        write_json(Path(out) / "metrics.json", metrics._asdict(), indent=2)
     return metrics
 
 
@@ -123,4 +125,4 @@ def predict(
     from botvision.maskrcnn.prediction import Predictor, predict_files
 
     predictor = Predictor.load(checkpoint, threshold=threshold, accelerator=engine.accelerator)
-    return predict_files(predictor, source, out=out, on_existing=on_existing)
+    return predict_files(predictor, source, out=Path(out), on_existing=on_existing)

@@ -37,6 +37,11 @@ class DataConfig:
     workers: int = 2
     on_bad: OnBad = "refuse"
 
+    def __post_init__(self) -> None:
+        """Paths may come as text."""
+        for name in ("train_annotations", "train_images", "val_annotations", "val_images"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
 
 @dataclass(frozen=True)
 class ModelConfig:

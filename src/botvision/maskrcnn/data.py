@@ -129,9 +129,15 @@ class CocoInstances(Dataset[Sample]):
         boxes, labels, crops = [], [], []
         for annotation in annotations:
             box = clip(frame.forward(corners(annotation["bbox"])), *image.shape[-2:])
-            if min(box[2] - box[0], box[3] - box[1]) <= 1:
+            if min(box[2] - box[0], box[3] - box[1]) < 1:
                 continue
-            mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
+            try:
+                mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; "
+                    "mend it"
+                ) from error
             if mask.any():
                 boxes.append(box)
                 labels.append(self.label_of[annotation["category_id"]])

@@ -103,7 +103,7 @@ def check_values(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes:
     extent = extents.repeat_interleave(torch.tensor(counts, device=boxes.device), 0, output_size=len(boxes))  # G 2
     bad_box = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
     outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= extent)).any(1)
-    fraction = ((boxes >= 0) & (boxes <= 1)).all(1) & (extent > SMALL).all(1)
+    fraction = ((boxes >= 0) & (boxes <= 1)).all(1) & ((boxes > 0) & (boxes < 1)).any(1) & (extent > SMALL).any(1)
     bad_label = (labels < 1) | (labels > classes)
     masks = torch.cat([target["masks"] for target in targets])
     bad_mask = ~((masks >= 0) & (masks <= 1)).flatten(1).all(1)  # and NaN
