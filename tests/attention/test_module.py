@@ -240,8 +240,7 @@ def test_import_takes_less_than_300_ms_beyond_torch():
         "import time, torch; start = time.perf_counter(); import botvision, botvision.attention; "
         "print(time.perf_counter() - start)"
     )
-    times = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3)]
-    assert min(times) < 0.3
+    assert any(float(subprocess.check_output([sys.executable, "-c", code], text=True)) < 0.3 for _ in range(3))
     code = "import sys, botvision; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
