@@ -38,20 +38,8 @@ __all__ = [
 __getattr__, __dir__ = exports(
     __name__,
     {
+        **dict.fromkeys(__all__, "botvision.backbone"),
         **dict.fromkeys(("MHSA2d", "attend"), "botvision.attention"),
-        **dict.fromkeys(
-            (
-                "create_model",
-                "from_pretrained",
-                "fuse",
-                "list_models",
-                "load_resnet",
-                "load_weights",
-                "push_to_hub",
-                "save_pretrained",
-            ),
-            "botvision.backbone",
-        ),
         "build_mask_rcnn": "botvision.maskrcnn",
     },
 )

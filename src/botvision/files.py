@@ -80,7 +80,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def check_folder(path: Path) -> None:
+def check_no_file(path: Path) -> None:
     """Refuse a folder to write into that is a file.
 
     Raises:
@@ -99,7 +99,7 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
     """
     paths = list(paths)
     for path in paths:
-        check_folder(path.parent)
+        check_no_file(path.parent)
     if on_existing not in ("refuse", "replace"):
         raise ValueError(f"on_existing={on_existing!r} is unknown; use refuse or replace")
     there = [path for path in paths if os.path.lexists(path)] if on_existing == "refuse" else []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_folder, write_json
+from botvision.files import check_no_file, write_json
 
 if TYPE_CHECKING:
     from botvision.classify.evaluation import Evaluations
@@ -83,7 +83,7 @@ def evaluate(
 
     if out is not None:
         out = Path(out)
-        check_folder(out)
+        check_no_file(out)
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")

@@ -69,10 +69,8 @@ class DeviceConfig:
             device = torch.device(name or self.accelerator)
         except RuntimeError as error:
             raise ValueError(f"accelerator={self.accelerator!r} is unknown; use auto, cpu or gpu") from error
-        there = torch.accelerator.current_accelerator()
-        if device.type != "cpu" and (
-            there is None or device.type != there.type or not torch.accelerator.is_available()
-        ):
+        there = torch.accelerator.current_accelerator(check_available=True)
+        if device.type != "cpu" and (there is None or device.type != there.type):
             raise ValueError(
                 f"accelerator={self.accelerator!r} is not there: torch sees no such device; use auto or cpu"
             )

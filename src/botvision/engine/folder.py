@@ -11,8 +11,7 @@ import yaml
 
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain
-from botvision.files import UNFINISHED
-from botvision.files import check_folder as check_no_file
+from botvision.files import UNFINISHED, check_no_file
 
 
 def run_files(out: Path) -> list[Path]:

@@ -62,15 +62,11 @@ class RunSummary:
         """Its metrics in a few words."""
         raise NotImplementedError
 
-    @property
-    def predict_command(self) -> str:
-        """What to type next, for a task that has a command."""
-        checkpoint = shlex.quote(str(self.out / "checkpoints" / "last.ckpt"))
-        return f"botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
-
     def __str__(self) -> str:
         ending = f"after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at {self.out / 'predictions'}"
-        return f"{self.headline} {ending}" + (f"\nnext: {self.predict_command}" if self.task else "")
+        checkpoint = shlex.quote(str(self.out / "checkpoints" / "last.ckpt"))
+        following = f"\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
+        return f"{self.headline} {ending}{following}"
 
 
 Summary = TypeVar("Summary", bound=RunSummary)

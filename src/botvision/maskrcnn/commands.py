@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_folder, write_json
+from botvision.files import check_no_file, write_json
 from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def evaluate(
     from botvision.maskrcnn.evaluation import evaluate_detector
 
     if out is not None:
-        check_folder(Path(out))
+        check_no_file(Path(out))
     metrics, results = evaluate_detector(
         load_detector(Path(checkpoint)),
         Path(annotations),
