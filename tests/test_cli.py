@@ -185,11 +185,11 @@ def test_one_value_of_a_list_needs_no_brackets(capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model.canvas", "64"], "unrecognized arguments: --model.canvas 64; did you mean img_size?"),
-        (["--optim.optimiser", "adamw"], "did you mean optim.optimizer?"),
+        (["--model.canvas", "64"], ["nrecognized arguments: --model.canvas 64; did you mean img_size?"]),
+        (["--optim.optimiser", "adamw"], ["did you mean optim.optimizer?"]),
         (
             ["--config", "{folder}/old.yaml"],
-            "Group 'engine' does not accept option 'score_every'; did you mean evaluate",
+            ["Group 'engine' does not accept", "'score_every'; did you mean evaluate_every?"],
         ),
     ],
 )
@@ -199,5 +199,5 @@ def test_a_wrong_name_is_one_line_with_the_right_one(tmp_path, capsys, flags, sa
         main(["maskrcnn", "train", *(flag.format(folder=tmp_path) for flag in flags)])
     assert stop.value.code == 2
     line = capsys.readouterr().err
-    assert said in line
+    assert all(part in line for part in said)  # jsonargparse's versions say the rest in words of their own
     assert line.count("\n") == 1

@@ -195,7 +195,7 @@ def command_parser(command: Command, *, prog: str) -> Any:
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             told = " ".join(message.split())
-            unknown = re.search(r"arguments: --([\w.-]+)|option '(\w+)'", told)
+            unknown = re.search(r"arguments: --([\w.-]+)|(?:option|key) '([\w.]+)'", told)
             known = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
             name = next(filter(None, unknown.groups())) if unknown else ""
             today = RENAMED.get(name.rpartition(".")[2], "")
