@@ -62,20 +62,24 @@ def make_scenes(
         out: folder to make; one that holds the same scenes already is left as it is.
         task: "plain": the class is the digit. "key": a digit is "under 0" or "under 1", whichever of these is in the
             image. "match": it is "paired" where the same digit stands elsewhere in the image, from another sample,
-            otherwise "single". "side": it is "left" or "right" of the image's "key", a 0; it proves nothing about
-            attention, since at far distances the key's half of the image tells the class of every digit in it. But
-            for "plain", a digit's own pixels tell nothing of its class; annotations bear their `partner`'s id and the
+            otherwise "single". "pair": it stands exactly between a 0 and a 1 and is "0 left" or "1 left", by a coin;
+            as many rows of a 0 and a 1 alone have the two the other way round, so that no count and no mean over the
+            image tells anything. "side": it is "left" or "right" of the image's "key", a 0; it proves nothing about
+            attention, since at far distances the key's half of the image tells the class of every digit in it. But for
+            "plain", a digit's own pixels tell nothing of its class; annotations bear their `partner`'s id and the
             `distance` to it in pixels, centre to centre.
         train: images to train on.
         val: images to evaluate on.
         size: side of an image in pixels.
-        digits: fewest and most digits asked for in an image, the key counted; by default [2, 7], match [4, 6], else
-            [2, 4]. A later one that finds no place is left out: of 192 px images of "key" and "side" with digits
-            [3, 4], distance [0.4, 0.6] and scale [0.16, 0.22], 50 % hold 2, 47 % hold 3 and 3 % hold 4.
+        digits: fewest and most digits asked for in an image, the key counted; by default [2, 7], match [4, 6],
+            pair [10, 10], else [2, 4]; those of "match" come in couples, of "pair" in fives. A later one that finds no
+            place is left out: of 192 px images of "key" and "side" with digits [3, 4], distance [0.4, 0.6] and scale
+            [0.16, 0.22], 50 % hold 2, 47 % hold 3 and 3 % hold 4. Images of "pair" are always whole.
         scale: smallest and largest digit as a share of the side, drawn log-uniformly, so small ones are common; by
-            default [0.2, 0.5], in a relation [0.15, 0.22].
+            default [0.2, 0.5], in a relation [0.15, 0.22], pair [0.12, 0.16].
         overlap: largest share of a digit that later digits may hide, by default 0.1; in a relation none is hidden.
-        distance: nearest and farthest partner as a share of the side, by default [0.3, 0.6]; for a relation.
+        distance: nearest and farthest partner as a share of the side, by default [0.3, 0.6], pair [0.22, 0.3]; for a
+            relation.
         clutter: scrambled digits an image, which are nothing to find.
         seed: of everything that is drawn.
 

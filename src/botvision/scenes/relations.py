@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from botvision.scenes.material import random_side
-from botvision.scenes.world import CATEGORIES, World
+from botvision.scenes.world import CATEGORIES, ROW, World
 
 KEYS = (0, 1)  # digits that others are named after; the first is the one that "left" and "right" are told from
 STEEPEST = np.deg2rad(60)  # of the line from a digit to its key: a side must be a side
+LEVEL = np.deg2rad(10)  # of the line through the keys of "pair"
 ATTEMPTS = 200
 GAP = 2  # pixels between squares
 
@@ -73,7 +74,7 @@ class Field:
 def lay_out(world: World, rng: np.random.Generator) -> list[Thing]:
     """An image's digits, then its clutter."""
     field = Field(world)
-    things = {"key": key, "match": match, "side": side}[world.task](field, rng)
+    things = {"key": key, "match": match, "pair": pair, "side": side}[world.task](field, rng)
     for _ in range(world.clutter):
         for _attempt in range(ATTEMPTS):
             more = Thing(*field.anywhere(rng), field.side(rng))
@@ -163,6 +164,45 @@ def beside(field: Field, place: tuple[float, float], rng: np.random.Generator, *
     """A digit that is not the key's, with its class."""
     digit = int(rng.integers(KEYS[0] + 1, 10))
     return Thing(*place, field.side(rng), digit, CATEGORIES["side"][0 if is_left else 1], partner=0)
+
+
+def pair(field: Field, rng: np.random.Generator) -> list[Thing]:
+    """Rows of a digit between a 0 and a 1, "0 left" or "1 left" by a coin; and rows of keys alone, their counterparts.
+
+    All places and sizes are drawn first, a digit exactly between its keys, then a coin a digit, then which row of keys
+    alone is another row's counterpart, its 0 on the other side. So a digit's own square, its keys' squares and all of
+    the other digits with their keys tell nothing; nor does any count or mean over the image, such as on which side of
+    it the zeros are: they are as many on each.
+    """
+    rows = int(rng.integers(field.world.digits[0] // ROW, field.world.digits[1] // ROW + 1))
+    placed: list[Thing] = []
+    while len(placed) < 2 * 3 * rows:
+        placed = row_of_three(field, rng)
+        for _attempt in range(ATTEMPTS // 10):
+            more = row_of_three(field, rng)
+            if all(new.is_clear_of(old) for new in more for old in placed):
+                placed += more
+                if len(placed) == 2 * 3 * rows:
+                    break
+    zero_left = [bool(coin < 0.5) for coin in rng.random(rows)]
+    sides = zero_left + [not zero_left[number] for number in rng.permutation(rows)]
+    things: list[Thing] = []
+    for number, is_left in enumerate(sides):
+        left, middle, right = placed[3 * number : 3 * number + 3]
+        for thing, digit in ((left, KEYS[not is_left]), (right, KEYS[is_left])):
+            things.append(thing._replace(digit=digit, category=str(digit)))
+        if number < rows:
+            digit, name = int(rng.integers(len(KEYS), 10)), CATEGORIES["pair"][not is_left]
+            things.append(middle._replace(digit=digit, category=name, partner=len(things) - 2))
+    return things
+
+
+def row_of_three(field: Field, rng: np.random.Generator) -> list[Thing]:
+    """Squares left, in the middle and right of a row."""
+    right, down = field.step(rng, steepest=LEVEL)
+    x = rng.uniform(field.low + right, field.high - right)
+    y = rng.uniform(field.low + abs(down), field.high - abs(down))
+    return [Thing(float(x + step * right), float(y + step * down), field.side(rng)) for step in (-1, 0, 1)]
 
 
 def apart(things: list[Thing]) -> bool:

@@ -2,18 +2,22 @@
 
 from typing import Any, Literal, NamedTuple
 
-TaskName = Literal["plain", "key", "match", "side"]
+TaskName = Literal["plain", "key", "match", "pair", "side"]
 CATEGORIES: dict[str, list[str]] = {
     "plain": [str(digit) for digit in range(10)],
     "key": ["under 0", "under 1", "0", "1"],
     "match": ["paired", "single"],
+    "pair": ["0 left", "1 left", "0", "1"],
     "side": ["left", "right", "key"],
 }
 RELATION = {
     "key": ("under 0", "under 1"),
     "match": ("paired", "single"),
+    "pair": ("0 left", "1 left"),
     "side": ("left", "right"),
 }  # classes that need the partner
+ROW = 5  # digits of "pair" that come together: one between its two keys, and two keys alone
+CROWD = 0.72  # of the height that the rows of "pair" may fill
 MOST = 10  # digits of a relation image: singles are of different digits
 
 
@@ -34,6 +38,7 @@ USUAL: dict[str, dict[str, Any]] = {  # what a task takes where nothing is said
     "plain": {"digits": (2, 7), "scale": (0.2, 0.5), "overlap": 0.1, "distance": (0.0, 0.0)},
     "key": {"digits": (2, 4), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
     "match": {"digits": (4, 6), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
+    "pair": {"digits": (10, 10), "scale": (0.12, 0.16), "overlap": 0.0, "distance": (0.22, 0.3)},
     "side": {"digits": (2, 4), "scale": (0.15, 0.22), "overlap": 0.0, "distance": (0.3, 0.6)},
 }
 
@@ -84,3 +89,23 @@ def check_relation(world: World) -> None:
         raise ValueError(f"digits={world.digits} must be 2 ≤ fewest, most ≤ {MOST} in a relation; e.g. [4, 6]")
     if world.task == "match" and any(number % 2 for number in world.digits):
         raise ValueError(f"digits={world.digits} must be even: matches are drawn in couples; e.g. [4, 6]")
+    if world.task == "pair":
+        check_pair(world)
+
+
+def check_pair(world: World) -> None:
+    """Refuse rows that have no room in the image."""
+    fewest, most = world.digits
+    if fewest % ROW or most % ROW:
+        raise ValueError(f"digits={world.digits} must be 5 or 10: a digit, its two keys and two more; e.g. [10, 10]")
+    least, most_distant = (1 - world.scale[1]) / 4, (1 - world.scale[1]) / 2 - 2 / world.size
+    if not least <= world.distance[0] <= world.distance[1] <= most_distant:
+        raise ValueError(
+            f"distance={world.distance} must lie within {least:.2f} and {most_distant:.2f} with scale={world.scale}: a "
+            "digit has a key to either side, each in its half of the image; e.g. [0.22, 0.3]"
+        )
+    if most // ROW * 2 * world.scale[1] > CROWD:
+        raise ValueError(
+            f"scale={world.scale} must be at most {CROWD * ROW / most / 2:.2f} with digits={world.digits}: "
+            "the rows stand below each other; e.g. [0.12, 0.16]"
+        )
