@@ -13,7 +13,7 @@ from botvision.scenes.world import CATEGORIES, MOST, RELATION, build_world
 
 SIZE = 96
 TASKS = ["key", "match", "pair", "side"]
-ROOMY = {"pair": {"digits": (5, 5), "distance": (0.28, 0.36)}}  # what digits as large as the other tasks' leave room for
+ROOMY = {"pair": {"digits": (5, 5), "distance": (0.28, 0.36)}}  # for digits as large as elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,8 @@ def relation(tmp_path_factory):
     """Folders of 240 + 80 scenes a task."""
     folder = tmp_path_factory.mktemp("relations")
     for task in TASKS:
-        make_scenes(folder / task, task=task, train=240, val=80, size=SIZE, scale=(0.16, 0.22), clutter=1, **ROOMY.get(task, {}))
+        room = ROOMY.get(task, {})
+        make_scenes(folder / task, task=task, train=240, val=80, size=SIZE, scale=(0.16, 0.22), clutter=1, **room)
     return folder
 
 
