@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from botvision.engine.config import EngineConfig
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.scenes import make_scenes
+from botvision.scenes.world import RELATION
 
 SHIPPED = Path(__file__).with_name("grids")
 Config = TypeVar("Config")
@@ -75,6 +76,11 @@ class Grid:
         if set(seeds) == set(self.seeds):
             return title
         return f"{title} (seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, sorted(seeds)))})"
+
+    def relations(self) -> list[str]:
+        """Tasks of its worlds in which a digit's class needs another digit."""
+        tasks = {options.get("task", "plain") for options in self.worlds.values()}
+        return [task for task in RELATION if task in tasks]
 
     def runs(
         self, *, worlds: Sequence[str] = (), variants: Sequence[str] = (), seeds: Sequence[int] = ()

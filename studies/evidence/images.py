@@ -15,7 +15,7 @@ from botvision.maskrcnn.coco import corners
 from botvision.maskrcnn.data import CocoInstances
 from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
-from botvision.scenes.world import CATEGORIES, RELATION, World, build_world
+from botvision.scenes.world import CATEGORIES, World, build_world
 from studies.evidence.intervals import Point, draw_intervals
 from studies.evidence.numbers import interval
 from studies.grid import Grid, as_pairs
@@ -34,7 +34,7 @@ Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
 
 def draw_images(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
     """All that there are results for; what a training shows is left as it is where the training is not at hand."""
-    for task in RELATION:
+    for task in grid.relations():
         draw_examples(grid, task, folder / f"evidence_{task}.jpg")
     distances = {f"{world}: box AP": by_distance(grid, found, world, "box") for world in found}
     right = {f"{world}: named right, %": by_distance(grid, found, world, "named") for world in found}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from botvision.files import read_json, write_text
-from botvision.scenes.world import RELATION
 from studies.evidence.commands import commands
 from studies.evidence.images import draw_images
 from studies.evidence.numbers import difference, interval, verdict
@@ -86,7 +85,7 @@ def build_page(evidence: Evidence, field: Path) -> str:
         ran=what_ran(evidence.all()),
         differences=differences_table(evidence),
         comparisons=comparisons(evidence),
-        tasks=list(RELATION),
+        tasks=grid.relations(),
         worlds=[world_context(evidence, world) for world in grid.worlds],
         path=path(evidence),
         field=read_json(field, what="receptive fields") if field.is_file() else {},
