@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from botvision.lazy import exports
 
 if TYPE_CHECKING:
-    from botvision.attention import MHSA2d, attend
+    from botvision.attention import MHSA2d, attend, attention_statistics
     from botvision.backbone import (
         create_model,
         from_pretrained,
@@ -25,6 +25,7 @@ __all__ = [
     "MHSA2d",
     "__version__",
     "attend",
+    "attention_statistics",
     "build_mask_rcnn",
     "create_model",
     "from_pretrained",
@@ -39,7 +40,7 @@ __getattr__, __dir__ = exports(
     __name__,
     {
         **dict.fromkeys(__all__, "botvision.backbone"),
-        **dict.fromkeys(("MHSA2d", "attend"), "botvision.attention"),
+        **dict.fromkeys(("MHSA2d", "attend", "attention_statistics"), "botvision.attention"),
         "build_mask_rcnn": "botvision.maskrcnn",
     },
 )

@@ -2,5 +2,18 @@
 
 from botvision.attention.dispatch import BACKENDS, attend, why_not
 from botvision.attention.module import EXTENSIONS, POSITIONS, MHSA2d
+from botvision.attention.start import STARTS
+from botvision.attention.statistics import HeadStatistics, attention_statistics, layer_statistics
 
-__all__ = ["BACKENDS", "EXTENSIONS", "POSITIONS", "MHSA2d", "attend", "why_not"]
+__all__ = [
+    "BACKENDS",
+    "EXTENSIONS",
+    "POSITIONS",
+    "STARTS",
+    "HeadStatistics",
+    "MHSA2d",
+    "attend",
+    "attention_statistics",
+    "layer_statistics",
+    "why_not",
+]

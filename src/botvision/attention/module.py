@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from botvision.attention.dispatch import BACKENDS, dispatched
 from botvision.attention.graphs import is_recorded, is_transformed
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
+from botvision.attention.start import TYPICAL, check_start, check_stds, hills
 
 log = logging.getLogger("botvision.attention")
 
@@ -39,13 +40,19 @@ class MHSA2d(nn.Module):
         max_size: (H, W) of the largest map whose every offset has a row of its own; 14×14 is ImageNet at stride 16.
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
-        qkv_std: of the projections at the start; the authors' 0.01 is for 512 channels.
-        position_std: of the tables at the start; none is the authors' D^-0.5, which begins nearly as a mean.
+        start: initial weights. "paper": the authors', with which attention begins as a plain average over the map.
+            "directional": the heads look right, left, down and up from the start, which learns from less data; a
+            departure from the paper in the initial weights alone: no parameter more, and the same equation.
+        start_distance: how far they look, as a share of `max_size`; the next four heads half as far, a third four one
+            and a half times as far, further heads nowhere in particular.
+        qkv_std: of the projections at the start; by default the authors' 0.01, or with "directional" C^-0.5 / 2.
+        position_std: of the tables at the start; by default the authors' D^-0.5, or with "directional" 0.1.
         backend: how `attend` computes it; "auto" chooses.
 
     Raises:
-        ValueError: an option out of its list, `num_heads` that does not divide `dim`, `max_size` below 1, or a negative
-            standard deviation.
+        ValueError: an option out of its list, `num_heads` that does not divide `dim`, `max_size` below 1, a negative
+            standard deviation, or a directional start without relative positions, with more heads than a head has
+            channels, or beyond the map.
     """
 
     rel_h: Tensor
@@ -65,7 +72,9 @@ class MHSA2d(nn.Module):
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
         qkv_bias: bool = False,
-        qkv_std: float = 0.01,
+        start: str = "paper",
+        start_distance: float = 0.25,
+        qkv_std: float | None = None,
         position_std: float | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -73,7 +82,8 @@ class MHSA2d(nn.Module):
     ) -> None:
         super().__init__()
         check_options(dim, num_heads, position=position, extend=extend, backend=backend)
-        check_start(qkv_std=qkv_std, position_std=position_std)
+        check_start(start, start_distance, position=position, num_heads=num_heads, head_dim=dim // num_heads)
+        check_stds(qkv_std=qkv_std, position_std=position_std)
         check_max_size(max_size)
         self.dim = dim
         self.num_heads = num_heads
@@ -85,8 +95,11 @@ class MHSA2d(nn.Module):
         self.absolute = position == "absolute"
         self.extend = extend
         self.backend = backend
-        self.qkv_std = qkv_std
-        self.position_std = self.scale if position_std is None else position_std
+        self.start = start
+        self.start_distance = start_distance
+        looks = start == "directional"
+        self.qkv_std = (dim**-0.5 / 2 if looks else 0.01) if qkv_std is None else qkv_std
+        self.position_std = (0.1 if looks else self.scale) if position_std is None else position_std
         self.parts = 3 if self.content else 2  # q, (k,) v
         self.qkv = nn.Conv2d(dim, self.parts * dim, kernel_size=1, bias=qkv_bias, device=device, dtype=dtype)
         for name, side in zip(self.table_names(), max_size, strict=False):
@@ -115,12 +128,31 @@ class MHSA2d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """Projections N(0, `qkv_std`²), tables N(0, `position_std`²); by default as in the authors' published code."""
+        """Projections N(0, `qkv_std`²), tables N(0, `position_std`²), as in the authors' code; then `start`."""
         nn.init.normal_(self.qkv.weight, std=self.qkv_std)
         if self.qkv.bias is not None:
             nn.init.zeros_(self.qkv.bias)
         for name in self.table_names():
             nn.init.normal_(getattr(self, name), std=self.position_std)
+        if self.start == "directional":
+            self.look_around()
+
+    @torch.jit.ignore
+    @torch.no_grad()
+    def look_around(self) -> None:
+        """Let each head look to a side: its query's channel m, m the head, meets a hill in the tables' channel m.
+
+        That channel of the query is a mean of the input's channels over 0.4, about 1 behind BatchNorm and ReLU. In the
+        other heads' queries it is 0, so a table that all heads share directs one of them.
+        """
+        looks = hills(self.num_heads, self.max_size(), self.start_distance)
+        for head in range(self.num_heads):
+            first = head * self.head_dim
+            self.qkv.weight[first : first + len(looks)] = 0
+            if head < len(looks):
+                self.qkv.weight[first + head] = 1 / (TYPICAL * self.dim)
+        for name, by_offset in zip(self.table_names(), zip(*looks, strict=True), strict=True):
+            getattr(self, name)[0, :, : len(looks)] = torch.stack(by_offset, 1) / self.scale
 
     @torch.jit.ignore
     def set_max_size(self, max_size: tuple[int, int]) -> None:
@@ -165,25 +197,32 @@ class MHSA2d(nn.Module):
         # fused kernels want a token's channels side by side, and leave for a slow N×N form without a word otherwise
         if torch.jit.is_scripting() or not is_transformed():  # vmap has no memory formats
             x = x.contiguous(memory_format=torch.channels_last)
-        tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
-        heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k, v = heads[0], heads[self.parts - 2], heads[-1]  # B M N D
-        out = self.attend_with_positions(q, k, v, size)
+        q, k, v = self.project(x)
+        q, k, rel_h, rel_w = self.with_positions(q, k, size)
+        out = dispatched(q, k, v, rel_h, rel_w, self.scale, self.backend)
         # B M N D → B C H W; the memory order is channels_last, as the convolutions around it like it
         return out.transpose(1, 2).flatten(2).unflatten(1, size).permute(0, 3, 1, 2)
 
-    def attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the position term that the layer was built with."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) → query, key and value (B, M, N, D); without a key projection the query stands for the key."""
+        tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
+        heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return heads[0], heads[self.parts - 2], heads[-1]  # B M N D
+
+    def with_positions(
+        self, q: Tensor, k: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Query, key, and scaled position logits by rows and by columns, as the layer's positions make them."""
         if self.relative:
             rel_h, rel_w = self.position_logits(q, size)
             if not self.content:
                 q = k = q[..., :0]  # content vectors of width 0: the position logits alone
-            return dispatched(q, k, v, rel_h, rel_w, self.scale, self.backend)
+            return q, k, rel_h, rel_w
         if self.absolute:
             rows = coordinate_table(self.abs_h, size[0], extend=self.extend).to(k.dtype)
             columns = coordinate_table(self.abs_w, size[1], extend=self.extend).to(k.dtype)
             k = k + (rows[:, None] + columns).flatten(0, 1)  # q·k + q·emb = q·(k + emb)
-        return dispatched(q, k, v, None, None, self.scale, self.backend)
+        return q, k, None, None
 
     def position_logits(self, q: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The scaled `q·r` of a layer with offset tables, by rows and by columns: see `relative_logits`.
@@ -198,6 +237,8 @@ class MHSA2d(nn.Module):
         """Options in the printed model."""
         options = {"num_heads": self.num_heads, "position": self.position, "extend": self.extend}
         options |= {"max_size": self.max_size(), "qkv_bias": self.qkv.bias is not None, "backend": self.backend}
+        if self.start != "paper":
+            options["start"] = self.start
         return ", ".join([str(self.dim), *(f"{name}={value!r}" for name, value in options.items())])
 
 
@@ -214,13 +255,6 @@ def check_options(dim: int, num_heads: int, *, position: str, extend: str, backe
         raise ValueError(f"extend={extend!r} is unknown; use one of {', '.join(EXTENSIONS)}")
     if backend not in {"auto", *BACKENDS}:
         raise ValueError(f"backend={backend!r} is unknown; use auto, {', '.join(BACKENDS)}")
-
-
-def check_start(**stds: float | None) -> None:
-    """Refuse what is no standard deviation."""
-    for name, std in stds.items():
-        if std is not None and not 0 <= std < float("inf"):
-            raise ValueError(f"{name}={std} must be a standard deviation of at least 0; e.g. 0.05")
 
 
 def check_max_size(max_size: tuple[int, int]) -> None:

@@ -26,7 +26,7 @@ class BoTBlock(nn.Module):
         planes: channels P of the attention; the output has 4·P.
         stride: 1 or 2, of the whole block.
         downsample: the projection on the shortcut, or None for identity.
-        num_heads, position, max_size, extend, qkv_std, position_std: see `MHSA2d`.
+        num_heads, position, max_size, extend, start, start_distance, qkv_std, position_std: see `MHSA2d`.
         shortcut_act: activation after the shortcut's BatchNorm, as in the authors' code; ResNets have none.
     """
 
@@ -54,7 +54,9 @@ class BoTBlock(nn.Module):
         position: str = "relative",
         max_size: tuple[int, int] = (14, 14),
         extend: str = "stretch",
-        qkv_std: float = 0.01,
+        start: str = "paper",
+        start_distance: float = 0.25,
+        qkv_std: float | None = None,
         position_std: float | None = None,
         shortcut_act: bool = False,
         device: torch.device | str | None = None,
@@ -72,6 +74,8 @@ class BoTBlock(nn.Module):
             position=position,
             max_size=max_size,
             extend=extend,
+            start=start,
+            start_distance=start_distance,
             qkv_std=qkv_std,
             position_std=position_std,
             device=device,

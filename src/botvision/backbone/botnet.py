@@ -35,7 +35,7 @@ class BoTNet(ResNet):
         layers: bottlenecks in c2 … c5.
         img_size: side, or (height, width), of the image whose position tables have a row for every offset. Other
             sizes need no rebuild: smaller ones read the centre rows, larger ones follow `extend`.
-        num_heads, position, extend, qkv_std, position_std: see `MHSA2d`.
+        num_heads, position, extend, start, start_distance, qkv_std, position_std: see `MHSA2d`.
         shortcut_act: see `BoTBlock`.
         insert: stages of "c2" … "c5" that get one more block before their last. No block is replaced then: the rest
             is the plain ResNet (the paper's comparison with non-local networks).
@@ -54,7 +54,9 @@ class BoTNet(ResNet):
         num_heads: int = 4,
         position: str = "relative",
         extend: str = "stretch",
-        qkv_std: float = 0.01,
+        start: str = "paper",
+        start_distance: float = 0.25,
+        qkv_std: float | None = None,
         position_std: float | None = None,
         shortcut_act: bool = False,
         insert: Sequence[str] = (),
@@ -67,6 +69,8 @@ class BoTNet(ResNet):
             "num_heads": num_heads,
             "position": position,
             "extend": extend,
+            "start": start,
+            "start_distance": start_distance,
             "qkv_std": qkv_std,
             "position_std": position_std,
         }

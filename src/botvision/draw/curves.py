@@ -1,6 +1,7 @@
 """Training curves of a run."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from botvision.files import whole_file
@@ -14,12 +15,16 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
     Args:
         rows: of the metrics; a row may lack any column.
         path: of the PNG.
-        panels: panel title → columns drawn in it; empty panels are left out.
+        panels: panel title → columns drawn in it, by name or as a pattern (`val/*`); empty panels are left out.
         along: column of the horizontal axis.
     """
     from matplotlib.figure import Figure
 
-    filled = {t: [c for c in columns if any(c in r for r in rows)] for t, columns in panels.items()}
+    known = list(dict.fromkeys(column for row in rows for column in row))
+    filled = {
+        title: [column for pattern in patterns for column in known if fnmatchcase(column, pattern)]
+        for title, patterns in panels.items()
+    }
     filled = {title: columns for title, columns in filled.items() if columns}
     if not filled:
         return

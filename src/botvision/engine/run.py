@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from botvision.engine.attention import PANELS
 from botvision.engine.checkpoint import newest_whole
 from botvision.engine.config import EngineConfig, OnExisting, check_counts
 from botvision.engine.fit import fit, stoppable
@@ -194,7 +195,9 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         last = out / "checkpoints" / "last.ckpt"
         resumed = newest_whole(last.parent, task=task.name) if on_existing == "resume" else None
         L.seed_everything(engine.seed, workers=True, verbose=False)
-        history = History(out, panels=task.panels, metric=task.metric, log_every=engine.log_every, started=started)
+        history = History(
+            out, panels={**task.panels, **PANELS}, metric=task.metric, log_every=engine.log_every, started=started
+        )
         trainer = build_trainer(out, task.fitting, engine, history)
         check_launch(trainer)
         share = Share(task.batch_size, True, EpochPosition(), engine.seed, trainer.global_rank, trainer.world_size)

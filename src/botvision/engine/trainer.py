@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
+from botvision.engine.attention import AttentionLog
 from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Interruptible
 from botvision.engine.history import History
@@ -41,6 +42,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     """Lightning's Trainer with our callbacks."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
+        AttentionLog(compiled=engine.compile),  # before the history, which writes what it logs
         history,
         # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
         ModelCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),

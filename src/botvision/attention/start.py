@@ -1,0 +1,69 @@
+"""Initial weights of attention: the paper's, or a directional start whose heads already look somewhere."""
+
+# M heads, D head dim, H×W map that the tables cover, L a side of it; offsets are key − query
+
+import torch
+from torch import Tensor
+
+STARTS = ("paper", "directional")
+DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # (down, right) of four heads
+REACHES = (1.0, 0.5, 1.5)  # of the first four heads, the next and the third, in units of the distance
+WIDTH = 1 / 3  # standard deviation of what a head sees, in units of the distance
+DEPTH = 8.0  # how far the logits of the places farthest off lie below that of the place looked at
+TYPICAL = 0.4  # mean of a channel behind BatchNorm and ReLU, which is where BoT blocks have their attention
+
+
+def hills(heads: int, size: tuple[int, ...], distance: float) -> list[tuple[Tensor, Tensor]]:
+    """Position logits of a directional start, by offsets of rows and of columns.
+
+    Args:
+        heads: how many; beyond twelve they have none.
+        size: (H, W) of the map.
+        distance: how far the first four look, as a share of each side.
+
+    Returns:
+        ((2H−1,), (2W−1,)) a head: the logarithm of a Gaussian around the place looked at, no lower than −8, so that
+        a gradient comes from everywhere.
+    """
+    found = []
+    for head in range(min(heads, len(DIRECTIONS) * len(REACHES))):
+        group, number = divmod(head, len(DIRECTIONS))
+        place = [distance * REACHES[group] * step for step in DIRECTIONS[number]]
+        rows, columns = (
+            hill(side, share * side, max(distance * WIDTH * side, 0.5)) for side, share in zip(size, place, strict=True)
+        )
+        found.append((rows, columns))
+    return found
+
+
+def hill(side: int, place: float, width: float) -> Tensor:
+    """(2·side−1,) logits by offset, zero at `place`."""
+    offsets = torch.arange(1 - side, side, dtype=torch.float64)
+    return (-((offsets - place) ** 2) / (2 * width**2)).clamp(min=-DEPTH)
+
+
+def check_start(start: str, distance: float, *, position: str, num_heads: int, head_dim: int) -> None:
+    """Refuse a start that a layer cannot have, by rule, value and cure."""
+    if start not in STARTS:
+        raise ValueError(f"start={start!r} is unknown; use one of {', '.join(STARTS)}")
+    if not 0 < distance <= 1:
+        raise ValueError(f"start_distance={distance} must be a share of the map's side above 0, at most 1; e.g. 0.25")
+    if start == "paper":
+        return
+    if position not in {"relative", "relative_only"}:
+        raise ValueError(
+            f"start='directional' needs relative positions, which tell a direction; got position={position!r}; use "
+            "position='relative' or start='paper'"
+        )
+    if num_heads > head_dim:
+        raise ValueError(
+            f"start='directional' needs a channel of the tables for each head; got num_heads={num_heads}, of "
+            f"{head_dim} channels each; use at most as many heads as a head has channels"
+        )
+
+
+def check_stds(**stds: float | None) -> None:
+    """Refuse what is no standard deviation."""
+    for name, std in stds.items():
+        if std is not None and not 0 <= std < float("inf"):
+            raise ValueError(f"{name}={std} must be a standard deviation of at least 0; e.g. 0.05")

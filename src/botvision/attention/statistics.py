@@ -1,0 +1,108 @@
+"""Attention statistics: entropy, mean distance and direction of each head, on a model's own images."""
+
+# B batch, M heads, D head dim, H×W map, N = H·W tokens, Q ≤ N queries that are looked at
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from botvision.attention.module import MHSA2d
+
+QUERIES = 256
+
+
+class HeadStatistics(NamedTuple):
+    """Where a head looks, a mean over images and queries.
+
+    Attributes:
+        layer: name of the `MHSA2d` in the model.
+        head: its number.
+        entropy: of the attention weights, as a share of log N; 1 is a plain average over the map, 0 a single place.
+        distance: from a query to what it looks at, in cells of the map, weighted by attention.
+        down, right: the mean offset of what it looks at, in cells; of a plain average it is about 0.
+        size: (H, W) of the map.
+    """
+
+    layer: str
+    head: int
+    entropy: float
+    distance: float
+    down: float
+    right: float
+    size: tuple[int, int]
+
+
+def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistics]:
+    """Where each head of each attention layer looks on these images.
+
+    The model runs once, in the mode that it is in: in training mode BatchNorm's statistics move, as in any forward
+    pass.
+
+    Args:
+        model: one that has `MHSA2d` in it.
+        images: (B, channels, H, W), or whatever else the model takes as its one argument.
+
+    Raises:
+        ValueError: a model without `MHSA2d`.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MHSA2d)}
+    if not layers:
+        raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
+    found: list[HeadStatistics] = []
+
+    def looking(name: str) -> Any:
+        def look(layer: MHSA2d, inputs: tuple[Tensor, ...]) -> None:
+            found.extend(layer_statistics(layer, inputs[0], name=name))
+
+        return look
+
+    hooks = [layer.register_forward_pre_hook(looking(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@torch.no_grad()
+def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int = QUERIES) -> list[HeadStatistics]:
+    """Where each head of one layer looks.
+
+    Args:
+        layer: the attention layer.
+        x: (B, C, H, W), what comes into it.
+        name: of the layer, for the result.
+        queries: at most so many places a map are looked at, evenly spread: memory is B·M·queries·H·W numbers.
+    """
+    height, width = x.shape[2:]
+    tokens = torch.arange(height * width, device=x.device)
+    chosen = tokens[:: -(-len(tokens) // max(queries, 1))]
+    with torch.autocast(x.device.type, enabled=False):
+        weights = attention_weights(layer, x.to(layer.qkv.weight.dtype), chosen)  # B M Q N
+        information = -torch.special.xlogy(weights, weights).sum(-1) / math.log(max(len(tokens), 2))
+        down = (tokens // width - (chosen // width)[:, None]).to(weights)  # Q N
+        right = (tokens % width - (chosen % width)[:, None]).to(weights)
+        offsets = torch.stack([torch.hypot(down, right), down, right])
+        seen = torch.einsum("bmqn,oqn->mo", weights, offsets) / (len(x) * len(chosen))  # M 3
+    return [
+        HeadStatistics(name, head, entropy, distance, downwards, rightwards, (height, width))
+        for head, (entropy, (distance, downwards, rightwards)) in enumerate(
+            zip(information.mean((0, 2)).tolist(), seen.tolist(), strict=True)
+        )
+    ]
+
+
+def attention_weights(layer: MHSA2d, x: Tensor, chosen: Tensor) -> Tensor:
+    """(B, M, Q, N) softmax weights of the chosen queries, in float32 or better."""
+    size = (x.shape[2], x.shape[3])
+    q, k, rel_h, rel_w = layer.with_positions(*layer.project(x)[:2], size)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    logits = (q[:, :, chosen].to(precise) @ k.to(precise).transpose(-1, -2)) * layer.scale
+    if rel_h is not None and rel_w is not None:
+        by_place = rel_h[:, :, chosen, :, None].to(precise) + rel_w[:, :, chosen, None, :].to(precise)
+        logits = logits + by_place.flatten(-2)
+    return logits.softmax(-1)

@@ -1,0 +1,81 @@
+"""Log attention entropy and distance of every head at each evaluation; warn where attention averages."""
+
+import sys
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from botvision.attention import HeadStatistics, MHSA2d, layer_statistics
+
+AVERAGES = 0.99  # of log N: from here on attention is called a plain average
+IMAGES = 2  # of the first batch
+PANELS = {
+    "attention entropy / log N": ("val/attention_entropy/*",),
+    "attention distance, cells": ("val/attention_distance/*",),
+}
+
+
+class AttentionLog(Callback):
+    """Entropy and mean distance of every head of every `MHSA2d`, on the first validation images of each evaluation.
+
+    A compiled model is left alone: to look into it would compile it anew.
+    """
+
+    def __init__(self, *, compiled: bool) -> None:
+        self.compiled = compiled
+        self.found: list[HeadStatistics] = []
+        self.hooks: list[RemovableHandle] = []
+        self.warned = False
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at each layer's next input."""
+        self.found = []
+        if self.compiled or not trainer.is_global_zero:
+            return
+        for name, layer in pl_module.named_modules():
+            if isinstance(layer, MHSA2d):
+                self.hooks.append(layer.register_forward_pre_hook(self.looking(short(name))))
+
+    def looking(self, name: str) -> Any:
+        """A hook that looks once."""
+
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if isinstance(layer, MHSA2d) and all(one.layer != name for one in self.found):
+                self.found += layer_statistics(layer, inputs[0][:IMAGES], name=name)
+
+        return look
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log what was seen, and warn once in a run's second half where all heads average."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
+        for one in self.found:
+            place = f"{one.layer}.head{one.head}"
+            pl_module.log(f"val/attention_entropy/{place}", one.entropy, rank_zero_only=True)
+            pl_module.log(f"val/attention_distance/{place}", one.distance, rank_zero_only=True)
+        is_late = 2 * (trainer.current_epoch + 1) >= (trainer.max_epochs or 1)
+        if is_late and not self.warned and (warning := averaging(self.found)):
+            self.warned = True
+            print(warning, file=sys.stderr)
+
+
+def short(name: str) -> str:
+    """A layer's name without what all of a model's layers share, e.g. layer4.0."""
+    return name.removesuffix(".mhsa").removeprefix("model.").removeprefix("pyramid.body.")
+
+
+def averaging(found: list[HeadStatistics]) -> str:
+    """A warning of the layers whose every head averages over the map; empty where there is none."""
+    layers = dict.fromkeys(one.layer for one in found)
+    lazy = [name for name in layers if all(one.entropy >= AVERAGES for one in found if one.layer == name)]
+    if not lazy:
+        return ""
+    return (
+        f"warning: attention is a plain average over the map in {', '.join(lazy)} (entropy / log N of every head at "
+        f"least {AVERAGES}): it does no more than pooling would; train longer, begin from a trained ResNet's weights, "
+        "or with the model option start=directional (docs/directional-start.md)"
+    )
