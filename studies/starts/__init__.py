@@ -1,0 +1,1 @@
+"""Starts of attention compared: which initial weights let BoT blocks learn from little data."""

@@ -1,0 +1,162 @@
+"""One trial: a backbone is trained with a linear classifier at the objects' centres, and read on images never seen."""
+
+# B images, S side, n objects, K classes
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, grid_sample
+
+from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
+from botvision.files import whole_file
+from botvision.maskrcnn.resize import MEAN, STD
+from botvision.optim import build_optimizer, learning_rate_factor
+from botvision.scenes import make_scenes
+from studies.starts.contenders import CONTENDERS
+
+TRAIN, VAL = 2000, 400  # images
+SIZE = 192  # px
+WORLDS: dict[str, dict[str, Any]] = {
+    "pair_near": {"task": "pair", "scale": (0.1, 0.13), "distance": (0.22, 0.27)},
+    "pair_far": {"task": "pair", "scale": (0.1, 0.13), "distance": (0.37, 0.42)},
+    "match": {"task": "match", "scale": (0.16, 0.22), "distance": (0.4, 0.6), "digits": (4, 4)},
+    "plain": {"task": "plain", "scale": (0.16, 0.3), "digits": (2, 5)},
+}
+STEPS, BATCH, RATE, DECAY, WARMUP, CLIP = 500, 16, 2e-3, 0.05, 100, 5.0
+POSITIONS = {"rel_h", "rel_w", "head_h", "head_w", "v", "gate"}  # parameters
+LOOKED_AT = 8  # validation images that attention is looked at on
+
+
+class Objects(NamedTuple):
+    """Images of a split (B, S, S, 3), and of each object its image's number, centre in pixels (n, 2) and class."""
+
+    images: Tensor
+    image: Tensor
+    centre: Tensor
+    label: Tensor
+
+    def of(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch: normalised images (b, 3, S, S), and their objects' images, centres and classes."""
+        place = torch.full((len(self.images),), -1).scatter(0, chosen, torch.arange(len(chosen)))[self.image]
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255 - mean) / std
+        here = place >= 0
+        return images, place[here], self.centre[here], self.label[here]
+
+
+class Reader(nn.Module):
+    """A backbone and a linear classifier of its last map at a place, by bilinear interpolation."""
+
+    def __init__(self, body: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(channels, classes)
+
+    def no_weight_decay(self) -> set[str]:
+        """All that belongs to positions, in whatever form."""
+        return {name for name, _ in self.named_parameters() if name.split(".")[-1] in POSITIONS}
+
+    def forward(self, images: Tensor, image: Tensor, centre: Tensor) -> Tensor:
+        """Logits (n, K) of objects at these centres of these images."""
+        with torch.autocast("cpu", torch.bfloat16):
+            (last,) = self.body(images.contiguous(memory_format=torch.channels_last))
+        grid = (centre / images.shape[-1] * 2 - 1)[:, None, None]  # n 1 1 2
+        at = grid_sample(last.float()[image], grid, align_corners=False, padding_mode="border")
+        return self.head(at.flatten(1))
+
+
+def open_world(world: str, seed: int, folder: Path) -> tuple[Objects, Objects]:
+    """Training and validation images of a world, made where they are not there yet."""
+    path = folder / f"{world}_seed{seed}.pt"
+    if not path.is_file():
+        raw = folder / f"{world}_seed{seed}"
+        make_scenes(raw, train=TRAIN, val=VAL, size=SIZE, seed=seed, **WORLDS[world])
+        read = {split: read_split(raw, split)._asdict() for split in ("train", "val")}
+        with whole_file(path) as unfinished:
+            torch.save(read, unfinished)
+        shutil.rmtree(raw)
+    splits = torch.load(path, weights_only=True)
+    return Objects(**splits["train"]), Objects(**splits["val"])
+
+
+def read_split(folder: Path, split: str) -> Objects:
+    """Objects whose class is asked for: in a relation those with a partner, else all."""
+    document = json.loads((folder / "annotations" / f"{split}.json").read_text())
+    images = np.stack([np.asarray(Image.open(folder / split / one["file_name"])) for one in document["images"]])
+    asked = [a for a in document["annotations"] if "partner" in a] or document["annotations"]
+    centres = [[a["bbox"][0] + a["bbox"][2] / 2, a["bbox"][1] + a["bbox"][3] / 2] for a in asked]
+    return Objects(
+        torch.from_numpy(images),
+        torch.tensor([a["image_id"] - 1 for a in asked]),
+        torch.tensor(centres),
+        torch.tensor([a["category_id"] - 1 for a in asked]),
+    )
+
+
+def trial(world: str, contender: str, seed: int, *, scenes: Path, steps: int = STEPS) -> dict[str, Any]:
+    """Train one contender in one world and count what it names right; the same images in the same order for all."""
+    train, val = open_world(world, seed, scenes)
+    torch.manual_seed(seed)
+    body = CONTENDERS[contender].build(SIZE)
+    model = Reader(body, 4 * 128, int(train.label.max()) + 1).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, "adamw", lr=RATE, weight_decay=DECAY)
+    before = look(model, val)
+    order = torch.Generator().manual_seed(seed)
+    queue: list[int] = []
+    losses: list[float] = []
+    seconds: list[float] = []
+    for step in range(steps):
+        begun = time.perf_counter()
+        if len(queue) < BATCH:
+            queue = torch.randperm(len(train.images), generator=order).tolist()
+        chosen, queue = torch.tensor(queue[:BATCH]), queue[BATCH:]
+        images, *where, label = train.of(chosen)
+        factor = learning_rate_factor(step, total=steps, schedule="cosine", warmup_steps=WARMUP, warmup_from=0.01)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * factor
+        loss = cross_entropy(model(images, *where), label)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - begun)
+    return {
+        "world": world,
+        "contender": contender,
+        "seed": seed,
+        "steps": steps,
+        "right": round(share_right(model.eval(), val), 4),
+        "loss": round(float(np.mean(losses[-50:])), 4),
+        "curve": [round(float(np.mean(losses[n : n + 25])), 4) for n in range(0, steps, 25)],
+        "step_ms": round(1000 * float(np.median(seconds)), 1),
+        "parameters": sum(p.numel() for p in body.parameters()),
+        "before": before,
+        "after": look(model, val),
+    }
+
+
+@torch.no_grad()
+def share_right(model: Reader, val: Objects) -> float:
+    """Share of the validation objects that get their own class."""
+    right = 0
+    for chosen in torch.arange(len(val.images)).split(50):
+        images, *where, label = val.of(chosen)
+        right += int((model(images, *where).argmax(1) == label).sum())
+    return right / len(val.label)
+
+
+def look(model: Reader, val: Objects) -> list[list[float]]:
+    """Entropy / log N, distance, and mean offset down and right of each head, in cells; none without attention."""
+    if not any(type(module) is MHSA2d for module in model.modules()):  # not of the forms that are not the layer's own
+        return []
+    images = val.of(torch.arange(LOOKED_AT))[0]
+    found: list[HeadStatistics] = attention_statistics(model.body, images)
+    return [[round(value, 4) for value in (h.entropy, h.distance, h.down, h.right)] for h in found]
