@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 
 import pytest
+from sklearn import datasets
+from sklearn.utils import Bunch
 
 from botvision.classify import train
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
@@ -19,9 +21,9 @@ from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-STEPS = 21  # of an epoch: 1,347 digits in batches of 64
+STEPS = 21  # of an epoch: 336 of the digits in batches of 16
 FLAGS = {
-    "--data.train": "digits", "--data.val": "digits", "--data.batch_size": "64", "--data.workers": "0",
+    "--data.train": "digits", "--data.val": "digits", "--data.batch_size": "16", "--data.workers": "0",
     "--data.crop": "1.0", "--model.name": "botnet14", "--model.img_size": "32", "--optim.optimizer": "adamw",
     "--optim.epochs": "2", "--optim.warmup_epochs": "0.5", "--engine.accelerator": "cpu", "--engine.devices": "1",
     "--engine.progress": "false", "--data.augment.flip": "0", "--model.options": "{channels: [8, 16, 32, 64]}",
@@ -29,7 +31,7 @@ FLAGS = {
 MODEL = ModelConfig("botnet14", img_size=32, options={"channels": [8, 16, 32, 64]})
 OPTIM = OptimConfig("adamw", epochs=2, warmup_epochs=0.5)
 ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
-DATA = DataConfig("digits", "digits", batch_size=64, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0))
+DATA = DataConfig("digits", "digits", batch_size=16, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,16 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def few_digits():
+    """448 of them, 336 to train on; a process that is started here has all."""
+    every = datasets.load_digits()
+    few = Bunch(images=every.images[:448], target=every.target[:448])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: few)
+        yield
 
 
 def command(out):

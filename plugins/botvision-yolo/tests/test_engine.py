@@ -176,10 +176,49 @@ def test_tracking(best, tmp_path):
 
 
 # What ultralytics starts for several GPUs is a file that a fresh process runs; here it runs as one worker, on the CPU
+FRESH = """
+import os, runpy, sys, traceback
+from ultralytics.models.yolo import detect
+assert not [name for name in sys.modules if name.startswith("botvision")]
+for line in sys.stdin:
+    folder, file = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        log = os.open("worker.log", os.O_CREAT | os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 0
+        try:
+            runpy.run_path(file, run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A function that runs a file in a process that has imported ultralytics, nothing of ours; gives its exit code."""
+    command = [sys.executable, "-W", "ignore", "-c", FRESH]
+    where = tmp_path_factory.mktemp("fresh")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=where) as process:
+
+        def run_file(folder, file):
+            process.stdin.write(f"{folder}\t{file}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield run_file
+        process.stdin.close()
 
 
 @pytest.mark.parametrize("start", ["ours", "stock", "seed", "botified"])
-def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, tmp_path, monkeypatch, small):
+def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, fresh, data, tmp_path, monkeypatch, small):
     from botvision_yolo.seed import init
     from botvision_yolo.variants import write_yaml
 
@@ -203,8 +242,7 @@ def test_the_file_that_a_worker_runs_needs_no_import_of_the_users(start, data, t
         trainer.model = trainer.get_model(weights=model.model, cfg=model.model.yaml, verbose=False)
     file = dist.generate_ddp_file(trainer)
     try:
-        done = subprocess.run([sys.executable, file], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert fresh(tmp_path, file) == 0, (tmp_path / "worker.log").read_text()[-3000:]
     finally:
         dist.ddp_cleanup(trainer, file)
     last = ultralytics.YOLO(next(Path(tmp_path).rglob("last.pt"))).model
