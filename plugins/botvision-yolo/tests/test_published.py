@@ -36,7 +36,7 @@ def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     for command in commands:
         words = [SMALLER.get(word, word) for word in shlex.split(command)]
         words += ["train=8", "val=4"] if "scenes" in words else []
-        words += [f"project={tmp_path}"] if "train" in words else []
+        words += [f"project={tmp_path}", "plots=False", "workers=0"] if "train" in words else []
         if words[0] == "bot-yolo":
             assert main(words[1:]) == 0, (command, capsys.readouterr().err[-2000:])
             continue
