@@ -16,6 +16,19 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def few_digits():
+    """scikit-learn has 448 digits, 336 of them to train on; a process that a test starts has them all."""
+    from sklearn import datasets
+    from sklearn.utils import Bunch
+
+    every = datasets.load_digits()
+    few = Bunch(images=every.images[:448], target=every.target[:448])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: few)
+        yield
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """A folder of 16 + 6 scenes of 64 px; tests must not change it."""

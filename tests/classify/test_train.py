@@ -41,6 +41,9 @@ DATA = DataConfig(
 )
 
 
+FEW = replace(DATA, batch_size=16)  # with the fixture few_digits: 21 batches an epoch as well
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return train(DATA, tmp_path_factory.mktemp("runs") / "whole", model=MODEL, optim=OPTIM, engine=ENGINE)
@@ -96,16 +99,18 @@ def test_one_checkpoint_scores_at_several_sizes_from_the_command_line(checkpoint
         evaluate(checkpoint, "digits", img_size=(8,))
 
 
-def test_a_run_stopped_after_an_epoch_goes_on(run, tmp_path):
+@pytest.mark.usefixtures("few_digits")
+def test_a_run_stopped_after_an_epoch_goes_on(tmp_path):
     part = replace(ENGINE, stop_after=1)
-    train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=part)
-    resumed = train(DATA, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
+    train(FEW, tmp_path / "r", model=MODEL, optim=OPTIM, engine=part)
+    resumed = train(FEW, tmp_path / "r", model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume")
     assert resumed.epochs == 2
     steps = [int(line.split(",")[0]) for line in (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == sorted(steps)
     assert steps[-1] == 42
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_a_run_that_died_inside_an_epoch_goes_on_with_the_images_it_had_not_seen(tmp_path, monkeypatch):
     seen, original, dies_at = [], ClassifierModule.training_step, [30]
 
@@ -118,32 +123,33 @@ def test_a_run_that_died_inside_an_epoch_goes_on_with_the_images_it_had_not_seen
     monkeypatch.setattr(ClassifierModule, "training_step", dies)
     options = {"model": MODEL, "optim": OPTIM, "engine": replace(ENGINE, save_every=5)}
     with pytest.raises(Stopped, match="stopped by SIGINT, as it was last saved; go on with: botvision classify train"):
-        train(DATA, tmp_path / "r", **options)
+        train(FEW, tmp_path / "r", **options)
     content = read_checkpoint(tmp_path / "r" / "checkpoints" / "last.ckpt", task="classify")
     assert resume_position(content, [0, 1]) == (1, 4)  # 21 batches an epoch, saved after 25
     with pytest.raises(ValueError, match=r"read with engine\.seed 0, devices 1; go on with the same"):
         resume_position(content, [0, 2])
-    train(DATA, tmp_path / "r", **options, on_existing="resume")
+    train(FEW, tmp_path / "r", **options, on_existing="resume")
     rows = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows if row.split(",")[-1]] == ["21", "42"]  # scored at the end of each epoch
     resumed = seen[30:]
     seen.clear()
     dies_at.clear()
-    train(DATA, tmp_path / "whole", **options | {"engine": ENGINE}, on_existing="replace")
+    train(FEW, tmp_path / "whole", **options | {"engine": ENGINE}, on_existing="replace")
     assert resumed == seen[25:]
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_unreadable_images_are_counted_once_and_past_the_limit_listed(tmp_path, capsys):
     make_digits(tmp_path / "d", size=32)
     broken = sorted((tmp_path / "d" / "train" / "3").iterdir())[:2]
     for path in broken:
         path.write_bytes(b"no image")
     data = replace(
-        DATA, train=str(tmp_path / "d" / "train"), val=str(tmp_path / "d" / "val"), bad_limit=2, batch_size=449
+        DATA, train=str(tmp_path / "d" / "train"), val=str(tmp_path / "d" / "val"), bad_limit=2, batch_size=112
     )
     engine = replace(ENGINE, evaluate_every=3)
     summary = train(data, tmp_path / "r", model=MODEL, optim=replace(OPTIM, epochs=3), engine=engine)
-    assert summary.unreadable == 2  # 449 divides the images: every epoch meets both
+    assert summary.unreadable == 2  # 112 divides the images: every epoch meets both
     assert capsys.readouterr().err.count(f"skipped: cannot read image {broken[0].parent}") == 2
     with pytest.raises(
         ValueError, match=r"[12] images could not be read, more than --data\.bad_limit 0 allows: cannot"

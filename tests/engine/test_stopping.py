@@ -9,8 +9,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from sklearn import datasets
-from sklearn.utils import Bunch
 
 from botvision.classify import train
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
@@ -20,7 +18,10 @@ from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("few_digits"),
+]
 STEPS = 21  # of an epoch: 336 of the digits in batches of 16
 FLAGS = {
     "--data.train": "digits", "--data.val": "digits", "--data.batch_size": "16", "--data.workers": "0",
@@ -40,16 +41,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
-def few_digits():
-    """448 of them, 336 to train on; a process that is started here has all."""
-    every = datasets.load_digits()
-    few = Bunch(images=every.images[:448], target=every.target[:448])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_digits", lambda: few)
-        yield
 
 
 def command(out):

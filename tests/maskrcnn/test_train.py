@@ -30,7 +30,7 @@ from botvision.maskrcnn.resize import image_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
-MODEL = ModelConfig("botnet14", "tiny", 64)
+MODEL = ModelConfig("botnet14", "nano", 64, backbone_options={"channels": [16, 32, 64, 128]})
 OPTIM = OptimConfig("adamw", lr=1e-3, schedule="cosine", warmup_steps=2, epochs=2, clip=5.0)
 ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=1)
 
