@@ -157,6 +157,16 @@ def test_unreadable_images_are_counted_once_and_past_the_limit_listed(tmp_path, 
         train(replace(data, bad_limit=0), tmp_path / "s", model=MODEL, optim=OPTIM, engine=ENGINE)
 
 
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [({"ema": 1.5}, "optim.ema=1.5 must be at least 0 and below 1"), ({"clip": 0.0}, "optim.clip=0.0 must be above 0")],
+)
+def test_averages_and_clips_that_learn_nothing_are_refused_at_once(tmp_path, optim, message):
+    with pytest.raises(ValueError, match=message):
+        train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, **optim), engine=ENGINE)
+    assert not (tmp_path / "r").exists()
+
+
 def test_batches_of_unreadable_images_alone_teach_nothing():
     split = build_split("digits", DATA, lambda _: torch.zeros(3, 32, 32), Share(64, True, EpochPosition()))
     task = ClassifierModule(build_model(MODEL, 10), config=MODEL, optim=OPTIM, data=DATA, train=split)

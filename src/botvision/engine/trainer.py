@@ -37,6 +37,13 @@ class FitOptions:
     ema: float | None = None
     accumulate: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing could be learnt."""
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema={self.ema} must be at least 0 and below 1; e.g. 0.99, or null for none")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"optim.clip={self.clip} must be above 0; e.g. 5, or null for none")
+
 
 def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history: History) -> L.Trainer:
     """Lightning's Trainer with our callbacks."""
