@@ -229,13 +229,13 @@ def test_a_whole_model_exports_for_free_sizes():
 def test_a_whole_model_is_one_onnx_graph_for_every_size_and_batch(tmp_path):
     import onnxruntime
 
-    model = botvision.create_model("botnet14", num_classes=3).eval()
+    model = botvision.create_model("botnet14", num_classes=3, channels=(16, 32, 64, 128)).eval()
     torch.nn.init.ones_(model.layer4[0].bn3.weight)
     free = {0: torch.export.Dim("b", max=8), 2: torch.export.Dim("h", max=1024), 3: torch.export.Dim("w", max=1024)}
     image, path = torch.randn(2, 3, 96, 128), tmp_path / "model.onnx"
     torch.onnx.export(model, (image,), path, dynamo=True, dynamic_shapes=(free,), verbose=False)
     session = onnxruntime.InferenceSession(path)
-    for batch, height, width in [(2, 96, 128), (1, 64, 97), (3, 321, 129)]:
+    for batch, height, width in [(2, 96, 128), (1, 64, 97), (3, 225, 129)]:
         image = torch.randn(batch, 3, height, width)
         [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         with torch.no_grad():
