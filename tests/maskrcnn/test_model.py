@@ -1,6 +1,7 @@
 """The detector: any backbone, and the five mends over torchvision's parts."""
 
 import copy
+
 import pytest
 import timm
 import torch
@@ -141,7 +142,7 @@ def test_a_box_is_read_from_the_finest_map_that_is_allowed():
 def test_a_built_detector_finds_the_same_after_a_wide_first_image():
     first, second = torch.rand(3, 30, 128), torch.rand(3, 128, 128)
     answers = []
-    fresh = build_mask_rcnn("botnet14", 2, preset="torchvision_v2", img_size=128).eval()
+    fresh = build_mask_rcnn("botnet14", 2, preset="tiny", img_size=128).eval()
     fresh.roi_heads.score_thresh = 0.0
     for images in ([first, second], [second]):
         model = copy.deepcopy(fresh)
