@@ -1,11 +1,11 @@
-# setup | check | test | demo | bench | docs | evidence | paper, each from a fresh clone on two CPU cores
+# setup | check | test | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs evidence paper clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs evidence paper starts clean
 
 setup: $(READY)
 
@@ -58,6 +58,9 @@ evidence: setup
 
 paper: setup
 	$(BIN)/python -m studies.paper --out docs/paper.md
+
+starts: setup
+	$(BIN)/python -m studies.starts --limit 0 --results benchmarks/results/starts --report docs/directional-start.md
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs

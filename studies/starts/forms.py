@@ -83,6 +83,8 @@ def q_bias(layer: MHSA2d) -> None:
     plain_tables(layer)
     for name, table in zip(layer.table_names(), tables, strict=True):
         getattr(layer, name).data[..., : layer.num_heads] = table[..., : layer.num_heads]
+    for head in range(layer.num_heads):  # the other channels that meet a hill are 0, as in the layer's own start
+        layer.qkv.weight.data[head * layer.head_dim :][: layer.num_heads] = 0
 
 
 def one_a_head(layer: MHSA2d) -> Tensor:

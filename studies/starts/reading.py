@@ -20,6 +20,7 @@ from botvision.maskrcnn.resize import MEAN, STD
 from botvision.optim import build_optimizer, learning_rate_factor
 from botvision.scenes import make_scenes
 from studies.starts.contenders import CONTENDERS
+from studies.starts.forms import Gated
 
 TRAIN, VAL = 2000, 400  # images
 SIZE = 192  # px
@@ -100,9 +101,38 @@ def read_split(folder: Path, split: str) -> Objects:
     )
 
 
+class Training(NamedTuple):
+    """A trained reader, its losses, the seconds of its steps, and its heads before (see `look`)."""
+
+    reader: Reader
+    losses: list[float]
+    seconds: list[float]
+    before: list[list[float]]
+
+
 def trial(world: str, contender: str, seed: int, *, scenes: Path, steps: int = STEPS) -> dict[str, Any]:
     """Train one contender in one world and count what it names right; the same images in the same order for all."""
-    train, val = open_world(world, seed, scenes)
+    splits = open_world(world, seed, scenes)
+    done = trained(contender, splits, seed, steps=steps)
+    val = splits[1]
+    return {
+        "world": world,
+        "contender": contender,
+        "seed": seed,
+        "steps": steps,
+        "right": round(share_right(done.reader.eval(), val), 4),
+        "loss": round(float(np.mean(done.losses[-50:])), 4),
+        "curve": [round(float(np.mean(done.losses[n : n + 25])), 4) for n in range(0, steps, 25)],
+        "step_ms": round(1000 * float(np.median(done.seconds)), 1),
+        "parameters": sum(p.numel() for p in done.reader.body.parameters()),
+        "before": done.before,
+        "after": look(done.reader, val),
+    }
+
+
+def trained(contender: str, splits: tuple[Objects, Objects], seed: int, *, steps: int) -> Training:
+    """Train one contender; with no steps, as it begins."""
+    train, val = splits
     torch.manual_seed(seed)
     body = CONTENDERS[contender].build(SIZE)
     model = Reader(body, 4 * 128, int(train.label.max()) + 1).to(memory_format=torch.channels_last)
@@ -128,19 +158,7 @@ def trial(world: str, contender: str, seed: int, *, scenes: Path, steps: int = S
         optimizer.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - begun)
-    return {
-        "world": world,
-        "contender": contender,
-        "seed": seed,
-        "steps": steps,
-        "right": round(share_right(model.eval(), val), 4),
-        "loss": round(float(np.mean(losses[-50:])), 4),
-        "curve": [round(float(np.mean(losses[n : n + 25])), 4) for n in range(0, steps, 25)],
-        "step_ms": round(1000 * float(np.median(seconds)), 1),
-        "parameters": sum(p.numel() for p in body.parameters()),
-        "before": before,
-        "after": look(model, val),
-    }
+    return Training(model, losses, seconds, before)
 
 
 @torch.no_grad()
@@ -155,7 +173,8 @@ def share_right(model: Reader, val: Objects) -> float:
 
 def look(model: Reader, val: Objects) -> list[list[float]]:
     """Entropy / log N, distance, and mean offset down and right of each head, in cells; none without attention."""
-    if not any(type(module) is MHSA2d for module in model.modules()):  # not of the forms that are not the layer's own
+    layers = [module for module in model.modules() if isinstance(module, MHSA2d)]
+    if not layers or any(isinstance(layer, Gated) for layer in layers):  # a gated one's weights are of no one softmax
         return []
     images = val.of(torch.arange(LOOKED_AT))[0]
     found: list[HeadStatistics] = attention_statistics(model.body, images)

@@ -1,22 +1,22 @@
 """`python -m studies.starts`: the trials that are not there yet, and a table of all that are."""
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from scipy import stats
 from tqdm import tqdm
 
 from botvision.files import write_json
 from studies.hardware import hardware
-from studies.pages import NOT_RUN, table
 from studies.starts.contenders import CONTENDERS
+from studies.starts.page import share_table, write_page
+from studies.starts.picture import draw_picture
 from studies.starts.reading import STEPS, WORLDS, open_world, trial
+from studies.starts.results import by_seed, read_results
 
 OUT = Path("runs/starts")
 SEEDS = (0, 1, 2, 3, 4)
@@ -54,6 +54,8 @@ def starts(
     jobs: int = 1,
     out: Path = OUT,
     results: Path | None = None,
+    report: Path | None = None,
+    picture: Path | None = None,
 ) -> Starts:
     """Train small backbones from different starts of attention on scenes, and count what they name right.
 
@@ -67,6 +69,8 @@ def starts(
         jobs: trials at a time, one thread each.
         out: folder for scenes and results.
         results: folder of the result files instead of the one under `out`.
+        report: Markdown file to write of all that are filed.
+        picture: PNG to draw of a digit's heads, before and after training from two starts; trains both.
 
     Raises:
         ValueError: a name that there is not, or a number below its least.
@@ -81,7 +85,12 @@ def starts(
     wanted = [Trial(world, one, seed) for seed in seeds for world in worlds for one in contenders]
     missing = [one for one in wanted if not one.file(filed).is_file()]
     failed = carry_out(missing if limit is None else missing[:limit], filed, out / "scenes", steps=steps, jobs=jobs)
-    return Starts(summary(filed), failed)
+    if picture is not None:
+        draw_picture(picture, scenes=out / "scenes", steps=steps)
+    if report is not None:
+        write_page(filed, report)
+    shares = by_seed(read_results(filed))
+    return Starts(share_table(shares, [world for world in WORLDS if any(key[1] == world for key in shares)]), failed)
 
 
 def carry_out(trials: Sequence[Trial], results: Path, scenes: Path, *, steps: int, jobs: int) -> list[str]:
@@ -105,30 +114,3 @@ def one_trial(one: Trial, results: Path, scenes: Path, steps: int, jobs: int) ->
     torch.set_num_threads(1)
     found = trial(*one, scenes=scenes, steps=steps)
     write_json(one.file(results), found | {"hardware": hardware(jobs)})
-
-
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All that are filed."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*_seed*.json"))]
-
-
-def summary(folder: Path) -> str:
-    """Share named right in per cent, mean ± half a 95 % t-interval over the seeds, contenders × worlds."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for one in read_results(folder):
-        found.setdefault((one["contender"], one["world"]), []).append(100 * one["right"])
-    worlds = [world for world in WORLDS if any(key[1] == world for key in found)]
-    rows = [
-        [contender.title, *(mean_interval(found.get((name, world), [])) for world in worlds)]
-        for name, contender in CONTENDERS.items()
-        if any(key[0] == name for key in found)
-    ]
-    return table(["", *worlds], rows)
-
-
-def mean_interval(values: Sequence[float]) -> str:
-    """Mean ± half a 95 % t-interval, or each value where there are fewer than three."""
-    if len(values) < 3:
-        return ", ".join(f"{value:.1f}" for value in values) or NOT_RUN
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return f"{sum(values) / len(values):.1f} ± {half:.1f} (n = {len(values)})"

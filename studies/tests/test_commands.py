@@ -14,9 +14,10 @@ from studies.evidence.sweep import evidence
 from studies.paper.page import paper
 from studies.receptive_field import receptive_field
 from studies.shortcuts import shortcuts
+from studies.starts.sweep import starts
 
 ROOT = Path(__file__).parent.parent.parent
-STUDIES = {study.__name__: study for study in (entropy, evidence, paper, receptive_field, shortcuts)}
+STUDIES = {study.__name__: study for study in (entropy, evidence, paper, receptive_field, shortcuts, starts)}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse's
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
 
-from botvision.attention import MHSA2d
+from botvision.attention import MHSA2d, attention_statistics
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d, attention
 
 BLOCKS = {
@@ -52,6 +52,27 @@ def test_without_residual_the_row_is_the_bare_layer():
     x = torch.randn(1, 64, 5, 6)
     assert torch.equal(block(x), block.mhsa(x))
     assert block.mhsa.qkv.bias is not None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **start: ResidualMHSA2d(128, **start),
+        lambda **start: BoTBottleneck(128, 128, e=1.0, **start),
+        lambda **start: C3BoT(256, 256, **start),
+        lambda **start: C3k2BoT(256, 256, 1, **start),
+        lambda **start: C3k2BoT(256, 256, 1, True, **start),
+        lambda **start: C2BoT(256, 256, **start),
+    ],
+)
+def test_a_directional_start_reaches_the_layer(make):
+    def heads(block):
+        with torch.no_grad():
+            return attention_statistics(block.train(), torch.nn.functional.silu(torch.randn(2, channels, 20, 20)))
+
+    channels = next(p for p in make().parameters() if p.ndim == 4).shape[1]
+    assert all(one.entropy > 0.99 for one in heads(make()))
+    assert all(one.entropy < 0.93 for one in heads(make(start="directional")))
 
 
 def test_the_bottleneck_is_the_papers_block_in_the_papers_order():

@@ -3,7 +3,7 @@
 from botvision.attention.dispatch import BACKENDS, attend, why_not
 from botvision.attention.module import EXTENSIONS, POSITIONS, MHSA2d
 from botvision.attention.start import STARTS
-from botvision.attention.statistics import HeadStatistics, attention_statistics, layer_statistics
+from botvision.attention.statistics import HeadStatistics, attention_statistics, attention_weights, layer_statistics
 
 __all__ = [
     "BACKENDS",
@@ -14,6 +14,7 @@ __all__ = [
     "MHSA2d",
     "attend",
     "attention_statistics",
+    "attention_weights",
     "layer_statistics",
     "why_not",
 ]

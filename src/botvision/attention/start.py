@@ -1,4 +1,4 @@
-"""Initial weights of attention: the paper's, or a directional start whose heads already look somewhere."""
+"""Initial weights of attention: the paper's, or a directional start whose heads look to a side."""
 
 # M heads, D head dim, H×W map that the tables cover, L a side of it; offsets are key − query
 

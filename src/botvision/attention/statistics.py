@@ -1,4 +1,4 @@
-"""Attention statistics: entropy, mean distance and direction of each head, on a model's own images."""
+"""Attention statistics: entropy, mean distance and direction of each head, on given images."""
 
 # B batch, M heads, D head dim, H×W map, N = H·W tokens, Q ≤ N queries that are looked at
 

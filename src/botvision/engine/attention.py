@@ -1,4 +1,4 @@
-"""Log attention entropy and distance of every head at each evaluation; warn where attention averages."""
+"""Log attention entropy and distance of each head at each evaluation; warn where it averages."""
 
 import sys
 from typing import Any

@@ -13,7 +13,9 @@ HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to
 MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
-def attention(dim: int, *, num_heads: int = 0, position: str = "relative", qkv_bias: bool = False) -> MHSA2d:
+def attention(
+    dim: int, *, num_heads: int = 0, position: str = "relative", qkv_bias: bool = False, start: str = "paper"
+) -> MHSA2d:
     """The paper's layer (arXiv 2101.11605, Fig. 4) for maps of any size.
 
     Args:
@@ -21,6 +23,7 @@ def attention(dim: int, *, num_heads: int = 0, position: str = "relative", qkv_b
         num_heads: must divide `dim`; 0 for as many as give each head at least 32 channels.
         position: "relative", "absolute", "relative_only" or "none", the paper's ablation rows.
         qkv_bias: a bias on the projections, which the paper does not have.
+        start: initial weights, "paper" or "directional".
 
     Raises:
         ValueError: no channel, or an option that `MHSA2d` refuses.
@@ -28,26 +31,32 @@ def attention(dim: int, *, num_heads: int = 0, position: str = "relative", qkv_b
     if dim < 1:
         raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
     heads = num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
-    return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias)
+    return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias, start=start)
 
 
 class ResidualMHSA2d(nn.Module):
     """A row of a yaml: `x + BN(attention(x))`, which starts as identity since the BN's gamma is zero.
 
-    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias]`; the channels are those
+    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias, start]`; the channels are those
     of the row before.
 
     Args:
         dim: channels C.
-        num_heads, position, qkv_bias: see `attention`.
+        num_heads, position, qkv_bias, start: see `attention`.
         residual: without it the row is the bare layer, as in the snippet that YOLO forks share.
     """
 
     def __init__(
-        self, dim: int, num_heads: int = 0, position: str = "relative", residual: bool = True, qkv_bias: bool = False
+        self,
+        dim: int,
+        num_heads: int = 0,
+        position: str = "relative",
+        residual: bool = True,
+        qkv_bias: bool = False,
+        start: str = "paper",
     ) -> None:
         super().__init__()
-        self.mhsa = attention(dim, num_heads=num_heads, position=position, qkv_bias=qkv_bias)
+        self.mhsa = attention(dim, num_heads=num_heads, position=position, qkv_bias=qkv_bias, start=start)
         self.norm = starts_at_zero(nn.BatchNorm2d(dim)) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +75,7 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         c1, c2: channels in and out.
         shortcut: whether the input is added, where c1 = c2.
         e: width of the attention as a share of c2.
-        num_heads, position: see `attention`.
+        num_heads, position, start: see `attention`.
     """
 
     like = Bottleneck
@@ -79,12 +88,13 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         e: float = 0.5,
         num_heads: int = 0,
         position: str = "relative",
+        start: str = "paper",
     ) -> None:
         super().__init__()
         width = int(c2 * e)
         self.add = shortcut and c1 == c2
         self.contract = Conv(c1, width, 1)
-        self.mhsa = attention(width, num_heads=num_heads, position=position)
+        self.mhsa = attention(width, num_heads=num_heads, position=position, start=start)
         self.norm = nn.BatchNorm2d(width)
         self.act = Conv.default_act
         self.expand = Conv(width, c2, 1, act=False)
@@ -103,7 +113,7 @@ class C3BoT(nn.Module, metaclass=Likeness):
     Args:
         c1, c2: channels in and out.
         n: blocks.
-        shortcut, e, num_heads, position: see `BoTBottleneck`; here e is the width of the branches.
+        shortcut, e, num_heads, position, start: see `BoTBottleneck`; here e is the width of the branches.
     """
 
     like = C3
@@ -117,13 +127,14 @@ class C3BoT(nn.Module, metaclass=Likeness):
         e: float = 0.5,
         num_heads: int = 0,
         position: str = "relative",
+        start: str = "paper",
     ) -> None:
         super().__init__()
         width = int(c2 * e)
         self.cv1 = Conv(c1, width, 1)
         self.cv2 = Conv(c1, width, 1)
         self.cv3 = Conv(2 * width, c2, 1)
-        self.m = bottlenecks(width, n, shortcut=shortcut, num_heads=num_heads, position=position)
+        self.m = bottlenecks(width, n, shortcut=shortcut, num_heads=num_heads, position=position, start=start)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) → (B, c2, H, W), any H and W."""
@@ -139,7 +150,7 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         n: inner blocks.
         c3k: whether an inner block is a `C3BoT` of two, as `C3k2`'s is a `C3k` of two, or one bottleneck.
         e: width of a branch as a share of c2.
-        num_heads, position: see `attention`.
+        num_heads, position, start: see `attention`.
     """
 
     like = C3k2
@@ -153,15 +164,16 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         e: float = 0.5,
         num_heads: int = 0,
         position: str = "relative",
+        start: str = "paper",
     ) -> None:
         super().__init__()
         self.c = int(c2 * e)
         self.cv1 = Conv(c1, 2 * self.c, 1)
         self.cv2 = Conv((2 + n) * self.c, c2, 1)
         self.m = nn.ModuleList(
-            C3BoT(self.c, self.c, 2, num_heads=num_heads, position=position)
+            C3BoT(self.c, self.c, 2, num_heads=num_heads, position=position, start=start)
             if c3k
-            else BoTBottleneck(self.c, self.c, e=1.0, num_heads=num_heads, position=position)
+            else BoTBottleneck(self.c, self.c, e=1.0, num_heads=num_heads, position=position, start=start)
             for _ in range(n)
         )
 
@@ -181,7 +193,7 @@ class C2BoT(nn.Module, metaclass=Likeness):
         c1, c2: channels, the same number twice.
         n: blocks.
         e: width of a branch as a share of the channels.
-        num_heads, position: see `attention`.
+        num_heads, position, start: see `attention`.
 
     Raises:
         ValueError: c1 and c2 differ.
@@ -190,7 +202,14 @@ class C2BoT(nn.Module, metaclass=Likeness):
     like = C2PSA
 
     def __init__(
-        self, c1: int, c2: int, n: int = 1, e: float = 0.5, num_heads: int = 0, position: str = "relative"
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        e: float = 0.5,
+        num_heads: int = 0,
+        position: str = "relative",
+        start: str = "paper",
     ) -> None:
         super().__init__()
         if c1 != c2:
@@ -198,7 +217,7 @@ class C2BoT(nn.Module, metaclass=Likeness):
         self.c = int(c1 * e)
         self.cv1 = Conv(c1, 2 * self.c, 1)
         self.cv2 = Conv(2 * self.c, c1, 1)
-        self.m = bottlenecks(self.c, n, num_heads=num_heads, position=position)
+        self.m = bottlenecks(self.c, n, num_heads=num_heads, position=position, start=start)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), any H and W."""
@@ -207,10 +226,15 @@ class C2BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-def bottlenecks(width: int, n: int, *, shortcut: bool = True, num_heads: int, position: str) -> nn.Sequential:
+def bottlenecks(
+    width: int, n: int, *, shortcut: bool = True, num_heads: int, position: str, start: str
+) -> nn.Sequential:
     """The paper's blocks, one after the other, all `width` channels wide."""
     return nn.Sequential(
-        *(BoTBottleneck(width, width, shortcut, 1.0, num_heads=num_heads, position=position) for _ in range(n))
+        *(
+            BoTBottleneck(width, width, shortcut, 1.0, num_heads=num_heads, position=position, start=start)
+            for _ in range(n)
+        )
     )
 
 

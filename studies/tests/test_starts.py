@@ -1,0 +1,117 @@
+"""Starts of attention: equal trials, forms with the same hills, a page that is what its files give."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from botvision import MHSA2d
+from botvision.attention import layer_statistics
+from studies.starts import reading
+from studies.starts.contenders import AIMED, CONTENDERS
+from studies.starts.forms import FORMS, Gated
+from studies.starts.page import build_page, verdict
+from studies.starts.sweep import starts
+
+ROOT = Path(__file__).parent.parent.parent
+FILED = ROOT / "benchmarks" / "results" / "starts"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Twelve and four scenes."""
+    monkeypatch.setattr(reading, "TRAIN", 18)
+    monkeypatch.setattr(reading, "VAL", 8)
+
+
+def test_trials_are_made_once_and_tabled(small, tmp_path):
+    asked = {"worlds": ("pair_near",), "contenders": ("resnet", "directional"), "seeds": (3,), "steps": 2}
+    done = starts(**asked, out=tmp_path, jobs=1)
+    assert done.failed == []
+    files = sorted((tmp_path / "results").iterdir())
+    assert [path.name for path in files] == ["pair_near_directional_seed3.json", "pair_near_resnet_seed3.json"]
+    ours, theirs = (json.loads(path.read_text()) for path in files)
+    assert (ours["steps"], len(ours["before"]), theirs["before"]) == (2, 4, [])
+    assert all(head[0] < 0.8 for head in ours["before"])
+    assert 0 <= ours["right"] <= 1
+    assert "| BoT, directional start |" in str(done)
+    before = [path.stat().st_mtime_ns for path in files]
+    page = tmp_path / "page.md"
+    again = starts(**asked, out=tmp_path, report=page)
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert str(again) == str(done)
+    assert "too few seeds to tell" in page.read_text()
+    assert "Not run yet: ResNet + SE" in page.read_text()
+
+
+def test_a_trial_does_not_depend_on_what_ran_before(small, tmp_path):
+    first, second = (reading.trial("plain", "paper", 0, scenes=tmp_path, steps=2) for _ in range(2))
+    assert {k: v for k, v in first.items() if k != "step_ms"} == {k: v for k, v in second.items() if k != "step_ms"}
+
+
+@pytest.mark.parametrize("form", ["q_bias", "v_bias", "per_head", "soft", "sharp"])
+def test_each_form_looks_to_the_same_sides(form):
+    layer = MHSA2d(128, 4, max_size=(12, 12), **AIMED)
+    FORMS[form](layer)
+    seen = layer_statistics(layer, torch.randn(4, 128, 12, 12).relu())
+    for head, (down, right) in zip(seen, ((0, 1), (0, -1), (1, 0), (-1, 0)), strict=True):
+        assert head.down * down + head.right * right > 1
+        assert abs(head.down * right) + abs(head.right * down) < 0.5
+    assert (seen[0].entropy > 0.7) == (form == "soft")
+
+
+def test_a_gated_layer_is_a_mixture_of_two_attentions():
+    layer = MHSA2d(32, 4, max_size=(5, 6), **AIMED)
+    FORMS["gated"](layer)
+    x = torch.randn(2, 32, 5, 6).relu()
+    assert isinstance(layer, Gated)
+    with torch.no_grad():
+        by_content, mixed, by_position = [
+            layer(x) for gate in (-50.0, 0.0, 50.0) if layer.gate.fill_(gate).isfinite().all()
+        ]
+        assert torch.allclose(mixed, (by_content + by_position) / 2, atol=1e-6)
+        plain = MHSA2d(32, 4, position="none")
+        plain.qkv.weight.copy_(layer.qkv.weight)
+        assert torch.allclose(by_content, plain(x), atol=1e-6)
+
+
+def test_every_contender_is_built_and_differs_in_its_start_alone():
+    sizes = {name: sum(p.numel() for p in one.build(96).parameters()) for name, one in CONTENDERS.items()}
+    assert sizes["paper"] == sizes["wide"] == sizes["directional"] == sizes["soft"] < sizes["v_bias"]
+
+
+def test_the_picture_is_drawn(small, tmp_path):
+    starts(limit=0, steps=1, out=tmp_path, picture=tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([1.0, 2.0], ("+1.0, +2.0", "too few seeds to tell")),
+        ([], ("not run", "too few seeds to tell")),
+        ([1.0, 1.2, 0.8], ("+1.0 ± 0.5 (n = 3)", "above")),
+        ([-1.0, -1.2, -0.8], ("-1.0 ± 0.5 (n = 3)", "below")),
+        ([1.0, -1.0, 0.0], ("+0.0 ± 2.5 (n = 3)", "no difference can be told")),
+    ],
+)
+def test_differences_say_where_their_interval_lies(values, told):
+    assert verdict(values) == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"worlds": ("par",)}, "no world 'par'; there are pair_near, pair_far, match, plain"),
+        ({"contenders": ("bot",)}, "no contender 'bot'; there are resnet"),
+        ({"jobs": 0}, "jobs=0 and steps=500 must be at least 1"),
+    ],
+)
+def test_what_there_is_not_is_refused(asked, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        starts(**asked, out=tmp_path)
+
+
+def test_the_page_is_what_its_files_give():
+    assert (ROOT / "docs" / "directional-start.md").read_text() == build_page(FILED), "run: make starts"
