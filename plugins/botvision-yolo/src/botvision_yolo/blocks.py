@@ -37,8 +37,8 @@ def attention(
 class ResidualMHSA2d(nn.Module):
     """A row of a yaml: `x + BN(attention(x))`, which starts as identity since the BN's gamma is zero.
 
-    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias, start]`; the channels are those
-    of the row before.
+    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias, start]`; the channels are
+    those of the row before.
 
     Args:
         dim: channels C.
