@@ -180,6 +180,11 @@ def read_grid(name: str) -> Grid:
     drawn = set(signature(make_scenes).parameters) - {"out", "seed"}
     for world, options in [("scenes", content["scenes"]), *content["worlds"].items()]:
         check_keys(options, drawn, what=f"grid {path}, {world}")
+    check_numbers(content["seeds"], least=0, what=f"grid {path}, seeds")
+    counts = {"train": 1, "val": 1, "size": 1, "clutter": 0}
+    for world, options in [("scenes", content["scenes"]), *content["worlds"].items()]:
+        for count in set(counts) & set(options):
+            check_numbers([options[count]], least=counts[count], what=f"grid {path}, {world}.{count}")
     check_keys(content["train"], set(Configs._fields), needed={"model", "optim"}, what=f"grid {path}, train")
     check_keys(content["train"]["optim"], None, needed={"epochs"}, what=f"grid {path}, train.optim")
     about = {f.name for f in fields(Variant)}
@@ -245,6 +250,13 @@ def check_keys(content: Any, known: set[str] | None, *, needed: Collection[str] 
         raise ValueError(f"{what} has an unknown key {strange[0]!r}; it takes {', '.join(sorted(known))}")
     if missing := sorted(set(needed) - set(content)):
         raise ValueError(f"{what} lacks {missing[0]!r}; add it")
+
+
+def check_numbers(values: Any, *, least: int, what: str) -> None:
+    """Refuse what is no list of whole numbers, or a list without any."""
+    if not isinstance(values, list) or not values or not all(type(value) is int and value >= least for value in values):
+        said = values[0] if isinstance(values, list) and len(values) == 1 else values
+        raise ValueError(f"{what}: whole numbers of at least {least} are needed; got {said!r}; mend the grid")
 
 
 def as_pairs(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,4 +58,4 @@ def test_lists_need_no_brackets(capsys):
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys):
     assert run(evidence, ["--grid", "cpus"]) == 2
-    assert capsys.readouterr().err == "evidence: no grid 'cpus'; give one of cpu, gpu, or a YAML file\n"
+    assert capsys.readouterr().err == "evidence: no grid 'cpus'; give one of cpu, gpu, starts, or a YAML file\n"

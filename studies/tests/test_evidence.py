@@ -186,7 +186,7 @@ def test_sigterm_ends_the_workers_and_the_same_command_goes_on(grid, tmp_path):
     assert rows[-1]["step"] == "16"
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "starts"])
 def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
     import torch
 
@@ -195,9 +195,12 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
 
     grid = read_grid(name)
     assert len(grid.seeds) >= 3
-    assert {options.get("task") for options in grid.worlds.values()} == {"plain", "key", "match", "side"}
-    assert {"resnet", "content", "relative_only", "absolute", "relative", "carried"} <= set(grid.variants)
-    assert ({"se", "deep"} <= set(grid.variants)) == (grid.name == "cpu")
+    tasks = {options.get("task") for options in grid.worlds.values()}
+    assert tasks == ({"plain", "match", "pair"} if name == "starts" else {"plain", "key", "match", "side"})
+    usual = {"resnet", "content", "relative_only", "absolute", "relative", "carried"}
+    assert (usual if name != "starts" else {"resnet", "paper", "directional"}) <= set(grid.variants)
+    assert ({"se", "deep"} <= set(grid.variants)) == (grid.name != "gpu")
+    assert grid.train["model"].get("auxiliary", False) == (name != "starts")
     for options in grid.worlds.values():
         build_world(**{"clutter": 0, **as_pairs(options)}, size=grid.scenes["size"], seed=0)
     with torch.device("meta"):
@@ -256,6 +259,9 @@ def recipe(**parts):
         (recipe(optim={"epochs": 1}), r"carried has a stage without an epoch; raise train\.optim\.epochs"),
         (recipe(optimiser={}), r"train has an unknown key 'optimiser'; it takes data, engine, model, optim"),
         ({"scenes": {"valid": 8}}, r"scenes has an unknown key 'valid'; it takes clutter, digits,"),
+        ({"seeds": 0}, r"seeds: whole numbers of at least 0 are needed; got 0; mend the grid"),
+        ({"seeds": []}, r"seeds: whole numbers of at least 0 are needed; got \[\]"),
+        ({"scenes": {"train": "x"}}, r"scenes\.train: whole numbers of at least 1 are needed; got 'x'; mend"),
         ({"worlds": {"side": {"tsak": "side"}}}, r"side has an unknown key 'tsak'; it takes"),
     ],
 )
@@ -266,7 +272,7 @@ def test_what_is_no_grid_is_said(grid, change, message):
 
 
 def test_what_is_not_there_is_said(grid, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no grid 'cpus'; give one of cpu, gpu, or a YAML file"):
+    with pytest.raises(FileNotFoundError, match="no grid 'cpus'; give one of cpu, gpu, starts, or a YAML file"):
         read_grid("cpus")
     with pytest.raises(ValueError, match="grid mini has no variant 'vit'; it has resnet, relative, carried"):
         evidence(grid=str(grid), variants=("vit",), out=tmp_path)
