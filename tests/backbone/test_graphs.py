@@ -1,9 +1,12 @@
 """torch.compile of a whole backbone: one graph per size, or one graph for all."""
 
+import shutil
+
 import pytest
 import torch
 
 from botvision import create_model
+from botvision.backbone.blocks import HalvingPool
 
 SIZES = [(96, 160), (64, 64), (96, 96), (129, 65)]  # squares first: torch would take the sides for one symbol
 
@@ -44,3 +47,16 @@ def test_one_graph_for_all_sizes(model, train):
             assert torch.allclose(out, model(image), atol=1e-5)
         out.sum().backward()
     assert backend.graphs == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs one of C++")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_pool_is_trained_in_channels_last():
+    """Behind attention, whose maps are channels_last: the compiler stopped at the gradient of a replicated edge."""
+    pool = HalvingPool()
+    plain = torch.randn(2, 8, 6, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    mine = plain.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    seed = torch.randn(2, 8, 3, 3)
+    (pool(plain * 2) * seed).sum().backward()
+    (torch.compile(lambda x: pool(x * 2) * seed)(mine)).sum().backward()
+    assert torch.allclose(mine.grad, plain.grad, atol=1e-6)

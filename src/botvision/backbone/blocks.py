@@ -119,7 +119,11 @@ class HalvingPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        x = pad(x, (0, 1, 0, 1), mode="replicate")
+        if torch.jit.is_scripting() or not is_compiled():
+            x = pad(x, (0, 1, 0, 1), mode="replicate")
+        else:  # the compiler takes the gradient of a replicated edge for one in another memory order, and stops
+            x = torch.cat([x, x[..., -1:, :]], -2)
+            x = torch.cat([x, x[..., -1:]], -1)
         if torch.jit.is_scripting() or not is_stride_refused():
             return avg_pool2d(x, 2)
         return avg_pool2d(x, 2, stride=1)[..., ::2, ::2]
@@ -136,6 +140,12 @@ class StemPool(nn.MaxPool2d):
         if torch.jit.is_scripting() or not is_stride_refused():
             return max_pool2d(input, 3, stride=2, padding=1)
         return max_pool2d(input, 3, stride=1, padding=1)[..., ::2, ::2]
+
+
+@torch.jit.ignore
+def is_compiled() -> bool:
+    """Whether torch.compile follows this run, and not torch.export."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 @torch.jit.ignore
