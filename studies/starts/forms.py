@@ -136,7 +136,7 @@ FORMS: dict[str, Callable[[MHSA2d], None]] = {
     "v_bias": v_bias,
     "per_head": per_head,
     "gated": gated,
-    "free": begun_with("REACHES", (1.0,)),
+    "free": begun_with("MOST", 4),
     "soft": begun_with("WIDTH", 3 / 4),
     "sharp": begun_with("WIDTH", 1 / 6),
 }

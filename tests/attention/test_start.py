@@ -178,10 +178,18 @@ def test_a_bfloat16_layer_and_autocast_have_statistics():
         ({"start": "everywhere"}, "start='everywhere' is unknown; use one of paper, directional"),
         ({"position": "absolute"}, "needs relative positions, which tell a direction; got position='absolute'; use"),
         ({"position": "none"}, "got position='none'"),
-        ({"num_heads": 16}, "got num_heads=16, of 4 channels each; use at most as many heads as a head has channels"),
+        (
+            {"num_heads": 16},
+            "up to 12 heads; got num_heads=16, of 4 channels each; use at most as many heads as",
+        ),
         ({"start_distance": 1.5}, "start_distance=1.5 must be a share of the map's side above 0, at most 1; e.g. 0.25"),
         ({"start_distance": 0.0}, "start_distance=0.0 must be"),
         ({"start_distance": float("nan")}, "start_distance=nan must be"),
+        ({"start_distance": None}, "start_distance=None must be a share"),
+        ({"start_distance": "far"}, "start_distance='far' must be a share"),
+        ({"start_distance": True}, "start_distance=True must be a share"),
+        ({"start_mean": 0.0}, "start_mean=0.0 must be a mean above 0, of the input's channels; e.g. 0.4 behind ReLU"),
+        ({"qkv_std": "a"}, "qkv_std='a' must be a standard deviation of at least 0; e.g. 0.05"),
     ],
 )
 def test_a_start_that_a_layer_cannot_have_is_refused(options, message):
@@ -192,3 +200,42 @@ def test_a_start_that_a_layer_cannot_have_is_refused(options, message):
 def test_a_model_without_attention_has_no_statistics():
     with pytest.raises(ValueError, match=r"needs a model with MHSA2d in it, e\.g\. a BoTNet; this one has none"):
         attention_statistics(torch.nn.Conv2d(3, 3, 1), torch.rand(1, 3, 4, 4))
+
+
+def test_more_heads_than_channels_a_head_build_where_only_twelve_have_a_direction():
+    layer = MHSA2d(20 * 16, 20, max_size=(8, 8), start="directional")
+    assert [one.entropy > 0.98 for one in layer_statistics(layer, features(2, 320, 8, 8))] == [False] * 12 + [True] * 8
+
+
+@pytest.mark.parametrize("name", ["botnet_s1_50", "botnet_s1_59"])
+def test_behind_relu_and_silu_the_heads_look_about_as_far(name):
+    model = create_model(name, layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), img_size=192, start="directional")
+    seen = attention_statistics(model.train(), torch.randn(4, 3, 192, 192))
+    assert all(0.4 < one.entropy < 0.75 for one in seen)
+    assert seen[0].right > 1.3
+
+
+def test_a_start_of_blocks_without_attention_is_refused():
+    with pytest.raises(ValueError, match="start='directional' is of BoT blocks; insert_block='non_local' has none"):
+        create_model("botnet26", insert=("c4",), insert_block="non_local", start="directional")
+
+
+def test_weights_that_were_never_drawn_are_drawn_on_any_default_device():
+    layer = MHSA2d(64, 4, start="directional", device="meta").to_empty(device="cpu")
+    with torch.device("meta"):
+        layer.reset_parameters()
+    assert all(one.entropy < 0.8 for one in layer_statistics(layer, features(1, 64, 14, 14)))
+
+
+def test_statistics_of_a_layer_that_is_called_by_keyword_or_on_a_large_map():
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = MHSA2d(8, 2)
+
+        def forward(self, images):
+            return self.layer(x=images)
+
+    assert [one.layer for one in attention_statistics(Named(), torch.rand(1, 8, 5, 4))] == ["layer", "layer"]
+    large = layer_statistics(MHSA2d(8, 2), torch.rand(2, 8, 96, 90))
+    assert all(one.entropy > 0.99 for one in large)

@@ -44,6 +44,7 @@ def test_heads_are_logged_and_an_average_is_warned_of(folders, tmp_path, capsys,
         for head in range(4):
             assert (float(row[f"val/attention_entropy/layer4.0.head{head}"]) > 0.99) == averages
             assert 0 < float(row[f"val/attention_distance/layer4.0.head{head}"]) < 4
+    assert [name for name in rows[0] if "/attention_" in name] == list(rows[0])[-8:]  # what a run is judged by is first
     warned = capsys.readouterr().err.count("warning: attention is a plain average over the map in layer4.0 (")
     assert warned == int(averages)
 
@@ -66,5 +67,7 @@ def test_a_layer_is_named_where_all_of_its_heads_average():
 
     found = heads("layer4.0", 1.0, 0.999) + heads("layer4.1", 1.0, 0.9) + heads("layer4.2", 0.995, 0.991)
     assert "over the map in layer4.0, layer4.2 (" in averaging(found)
+    assert "start=directional" in averaging(found)
+    assert "start=directional" not in averaging(found, starts={"directional"})
     assert averaging(found[2:4]) == ""
     assert averaging([]) == ""

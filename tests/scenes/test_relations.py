@@ -263,6 +263,19 @@ def test_clutter_is_drawn_and_not_annotated(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 32, "scale": (0.18, 0.18)},
+        {"digits": (5, 5), "scale": (0.29, 0.3), "distance": (0.3, 0.3001)},
+    ],
+)
+def test_rows_that_find_no_room_end_in_a_line_and_leave_nothing(tmp_path, options):
+    with pytest.raises(ValueError, match=r"no room for [24] rows at size=.*; lower digits or scale, or give a larger"):
+        make_scenes(tmp_path / "x", task="pair", train=1, val=1, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"task": "sid"}, "task='sid' is unknown; use one of plain, key, match, pair, side"),

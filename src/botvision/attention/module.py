@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from botvision.attention.dispatch import BACKENDS, dispatched
 from botvision.attention.graphs import is_recorded, is_transformed
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
-from botvision.attention.start import TYPICAL, check_start, check_stds, hills
+from botvision.attention.start import BEHIND_RELU, check_start, check_stds, hills
 
 log = logging.getLogger("botvision.attention")
 
@@ -45,6 +45,8 @@ class MHSA2d(nn.Module):
             departure from the paper in the initial weights alone: no parameter more, and the same equation.
         start_distance: how far they look, as a share of `max_size`; the next four heads half as far, a third four one
             and a half times as far, further heads nowhere in particular.
+        start_mean: of the input's channels, which a directional start makes its queries of: 0.4 behind BatchNorm and
+            ReLU, 0.2 behind SiLU.
         qkv_std: of the projections at the start; by default the authors' 0.01, or with "directional" C^-0.5 / 2.
         position_std: of the tables at the start; by default the authors' D^-0.5, or with "directional" 0.1.
         backend: how `attend` computes it; "auto" chooses.
@@ -52,7 +54,7 @@ class MHSA2d(nn.Module):
     Raises:
         ValueError: an option out of its list, `num_heads` that does not divide `dim`, `max_size` below 1, a negative
             standard deviation, or a directional start without relative positions, with more heads than a head has
-            channels, or beyond the map.
+            channels, or looking farther than a side.
     """
 
     rel_h: Tensor
@@ -74,6 +76,7 @@ class MHSA2d(nn.Module):
         qkv_bias: bool = False,
         start: str = "paper",
         start_distance: float = 0.25,
+        start_mean: float = BEHIND_RELU,
         qkv_std: float | None = None,
         position_std: float | None = None,
         backend: str = "auto",
@@ -82,12 +85,13 @@ class MHSA2d(nn.Module):
     ) -> None:
         super().__init__()
         check_options(dim, num_heads, position=position, extend=extend, backend=backend)
-        check_start(start, start_distance, position=position, num_heads=num_heads, head_dim=dim // num_heads)
+        head_dim = dim // num_heads
+        check_start(start, start_distance, start_mean, position=position, num_heads=num_heads, head_dim=head_dim)
         check_stds(qkv_std=qkv_std, position_std=position_std)
         check_max_size(max_size)
         self.dim = dim
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads
+        self.head_dim = head_dim
         self.scale = self.head_dim**-0.5
         self.position = position
         self.content = position != "relative_only"
@@ -97,6 +101,7 @@ class MHSA2d(nn.Module):
         self.backend = backend
         self.start = start
         self.start_distance = start_distance
+        self.start_mean = start_mean
         looks = start == "directional"
         self.qkv_std = (dim**-0.5 / 2 if looks else 0.01) if qkv_std is None else qkv_std
         self.position_std = (0.1 if looks else self.scale) if position_std is None else position_std
@@ -142,17 +147,17 @@ class MHSA2d(nn.Module):
     def look_around(self) -> None:
         """Let each head look to a side: its query's channel m, m the head, meets a hill in the tables' channel m.
 
-        That channel of the query is a mean of the input's channels over 0.4, about 1 behind BatchNorm and ReLU. In the
-        other heads' queries it is 0, so a table that all heads share directs one of them.
+        That channel of the query is the mean of the input's channels over `start_mean`, about 1. In the other heads'
+        queries it is 0, so a table that all heads share directs one of them.
         """
         looks = hills(self.num_heads, self.max_size(), self.start_distance)
         for head in range(self.num_heads):
             first = head * self.head_dim
             self.qkv.weight[first : first + len(looks)] = 0
             if head < len(looks):
-                self.qkv.weight[first + head] = 1 / (TYPICAL * self.dim)
+                self.qkv.weight[first + head] = 1 / (self.start_mean * self.dim)
         for name, by_offset in zip(self.table_names(), zip(*looks, strict=True), strict=True):
-            getattr(self, name)[0, :, : len(looks)] = torch.stack(by_offset, 1) / self.scale
+            getattr(self, name)[0, :, : len(looks)] = torch.stack(by_offset, 1).to(self.qkv.weight) / self.scale
 
     @torch.jit.ignore
     def set_max_size(self, max_size: tuple[int, int]) -> None:

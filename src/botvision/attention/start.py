@@ -8,9 +8,10 @@ from torch import Tensor
 STARTS = ("paper", "directional")
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # (down, right) of four heads
 REACHES = (1.0, 0.5, 1.5)  # of the first four heads, the next and the third, in units of the distance
-WIDTH = 1 / 3  # standard deviation of what a head sees, in units of the distance
-DEPTH = 8.0  # how far the logits of the places farthest off lie below that of the place looked at
-TYPICAL = 0.4  # mean of a channel behind BatchNorm and ReLU, which is where BoT blocks have their attention
+WIDTH = 1 / 3  # standard deviation of what a head sees, in units of the distance; at least half a cell
+DEPTH = 8.0  # how far, along each axis, the logits fall at most below that of the place looked at
+BEHIND_RELU = 0.4  # mean of a channel behind BatchNorm and ReLU, which is where BoT blocks have their attention
+MOST = len(DIRECTIONS) * len(REACHES)  # heads with a direction
 
 
 def hills(heads: int, size: tuple[int, ...], distance: float) -> list[tuple[Tensor, Tensor]]:
@@ -22,11 +23,11 @@ def hills(heads: int, size: tuple[int, ...], distance: float) -> list[tuple[Tens
         distance: how far the first four look, as a share of each side.
 
     Returns:
-        ((2H−1,), (2W−1,)) a head: the logarithm of a Gaussian around the place looked at, no lower than −8, so that
-        a gradient comes from everywhere.
+        ((2H−1,), (2W−1,)) a head: the logarithm of a Gaussian around the place looked at, no lower than −8 along each
+        axis, so that a gradient comes from everywhere.
     """
     found = []
-    for head in range(min(heads, len(DIRECTIONS) * len(REACHES))):
+    for head in range(min(heads, MOST)):
         group, number = divmod(head, len(DIRECTIONS))
         place = [distance * REACHES[group] * step for step in DIRECTIONS[number]]
         rows, columns = (
@@ -38,16 +39,18 @@ def hills(heads: int, size: tuple[int, ...], distance: float) -> list[tuple[Tens
 
 def hill(side: int, place: float, width: float) -> Tensor:
     """(2·side−1,) logits by offset, zero at `place`."""
-    offsets = torch.arange(1 - side, side, dtype=torch.float64)
+    offsets = torch.arange(1 - side, side, dtype=torch.float64, device="cpu")  # whatever device is the default
     return (-((offsets - place) ** 2) / (2 * width**2)).clamp(min=-DEPTH)
 
 
-def check_start(start: str, distance: float, *, position: str, num_heads: int, head_dim: int) -> None:
+def check_start(start: str, distance: float, mean: float, *, position: str, num_heads: int, head_dim: int) -> None:
     """Refuse a start that a layer cannot have, by rule, value and cure."""
     if start not in STARTS:
         raise ValueError(f"start={start!r} is unknown; use one of {', '.join(STARTS)}")
-    if not 0 < distance <= 1:
-        raise ValueError(f"start_distance={distance} must be a share of the map's side above 0, at most 1; e.g. 0.25")
+    if not is_number(distance) or not 0 < distance <= 1:
+        raise ValueError(f"start_distance={distance!r} must be a share of the map's side above 0, at most 1; e.g. 0.25")
+    if not is_number(mean) or not 0 < mean < float("inf"):
+        raise ValueError(f"start_mean={mean!r} must be a mean above 0, of the input's channels; e.g. 0.4 behind ReLU")
     if start == "paper":
         return
     if position not in {"relative", "relative_only"}:
@@ -55,15 +58,20 @@ def check_start(start: str, distance: float, *, position: str, num_heads: int, h
             f"start='directional' needs relative positions, which tell a direction; got position={position!r}; use "
             "position='relative' or start='paper'"
         )
-    if num_heads > head_dim:
+    if min(num_heads, MOST) > head_dim:
         raise ValueError(
-            f"start='directional' needs a channel of the tables for each head; got num_heads={num_heads}, of "
-            f"{head_dim} channels each; use at most as many heads as a head has channels"
+            f"start='directional' needs a channel of the tables for each of up to {MOST} heads; got num_heads="
+            f"{num_heads}, of {head_dim} channels each; use at most as many heads as a head has channels"
         )
 
 
 def check_stds(**stds: float | None) -> None:
     """Refuse what is no standard deviation."""
     for name, std in stds.items():
-        if std is not None and not 0 <= std < float("inf"):
-            raise ValueError(f"{name}={std} must be a standard deviation of at least 0; e.g. 0.05")
+        if std is not None and not (is_number(std) and 0 <= std < float("inf")):
+            raise ValueError(f"{name}={std!r} must be a standard deviation of at least 0; e.g. 0.05")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

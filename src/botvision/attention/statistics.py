@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from botvision.attention.module import MHSA2d
 
 QUERIES = 256
+WEIGHTS = 2**24  # numbers
 
 
 class HeadStatistics(NamedTuple):
@@ -35,10 +36,10 @@ class HeadStatistics(NamedTuple):
 
 
 def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistics]:
-    """Where each head of each attention layer looks on these images.
+    """Where each head of each attention layer looks on these images, an entry a head and call of its layer.
 
-    The model runs once, in the mode that it is in: in training mode BatchNorm's statistics move, as in any forward
-    pass.
+    The model runs once, in the mode that it is in. A model that was never trained shows its start in training mode
+    alone: in evaluation BatchNorm does not normalise yet. In training mode its statistics move, as in any forward pass.
 
     Args:
         model: one that has `MHSA2d` in it.
@@ -53,12 +54,13 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
     found: list[HeadStatistics] = []
 
     def looking(name: str) -> Any:
-        def look(layer: MHSA2d, inputs: tuple[Tensor, ...]) -> None:
-            found.extend(layer_statistics(layer, inputs[0], name=name))
+        def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            (x,) = (*inputs, *named.values())
+            found.extend(layer_statistics(layer, x, name=name))
 
         return look
 
-    hooks = [layer.register_forward_pre_hook(looking(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(looking(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             model(images)
@@ -76,11 +78,13 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
         layer: the attention layer.
         x: (B, C, H, W), what comes into it.
         name: of the layer, for the result.
-        queries: at most so many places a map are looked at, evenly spread: memory is B·M·queries·H·W numbers.
+        queries: at most so many places a map are looked at, evenly spread; on large maps fewer, so that weights take
+            64 MB at most.
     """
     height, width = x.shape[2:]
     tokens = torch.arange(height * width, device=x.device)
-    chosen = tokens[:: -(-len(tokens) // max(queries, 1))]
+    queries = max(1, min(queries, WEIGHTS // (len(x) * layer.num_heads * len(tokens))))
+    chosen = tokens[:: -(-len(tokens) // queries)]
     with torch.autocast(x.device.type, enabled=False):
         weights = attention_weights(layer, x.to(layer.qkv.weight.dtype), chosen)  # B M Q N
         information = -torch.special.xlogy(weights, weights).sum(-1) / math.log(max(len(tokens), 2))

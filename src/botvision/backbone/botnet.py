@@ -65,6 +65,8 @@ class BoTNet(ResNet):
         **resnet: Any,
     ) -> None:
         check_insert(insert, insert_block, layers=layers)
+        if insert and insert_block == "non_local" and start != "paper":
+            raise ValueError(f"start={start!r} is of BoT blocks; insert_block='non_local' has none; leave start out")
         attention = {
             "num_heads": num_heads,
             "position": position,

@@ -1,11 +1,12 @@
 """Log attention entropy and distance of each head at each evaluation; warn where it averages."""
 
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from botvision.attention import HeadStatistics, MHSA2d, layer_statistics
@@ -37,14 +38,15 @@ class AttentionLog(Callback):
             return
         for name, layer in pl_module.named_modules():
             if isinstance(layer, MHSA2d):
-                self.hooks.append(layer.register_forward_pre_hook(self.looking(short(name))))
+                self.hooks.append(layer.register_forward_pre_hook(self.looking(short(name)), with_kwargs=True))
 
     def looking(self, name: str) -> Any:
         """A hook that looks once."""
 
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if isinstance(layer, MHSA2d) and all(one.layer != name for one in self.found):
-                self.found += layer_statistics(layer, inputs[0][:IMAGES], name=name)
+        def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            if all(one.layer != name for one in self.found):
+                (x,) = (*inputs, *named.values())
+                self.found += layer_statistics(layer, x[:IMAGES], name=name)
 
         return look
 
@@ -58,7 +60,8 @@ class AttentionLog(Callback):
             pl_module.log(f"val/attention_entropy/{place}", one.entropy, rank_zero_only=True)
             pl_module.log(f"val/attention_distance/{place}", one.distance, rank_zero_only=True)
         is_late = 2 * (trainer.current_epoch + 1) >= (trainer.max_epochs or 1)
-        if is_late and not self.warned and (warning := averaging(self.found)):
+        starts = {module.start for module in pl_module.modules() if isinstance(module, MHSA2d)}
+        if is_late and not self.warned and (warning := averaging(self.found, starts=starts)):
             self.warned = True
             print(warning, file=sys.stderr)
 
@@ -68,14 +71,16 @@ def short(name: str) -> str:
     return name.removesuffix(".mhsa").removeprefix("model.").removeprefix("pyramid.body.")
 
 
-def averaging(found: list[HeadStatistics]) -> str:
+def averaging(found: list[HeadStatistics], *, starts: Collection[str] = ("paper",)) -> str:
     """A warning of the layers whose every head averages over the map; empty where there is none."""
     layers = dict.fromkeys(one.layer for one in found)
     lazy = [name for name in layers if all(one.entropy >= AVERAGES for one in found if one.layer == name)]
     if not lazy:
         return ""
+    cures = ["train longer", "begin from a trained ResNet's weights"]
+    if "directional" not in starts:
+        cures.append("begin with the model option start=directional (docs/directional-start.md)")
     return (
         f"warning: attention is a plain average over the map in {', '.join(lazy)} (entropy / log N of every head at "
-        f"least {AVERAGES}): it does no more than pooling would; train longer, begin from a trained ResNet's weights, "
-        "or with the model option start=directional (docs/directional-start.md)"
+        f"least {AVERAGES}): it does no more than pooling would; {', or '.join(cures)}"
     )

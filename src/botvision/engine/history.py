@@ -77,7 +77,7 @@ class History(Callback):
 
     def write(self, *, draw: bool = True) -> None:
         """metrics.csv, and curves.png where it is to be drawn, whole."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        columns = sorted(dict.fromkeys(key for row in self.rows for key in row), key=lambda key: "/attention_" in key)
         text = io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()

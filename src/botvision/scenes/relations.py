@@ -176,14 +176,20 @@ def pair(field: Field, rng: np.random.Generator) -> list[Thing]:
     """
     rows = int(rng.integers(field.world.digits[0] // ROW, field.world.digits[1] // ROW + 1))
     placed: list[Thing] = []
-    while len(placed) < 2 * 3 * rows:
-        placed = row_of_three(field, rng)
-        for _attempt in range(ATTEMPTS // 10):
-            more = row_of_three(field, rng)
-            if all(new.is_clear_of(old) for new in more for old in placed):
-                placed += more
-                if len(placed) == 2 * 3 * rows:
-                    break
+    for attempt in range(ATTEMPTS * ATTEMPTS):
+        if attempt % (ATTEMPTS // 10) == 0:  # rows that leave too little room for the others are laid anew
+            placed = []
+        more = row_of_three(field, rng)
+        if apart(more) and all(new.is_clear_of(old) for new in more for old in placed):
+            placed += more
+        if len(placed) == 2 * 3 * rows:
+            break
+    else:
+        world = field.world
+        raise ValueError(
+            f"task='pair' finds no room for {2 * rows} rows at size={world.size}, scale={world.scale}, distance="
+            f"{world.distance}; lower digits or scale, or give a larger size"
+        )
     zero_left = [bool(coin < 0.5) for coin in rng.random(rows)]
     sides = zero_left + [not zero_left[number] for number in rng.permutation(rows)]
     things: list[Thing] = []

@@ -10,6 +10,7 @@ from botvision.attention import MHSA2d
 from botvision_yolo.likeness import Likeness
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
+BEHIND_SILU = 0.2  # mean of a channel behind BatchNorm and SiLU
 MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
@@ -31,7 +32,7 @@ def attention(
     if dim < 1:
         raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
     heads = num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
-    return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias, start=start)
+    return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias, start=start, start_mean=BEHIND_SILU)
 
 
 class ResidualMHSA2d(nn.Module):
