@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 
 from botvision import MHSA2d, create_model
-from botvision.attention import module as layer
-from botvision.attention.reference import attend_reference
+from botvision.attention import attention_weights
 from botvision.files import write_json
 from studies.cli import run
 
@@ -21,48 +21,40 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "botnet26": ("botnet26", {}),
     "botnet50": ("botnet50", {}),
     "botnet26, wide start": ("botnet26", WIDE),
+    "botnet26, directional start": ("botnet26", {"start": "directional"}),
     "botnet14 of the grid cpu, authors' start": ("botnet14", SMALL),
     "botnet14 of the grid cpu, wide start": ("botnet14", SMALL | WIDE),
 }
 
 
-def weights_of(q: Tensor, k: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, *, scale: float) -> Tensor:
-    """(B, M, N, N) softmax weights: the reference, given the identity for values."""
-    tokens = k.shape[-2] if k.shape[-1] else q.shape[-2]
-    identity = torch.eye(tokens, dtype=q.dtype).expand(*q.shape[:-2], tokens, tokens)
-    return attend_reference(q, k, identity, rel_h, rel_w, scale=scale)
-
-
+@torch.no_grad()
 def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[dict[str, Any]]:
     """Each layer's entropy / log N, and how far its output lies from a plain mean of its values."""
     torch.manual_seed(seed)
     model = create_model(name, **options).double().train()  # BatchNorm by the batch: fresh statistics say nothing
-    names = {module: path for path, module in model.named_modules() if isinstance(module, MHSA2d)}
     found: list[dict[str, Any]] = []
-    running: list[str] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, rel_h: Any, rel_w: Any, scale: float, backend: str) -> Tensor:  # noqa: ARG001
-        weights = weights_of(q, k, rel_h, rel_w, scale=scale)
-        entropy = -(weights * weights.clamp_min(1e-300).log()).sum(-1)
-        out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
-        found.append({
-            "layer": running[-1],
-            "map": f"{math.isqrt(v.shape[-2])}²",
-            "entropy / log N": round((entropy / math.log(v.shape[-2])).mean().item(), 6),
-            "least of a query": round((entropy / math.log(v.shape[-2])).min().item(), 6),
-            "output off its mean, %": round(100 * ((out - mean).norm() / mean.norm()).item(), 4),
-            "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
-        })  # fmt: skip
-        return out
+    def looking(path: str) -> Callable[..., None]:
+        def look(layer: MHSA2d, inputs: tuple[Tensor, ...]) -> None:
+            v = layer.project(inputs[0])[2]
+            weights = attention_weights(layer, inputs[0], torch.arange(v.shape[-2]))
+            information = -torch.special.xlogy(weights, weights).sum(-1) / math.log(v.shape[-2])
+            out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
+            found.append({
+                "layer": path,
+                "map": f"{math.isqrt(v.shape[-2])}²",
+                "entropy / log N": round(information.mean().item(), 6),
+                "least of a query": round(information.min().item(), 6),
+                "output off its mean, %": round(100 * ((out - mean).norm() / mean.norm()).item(), 4),
+                "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
+            })  # fmt: skip
 
-    for module, path in names.items():
-        module.register_forward_pre_hook(lambda _module, _inputs, path=path: running.append(path))
-    original, layer.dispatched = layer.dispatched, spy
-    try:
-        with torch.no_grad():
-            model(torch.randn(4, 3, size, size, dtype=torch.float64))
-    finally:
-        layer.dispatched = original
+        return look
+
+    for path, module in model.named_modules():
+        if isinstance(module, MHSA2d):
+            module.register_forward_pre_hook(looking(path))
+    model(torch.randn(4, 3, size, size, dtype=torch.float64))
     return found
 
 
