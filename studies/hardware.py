@@ -1,7 +1,9 @@
-"""What a study ran on, as its figures name it."""
+"""What a study ran on, and the code that it ran, as its figures name them."""
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 import torch
 
@@ -13,3 +15,14 @@ def hardware(shared: int = 1) -> str:
         where = torch.cuda.get_device_name()
     together = f", {shared} runs at a time" if shared > 1 else ""
     return f"{where}{together}, torch {torch.__version__.partition('+')[0]}"
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it; empty where there is no git."""
+    said = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return said.stdout.strip()

@@ -47,6 +47,9 @@ CONTENDERS = {
     "deep": resnet("ResNet, deeper", layers=(1, 1, 1, 3)),
     "paper": Contender("BoT, the paper's start"),
     "wide": Contender("BoT, wide random start", options={"qkv_std": 0.05, "position_std": 0.7}),
+    "same_scales": Contender(
+        "BoT, random, at the directional start's scales", options={"qkv_std": 128**-0.5 / 2, "position_std": 0.1}
+    ),
     "directional": Contender("BoT, directional start", options=AIMED),
     "directional_near": Contender("BoT, directional, ⅙ of the map", options={**AIMED, "start_distance": 1 / 6}),
     "directional_far": Contender("BoT, directional, ⅜ of the map", options={**AIMED, "start_distance": 3 / 8}),

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from botvision.files import write_text
-from studies.pages import NOT_RUN, render, table
+from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
-from studies.starts.reading import BATCH, RATE, SIZE, STEPS, TRAIN, VAL, WORLDS
+from studies.starts.reading import BATCH, RATE, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS
 from studies.starts.results import by_seed, half_interval, mean_interval, read_results
 
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
@@ -26,25 +26,35 @@ def build_page(results: Path) -> str:
     worlds = [world for world in WORLDS if any(key[1] == world for key in shares)]
     return render(
         Path(__file__).with_name("page.md.jinja"),
-        shares=share_table(shares, worlds),
+        shares=share_table(shares, worlds, found),
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),
         trials=len(found),
         seeds=sorted({one["seed"] for one in found}),
         hardware=sorted({one["hardware"] for one in found}),
         missing=missing(shares),
-        setting={"size": SIZE, "steps": STEPS, "batch": BATCH, "rate": RATE, "train": TRAIN, "val": VAL},
+        commits=sorted({one["commit"] for one in found}),
+        setting={
+            "size": SIZE,
+            "steps": STEPS,
+            "batch": BATCH,
+            "rate": RATE,
+            "train": TRAIN,
+            "val": VAL,
+            "warmup": WARMUP,
+        },
     )
 
 
-def share_table(shares: Shares, worlds: Sequence[str]) -> str:
+def share_table(shares: Shares, worlds: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
     """Contenders × worlds: % named right."""
+    sizes = {one["contender"]: f"{one['parameters'] / 1e6:.2f}M" for one in found}
     rows = [
-        [one.title, *(mean_interval(list(shares.get((name, world), {}).values())) for world in worlds)]
+        [one.title, sizes[name], *(mean_interval(list(shares.get((name, world), {}).values())) for world in worlds)]
         for name, one in CONTENDERS.items()
-        if any(key[0] == name for key in shares)
+        if name in sizes
     ]
-    return table(["", *(f"*{world}*" for world in worlds)], rows)
+    return table(["", "parameters", *(f"*{world}*" for world in worlds)], rows)
 
 
 def difference_table(shares: Shares, worlds: Sequence[str]) -> str:
@@ -96,5 +106,10 @@ def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:
 
 
 def missing(shares: Shares) -> list[str]:
-    """Titles of contenders that have no trial yet."""
-    return [one.title for name, one in CONTENDERS.items() if not any(key[0] == name for key in shares)]
+    """Contenders with the worlds in which they have no trial yet."""
+    lacking = {one.title: [w for w in WORLDS if (name, w) not in shares] for name, one in CONTENDERS.items()}
+    return [
+        title if len(worlds) == len(WORLDS) else f"{title} in {listed([f'*{world}*' for world in worlds])}"
+        for title, worlds in lacking.items()
+        if worlds
+    ]

@@ -10,7 +10,7 @@ from botvision import MHSA2d
 from botvision.attention import attention_weights
 from botvision.files import whole_file
 from studies.starts.contenders import CONTENDERS
-from studies.starts.reading import SIZE, STEPS, Objects, Reader, open_world, trained
+from studies.starts.reading import LOOKED_AT, SIZE, STEPS, Objects, Reader, open_world, trained
 
 WORLD = "pair_far"
 STARTS = ("paper", "directional")
@@ -31,13 +31,14 @@ def draw_picture(out: Path, *, scenes: Path, seed: int = 0, steps: int = STEPS) 
     for name in STARTS:
         for when, many in (("before", 0), (f"after {steps} steps", steps)):
             reader = trained(name, splits, seed, steps=many).reader
-            maps[f"{CONTENDERS[name].title}, {when}"] = looks(reader.eval(), splits[1])
+            reader.train(many == 0)  # before training BatchNorm has no statistics but a batch's
+            maps[f"{CONTENDERS[name].title}, {when}"] = looks(reader, splits[1])
     draw(splits[1], maps, out)
 
 
 def looks(reader: Reader, val: Objects) -> Tensor:
     """Attention (M, H, W) of the first validation digit's place, in the last block."""
-    images, _, centre, _ = val.of(torch.tensor([int(val.image[0])]))
+    images, _, centre, _ = val.of(torch.arange(LOOKED_AT))
     (layer,) = [module for module in reader.modules() if isinstance(module, MHSA2d)]
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from botvision.files import write_json
-from studies.hardware import hardware
+from studies.hardware import commit, hardware
 from studies.starts.contenders import CONTENDERS
 from studies.starts.page import share_table, write_page
 from studies.starts.picture import draw_picture
@@ -89,8 +89,10 @@ def starts(
         draw_picture(picture, scenes=out / "scenes", steps=steps)
     if report is not None:
         write_page(filed, report)
-    shares = by_seed(read_results(filed))
-    return Starts(share_table(shares, [world for world in WORLDS if any(key[1] == world for key in shares)]), failed)
+    found = read_results(filed)
+    shares = by_seed(found)
+    tabled = [world for world in WORLDS if any(key[1] == world for key in shares)]
+    return Starts(share_table(shares, tabled, found), failed)
 
 
 def carry_out(trials: Sequence[Trial], results: Path, scenes: Path, *, steps: int, jobs: int) -> list[str]:
@@ -113,4 +115,4 @@ def one_trial(one: Trial, results: Path, scenes: Path, steps: int, jobs: int) ->
     """In a process of its own: train and file."""
     torch.set_num_threads(1)
     found = trial(*one, scenes=scenes, steps=steps)
-    write_json(one.file(results), found | {"hardware": hardware(jobs)})
+    write_json(one.file(results), found | {"hardware": hardware(jobs), "commit": commit()})

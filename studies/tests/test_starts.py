@@ -1,6 +1,7 @@
 """Starts of attention: equal trials, forms with the same hills, a page that is what its files give."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_trials_are_made_once_and_tabled(small, tmp_path):
     assert (ours["steps"], len(ours["before"]), theirs["before"]) == (2, 4, [])
     assert all(head[0] < 0.8 for head in ours["before"])
     assert 0 <= ours["right"] <= 1
+    assert re.fullmatch(r"([0-9a-f]{7,}\+?)?", ours["commit"])
     assert "| BoT, directional start |" in str(done)
     before = [path.stat().st_mtime_ns for path in files]
     page = tmp_path / "page.md"
@@ -42,7 +44,7 @@ def test_trials_are_made_once_and_tabled(small, tmp_path):
     assert [path.stat().st_mtime_ns for path in files] == before
     assert str(again) == str(done)
     assert "too few seeds to tell" in page.read_text()
-    assert "Not run yet: ResNet + SE" in page.read_text()
+    assert "Not run yet: ResNet baseline in *pair_far*, *match* and *plain*; ResNet + SE; " in page.read_text()
 
 
 def test_a_trial_does_not_depend_on_what_ran_before(small, tmp_path):
