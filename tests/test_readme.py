@@ -56,6 +56,7 @@ def commands(page):
     return [line.split(" #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (90, 60), "grey").save(tmp_path / "your-image.jpg")

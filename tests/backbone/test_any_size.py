@@ -10,7 +10,7 @@ import torch
 import botvision
 from botvision.attention import MHSA2d
 
-LONGEST = [1400] * 10 + [800] * 190  # most maps are small: the equation takes time by the fourth power of a side
+LONGEST = [1400] * 8 + [640] * 192  # most maps are small: the equation takes time by the fourth power of a side
 SIZES = [(random.Random(n).randint(32, most), random.Random(~n).randint(32, most)) for n, most in enumerate(LONGEST)]
 
 

@@ -237,7 +237,7 @@ def test_a_torn_last_checkpoint_does_not_end_a_run(tmp_path, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_a_real_process_with_workers_is_stopped_by_ctrl_c(tmp_path):
     """Ctrl-C reaches the workers too: they must not die before the main process has saved."""
-    flags = [*command(tmp_path / "run"), "--data.workers", "2", "--optim.epochs", "1000"]
+    flags = [*command(tmp_path / "run"), "--data.workers", "2", "--optim.epochs", "1000", "--engine.save_every", "5"]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "botvision.cli", *flags],
         stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -129,7 +129,7 @@ def test_classes_are_balanced_and_independent_of_digit_size_count_and_place(task
 def test_a_place_tells_no_side(distance):
     """Exact with one digit and its key; with more, that they may not overlap leaves a little."""
     for digits, allowed in (((2, 2), 0.0), ((3, 4), 0.06)):
-        things = [t for layout in layouts("side", 1200, digits=digits, distance=distance) for t in layout]
+        things = [t for layout in layouts("side", 700, digits=digits, distance=distance) for t in layout]
         things = sorted((t for t in things if t.partner is not None), key=lambda t: t.x)
         for fifth in np.array_split(np.array([t.category == "left" for t in things]), 5):
             assert abs(fifth.mean() - 0.5) < allowed + 4 * np.sqrt(0.25 / len(fifth))
@@ -176,9 +176,9 @@ def test_one_bit_of_an_image_answers_all_of_side():
 
 @pytest.mark.parametrize("task", ["key", "side"])
 def test_digits_that_find_no_place_are_left_out_as_the_docstring_says(task):
-    held = np.bincount([len(layout) for layout in layouts(task, 1500, size=192, **GRID)])
+    held = np.bincount([len(layout) for layout in layouts(task, 900, size=192, **GRID)])
     assert held[:2].sum() == 0
-    assert held[2:] / held.sum() == pytest.approx([0.50, 0.47, 0.03], abs=0.04)
+    assert held[2:] / held.sum() == pytest.approx([0.50, 0.47, 0.03], abs=0.05)
     for share in ("50 % hold 2", "47 % hold 3", "3 % hold 4"):
         assert share in make_scenes.__doc__
 
