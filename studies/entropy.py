@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from botvision import MHSA2d, create_model
-from botvision.attention import attention_weights
+from botvision.attention import attention_weights, entropy_share, watch
 from botvision.files import write_json
 from studies.cli import run
 
@@ -34,26 +33,21 @@ def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[di
     model = create_model(name, **options).double().train()  # BatchNorm by the batch: fresh statistics say nothing
     found: list[dict[str, Any]] = []
 
-    def looking(path: str) -> Callable[..., None]:
-        def look(layer: MHSA2d, inputs: tuple[Tensor, ...]) -> None:
-            v = layer.project(inputs[0])[2]
-            weights = attention_weights(layer, inputs[0], torch.arange(v.shape[-2]))
-            information = -torch.special.xlogy(weights, weights).sum(-1) / math.log(v.shape[-2])
-            out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
-            found.append({
-                "layer": path,
-                "map": f"{math.isqrt(v.shape[-2])}²",
-                "entropy / log N": round(information.mean().item(), 6),
-                "least of a query": round(information.min().item(), 6),
-                "output off its mean, %": round(100 * ((out - mean).norm() / mean.norm()).item(), 4),
-                "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
-            })  # fmt: skip
+    def look(path: str, layer: MHSA2d, x: Tensor) -> None:
+        v = layer.project(x)[2]
+        weights = attention_weights(layer, x, torch.arange(v.shape[-2]))
+        entropies = entropy_share(weights)
+        out, mean = weights @ v, v.mean(-2, keepdim=True).expand_as(v)
+        found.append({
+            "layer": path,
+            "map": f"{math.isqrt(v.shape[-2])}²",
+            "entropy / log N": round(entropies.mean().item(), 6),
+            "least of a query": round(entropies.min().item(), 6),
+            "output off its mean, %": round(100 * ((out - mean).norm() / mean.norm()).item(), 4),
+            "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
+        })  # fmt: skip
 
-        return look
-
-    for path, module in model.named_modules():
-        if isinstance(module, MHSA2d):
-            module.register_forward_pre_hook(looking(path))
+    watch(model, look)
     model(torch.randn(4, 3, size, size, dtype=torch.float64))
     return found
 

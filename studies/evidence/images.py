@@ -17,8 +17,8 @@ from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, World, build_world
 from studies.evidence.intervals import Point, draw_intervals
-from studies.evidence.numbers import interval
 from studies.grid import Grid, as_pairs
+from studies.numbers import interval
 from studies.receptive_field import draw_fields
 
 EXAMPLES = 4  # scenes of a task

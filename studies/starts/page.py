@@ -1,17 +1,20 @@
 """The page on the directional start: its words are in page.md.jinja, its numbers in the result files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from botvision.files import write_text
+from studies.numbers import Interval, difference, interval, verdict
 from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import BATCH, RATE, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS
-from studies.starts.results import by_seed, half_interval, mean_interval, read_results
+from studies.starts.results import by_seed, read_results
 
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
-Shares = Mapping[tuple[str, str], Mapping[int, float]]  # (contender, world) → seed → % named right
+Shares = Mapping[tuple[str, str], Mapping[int, float]]  # (contender, world) → seed → share named right
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -50,7 +53,7 @@ def share_table(shares: Shares, worlds: Sequence[str], found: Sequence[dict[str,
     """Contenders × worlds: % named right."""
     sizes = {one["contender"]: f"{one['parameters'] / 1e6:.2f}M" for one in found}
     rows = [
-        [one.title, sizes[name], *(mean_interval(list(shares.get((name, world), {}).values())) for world in worlds)]
+        [one.title, sizes[name], *(counted(over_seeds(shares, name, world)) for world in worlds)]
         for name, one in CONTENDERS.items()
         if name in sizes
     ]
@@ -61,29 +64,30 @@ def difference_table(shares: Shares, worlds: Sequence[str]) -> str:
     """Paired differences of the directional start, and what they say."""
     rows = []
     for world in worlds:
-        strongest = max(STRONG, key=lambda name: mean(shares.get((name, world), {}).values()))
+        strongest = max(STRONG, key=lambda name: means(over_seeds(shares, name, world)))
         for other in ("paper", "resnet", strongest):
-            ours, theirs = shares.get(("directional", world), {}), shares.get((other, world), {})
-            both = sorted(set(ours) & set(theirs))
-            rows.append(
-                [f"*{world}*: directional − {CONTENDERS[other].title}", *verdict([ours[s] - theirs[s] for s in both])]
-            )
+            found = difference(shares.get(("directional", world), {}), shares.get((other, world), {}))
+            what = f"*{world}*: directional − {CONTENDERS[other].title}"
+            rows.append([what, counted(found, sign=True), verdict(found)])
     return table(["difference of the share named right, in points", "mean ± 95 %", ""], rows)
 
 
-def verdict(differences: Sequence[float]) -> tuple[str, str]:
-    """A paired difference with its interval, and where that lies."""
-    if len(differences) < 3:
-        return ", ".join(f"{value:+.1f}" for value in differences) or NOT_RUN, "too few seeds to tell"
-    middle, half = mean(differences), half_interval(differences)
-    said = "above" if middle - half > 0 else "below" if middle + half < 0 else "no difference can be told"
-    return f"{middle:+.1f} ± {half:.1f} (n = {len(differences)})", said
+def over_seeds(shares: Shares, contender: str, world: str) -> Interval | None:
+    """A contender's share over its seeds; none without a trial."""
+    values = list(shares.get((contender, world), {}).values())
+    return interval(values) if values else None
 
 
-def mean(values: Any) -> float:
-    """Of any numbers; minus infinity of none."""
-    numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else float("-inf")
+def means(found: Interval | None) -> float:
+    """The mean; below all others where there is none."""
+    return -math.inf if found is None else found.mean
+
+
+def counted(found: Interval | None, *, sign: bool = False) -> str:
+    """An interval in per cent with its number of seeds, or each seed's figure where there is no interval."""
+    if found is None:
+        return NOT_RUN
+    return found.text(sign=sign) + (f" (n = {found.seeds})" if found.half is not None else "")
 
 
 def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:
@@ -94,7 +98,7 @@ def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:
             own = [each for each in found if (each["contender"], each["world"]) == (name, world) and each["before"]]
             if own:
                 cells = [
-                    f"{mean(head[column] for each in own for head in each[when]):.{digits}f}"
+                    f"{fmean(head[column] for each in own for head in each[when]):.{digits}f}"
                     for when in ("before", "after")
                     for column, digits in ((0, 3), (1, 1))
                 ]

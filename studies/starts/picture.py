@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from botvision import MHSA2d
-from botvision.attention import attention_weights
+from botvision.attention import attention_weights, watch
 from botvision.files import whole_file
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import LOOKED_AT, SIZE, STEPS, Objects, Reader, open_world, trained
@@ -39,15 +39,15 @@ def draw_picture(out: Path, *, scenes: Path, seed: int = 0, steps: int = STEPS) 
 def looks(reader: Reader, val: Objects) -> Tensor:
     """Attention (M, H, W) of the first validation digit's place, in the last block."""
     images, _, centre, _ = val.of(torch.arange(LOOKED_AT))
-    (layer,) = [module for module in reader.modules() if isinstance(module, MHSA2d)]
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    seen: list[tuple[MHSA2d, Tensor]] = []
+    hooks = watch(reader, lambda _, layer, x: seen.append((layer, x)))
     with torch.no_grad():
         reader.body(images)
-        hook.remove()
-        height, width = seen[0].shape[2:]
+        hooks[0].remove()
+        ((layer, x),) = seen
+        height, width = x.shape[2:]
         column, row = (int(value) for value in centre[0] / SIZE * torch.tensor([width, height]))
-        weights = attention_weights(layer, seen[0], torch.tensor([row * width + column]))
+        weights = attention_weights(layer, x, torch.tensor([row * width + column]))
     return weights[0, :, 0].unflatten(-1, (height, width))
 
 

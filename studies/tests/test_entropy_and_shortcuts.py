@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonarg
 
 def test_the_shortcuts_of_side_are_counted(tmp_path, capsys):
     """One rule names every digit; trees that never see the key beat a coin; the filed count says the same."""
-    assert run(shortcuts, ["--layouts", "800", "--out", str(tmp_path / "a.json")]) == 0
+    assert run(shortcuts, ["--layouts", "2000", "--out", str(tmp_path / "a.json")]) == 0
     assert "key never seen" in capsys.readouterr().out
     filed = next(RESULTS.glob("side_shortcuts_*.json"))
     for path in (tmp_path / "a.json", filed):

@@ -16,12 +16,12 @@ from pycocotools import mask as rle
 
 from studies.evidence import worker
 from studies.evidence.commands import commands
-from studies.evidence.numbers import difference, interval, verdict
 from studies.evidence.page import Evidence, build_page, collect, rows_of
 from studies.evidence.runs import Runs, result_of
 from studies.evidence.split import distance, in_parts, names, part, steps, thirds
 from studies.evidence.sweep import evidence
 from studies.grid import as_pairs, build_configs, read_grid
+from studies.numbers import difference, interval, verdict
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": [8, 16, 32, 64]}

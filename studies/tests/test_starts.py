@@ -9,10 +9,11 @@ import torch
 
 from botvision import MHSA2d
 from botvision.attention import layer_statistics
+from studies.numbers import difference, verdict
 from studies.starts import reading
 from studies.starts.contenders import AIMED, CONTENDERS
 from studies.starts.forms import FORMS, Gated
-from studies.starts.page import build_page, verdict
+from studies.starts.page import build_page, counted
 from studies.starts.sweep import starts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,7 +100,8 @@ def test_the_picture_is_drawn(small, tmp_path):
     ],
 )
 def test_differences_say_where_their_interval_lies(values, told):
-    assert verdict(values) == told
+    found = difference(dict(enumerate(value / 100 for value in values)), dict.fromkeys(range(9), 0.0))
+    assert (counted(found, sign=True), verdict(found)) == told
 
 
 @pytest.mark.parametrize(

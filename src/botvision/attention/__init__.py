@@ -3,7 +3,14 @@
 from botvision.attention.dispatch import BACKENDS, attend, why_not
 from botvision.attention.module import EXTENSIONS, POSITIONS, MHSA2d
 from botvision.attention.start import STARTS
-from botvision.attention.statistics import HeadStatistics, attention_statistics, attention_weights, layer_statistics
+from botvision.attention.statistics import (
+    HeadStatistics,
+    attention_statistics,
+    attention_weights,
+    entropy_share,
+    layer_statistics,
+    watch,
+)
 
 __all__ = [
     "BACKENDS",
@@ -15,6 +22,8 @@ __all__ = [
     "attend",
     "attention_statistics",
     "attention_weights",
+    "entropy_share",
     "layer_statistics",
+    "watch",
     "why_not",
 ]

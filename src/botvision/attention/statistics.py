@@ -3,10 +3,12 @@
 # B batch, M heads, D head dim, H×W map, N = H·W tokens, Q ≤ N queries that are looked at
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from botvision.attention.module import MHSA2d
 
@@ -48,19 +50,10 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
     Raises:
         ValueError: a model without `MHSA2d`.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, MHSA2d)}
-    if not layers:
-        raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
     found: list[HeadStatistics] = []
-
-    def looking(name: str) -> Any:
-        def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            (x,) = (*inputs, *named.values())
-            found.extend(layer_statistics(layer, x, name=name))
-
-        return look
-
-    hooks = [layer.register_forward_pre_hook(looking(name), with_kwargs=True) for name, layer in layers.items()]
+    hooks = watch(model, lambda name, layer, x: found.extend(layer_statistics(layer, x, name=name)))
+    if not hooks:
+        raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
     try:
         with torch.no_grad():
             model(images)
@@ -68,6 +61,24 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
         for hook in hooks:
             hook.remove()
     return found
+
+
+def watch(model: nn.Module, see: Callable[[str, MHSA2d, Tensor], None]) -> list[RemovableHandle]:
+    """Have `see(name, layer, x)` called before each attention layer of a model runs, x (B, C, H, W) its input.
+
+    Returns:
+        A handle a layer; `remove()` ends it.
+    """
+
+    def hook(name: str) -> Any:
+        def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            (x,) = (*inputs, *named.values())
+            see(name, layer, x)
+
+        return look
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MHSA2d)}
+    return [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
 
 
 @torch.no_grad()
@@ -87,7 +98,6 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
     chosen = tokens[:: -(-len(tokens) // queries)]
     with torch.autocast(x.device.type, enabled=False):
         weights = attention_weights(layer, x.to(layer.qkv.weight.dtype), chosen)  # B M Q N
-        information = -torch.special.xlogy(weights, weights).sum(-1) / math.log(max(len(tokens), 2))
         down = (tokens // width - (chosen // width)[:, None]).to(weights)  # Q N
         right = (tokens % width - (chosen % width)[:, None]).to(weights)
         offsets = torch.stack([torch.hypot(down, right), down, right])
@@ -95,7 +105,7 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
     return [
         HeadStatistics(name, head, entropy, distance, downwards, rightwards, (height, width))
         for head, (entropy, (distance, downwards, rightwards)) in enumerate(
-            zip(information.mean((0, 2)).tolist(), seen.tolist(), strict=True)
+            zip(entropy_share(weights).mean((0, 2)).tolist(), seen.tolist(), strict=True)
         )
     ]
 
@@ -110,3 +120,8 @@ def attention_weights(layer: MHSA2d, x: Tensor, chosen: Tensor) -> Tensor:
         by_place = rel_h[:, :, chosen, :, None].to(precise) + rel_w[:, :, chosen, None, :].to(precise)
         logits = logits + by_place.flatten(-2)
     return logits.softmax(-1)
+
+
+def entropy_share(weights: Tensor) -> Tensor:
+    """Entropy of (…, N) softmax weights as a share of log N: (…)."""
+    return -torch.special.xlogy(weights, weights).sum(-1) / math.log(max(weights.shape[-1], 2))

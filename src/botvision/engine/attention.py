@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Collection
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from botvision.attention import HeadStatistics, MHSA2d, layer_statistics
+from botvision.attention import HeadStatistics, MHSA2d, layer_statistics, watch
 
 AVERAGES = 0.99  # of log N: from here on attention is called a plain average
 IMAGES = 2  # of the first batch
@@ -36,19 +35,12 @@ class AttentionLog(Callback):
         self.found = []
         if self.compiled or not trainer.is_global_zero:
             return
-        for name, layer in pl_module.named_modules():
-            if isinstance(layer, MHSA2d):
-                self.hooks.append(layer.register_forward_pre_hook(self.looking(short(name)), with_kwargs=True))
+        self.hooks = watch(pl_module, self.look)
 
-    def looking(self, name: str) -> Any:
-        """A hook that looks once."""
-
-        def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            if all(one.layer != name for one in self.found):
-                (x,) = (*inputs, *named.values())
-                self.found += layer_statistics(layer, x[:IMAGES], name=name)
-
-        return look
+    def look(self, name: str, layer: MHSA2d, x: Tensor) -> None:
+        """Look once at each layer."""
+        if all(one.layer != short(name) for one in self.found):
+            self.found += layer_statistics(layer, x[:IMAGES], name=short(name))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what was seen, and warn once in a run's second half where all heads average."""
