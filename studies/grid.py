@@ -200,7 +200,8 @@ def read_grid(name: str) -> Grid:
     for run in grid.runs(worlds=[*grid.worlds][:1], seeds=grid.seeds[:1]):
         what = f"grid {path}, {run.variant}, train"
         for stage in run.settings["stages"]:
-            if build_configs(run.settings, stage, Path(), what=what).optim.epochs < 1:
+            epochs = build_configs(run.settings, stage, Path(), what=what).optim.epochs
+            if not isinstance(epochs, int) or epochs < 1:
                 raise ValueError(f"{what}: {run.variant} has a stage without an epoch; raise train.optim.epochs")
     return grid
 

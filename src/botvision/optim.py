@@ -9,6 +9,10 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_
 from torch import nn
 from torch.optim import Optimizer
 
+from botvision.attention import MHSA2d
+
+IN_PROPORTION = {"sgd", "momentum", "nesterov", "lars", "nlars"}  # Goyal et al. 2017; the others: Malladi et al. 2022
+
 
 def check_optimizer(name: str) -> None:
     """Refuse what timm does not know.
@@ -29,6 +33,8 @@ def build_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     layer_decay: float | None = None,
+    backbone: nn.Module | None = None,
+    backbone_lr: float | None = None,
 ) -> Optimizer:
     """An optimiser by timm's name; norms, biases and what `no_weight_decay()` names are not decayed.
 
@@ -40,6 +46,8 @@ def build_optimizer(
         weight_decay: of the others.
         momentum: of those that take one.
         layer_decay: rate of each layer as a share of the next one's, for timm's models; none for one rate.
+        backbone: part of the model with a rate of its own.
+        backbone_lr: that rate; none for `lr`.
 
     Raises:
         ValueError: an unknown name.
@@ -52,7 +60,54 @@ def build_optimizer(
     else:
         groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay)
     groups = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in groups]
+    if backbone is not None and backbone_lr is not None:
+        groups = with_rate(groups, set(backbone.parameters()), ratio=backbone_lr / lr)
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, momentum=momentum)
+
+
+def with_rate(groups: list[dict[str, Any]], chosen: set[nn.Parameter], *, ratio: float) -> list[dict[str, Any]]:
+    """Parameter groups in which the chosen ones have `ratio` times their group's rate."""
+    split = []
+    for group in groups:
+        for inside, factor in ((True, ratio), (False, 1.0)):
+            part = [p for p in group["params"] if (p in chosen) is inside]
+            if part:
+                split.append({**group, "params": part, "lr": factor * group["lr"]})
+    return split
+
+
+def rate_for(lr: float, name: str, *, batch: int, meant_for: int | None) -> float:
+    """A rate that was given for another batch: in proportion for SGD, by the root for adaptive optimisers.
+
+    Args:
+        lr: the rate.
+        name: of the optimiser.
+        batch: images a step, all devices together.
+        meant_for: the batch that `lr` was given for; none leaves it.
+    """
+    if meant_for is None:
+        return lr
+    ratio = batch / meant_for
+    return lr * (ratio if name.lower() in IN_PROPORTION else ratio**0.5)
+
+
+def freeze(backbone: nn.Module) -> None:
+    """Keep a backbone as it is, but for blocks with attention, which no ResNet's weights have trained.
+
+    BatchNorm keeps its running statistics too.
+    """
+    spared = {
+        id(inner)
+        for block in backbone.modules()
+        if any(isinstance(child, MHSA2d) for child in block.children())
+        for inner in block.modules()
+    }
+    for module in backbone.modules():
+        own = list(module.parameters(recurse=False))
+        if own and id(module) not in spared:
+            module.eval()
+            for parameter in own:
+                parameter.requires_grad_(False)
 
 
 def names_without_decay(model: nn.Module) -> Iterator[str]:

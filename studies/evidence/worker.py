@@ -60,10 +60,10 @@ def carry_out(settings: dict[str, Any], scenes: Path, folder: Path) -> dict[str,
         seconds += summary.wall_seconds
         before = out / "checkpoints" / "last.ckpt"
     last = folder / "checkpoints" / "last.ckpt"
-    evaluate(last, configs.data.val_annotations, configs.data.val_images, out=folder / "evaluation", workers=0)
+    evaluate(last, *configs.data.validation_files, out=folder / "evaluation", workers=0)
     found = read_json(folder / "evaluation" / "results.json", what="results")
     truth, learnt = (
-        read_json(path, what="annotations") for path in (configs.data.val_annotations, configs.data.train_annotations)
+        read_json(path, what="annotations") for path, _ in (configs.data.validation_files, configs.data.training_files)
     )
     size = counts(configs.model)
     return {

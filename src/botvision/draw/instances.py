@@ -30,7 +30,8 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
     if detections.confidence is not None:
         labels = [f"{label} {score:.2f}" for label, score in zip(labels, detections.confidence, strict=True)]
     scene = np.ascontiguousarray(image[..., ::-1])  # supervision draws in OpenCV's order, BGR
-    scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
+    if detections.mask is not None:
+        scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
     scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections)
     scene = sv.LabelAnnotator(text_scale=0.5, text_padding=3).annotate(scene, detections, labels=labels)
     return np.ascontiguousarray(scene[..., ::-1])

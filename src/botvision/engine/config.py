@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["steps", "cosine"]
 OnExisting = Literal["refuse", "resume", "replace"]
+Final = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class DeviceConfig:
                 f"accelerator={self.accelerator!r} is not there: torch sees no such device; use auto or cpu"
             )
         return device
+
+
+def epochs_for(images: int) -> int:
+    """Passes over so many training images that `epochs: auto` means: 6,000 images seen, in 12 to 100 passes."""
+    return min(100, max(12, round(6000 / max(1, images))))
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:

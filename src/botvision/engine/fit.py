@@ -1,5 +1,6 @@
 """Fit a module; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
 
+import math
 import os
 import shutil
 import signal
@@ -180,6 +181,6 @@ def keep_if_best(trainer: L.Trainer, last: Path, history: History) -> None:
     """best.ckpt of weights that were evaluated after the fit: lightning chooses it in the fit alone."""
     best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)  # type: ignore[attr-defined]
     found = [row[best.monitor] for row in history.rows if best.monitor in row]
-    if trainer.is_global_zero and last.is_file() and found[-1] >= max(found):
+    if trainer.is_global_zero and last.is_file() and found[-1] > max(found[:-1], default=-math.inf):
         with whole_file(last.with_name("best.ckpt"), sync=True) as unfinished:
             shutil.copyfile(last, unfinished)

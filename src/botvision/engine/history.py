@@ -41,6 +41,10 @@ class History(Callback):
         """The row of the latest evaluation."""
         return next(row for row in reversed(self.rows) if self.metric in row)
 
+    def best_metrics(self, metric: str) -> dict[str, float]:
+        """The row of the evaluation with most of a metric, the first of equals."""
+        return max((row for row in self.rows if metric in row), key=lambda row: row[metric])
+
     def is_evaluated(self) -> bool:
         """Whether the latest weights have been evaluated."""
         return any(self.metric in row and row["step"] == self.rows[-1]["step"] for row in self.rows)

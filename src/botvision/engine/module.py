@@ -1,5 +1,6 @@
 """LightningModule of any task: order of epochs, learning rates, content of checkpoints."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from botvision.engine.checkpoint import KEY
 from botvision.engine.config import Schedule
+from botvision.engine.doubts import slow_start
 from botvision.engine.loader import READING, ResumableLoader
 from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
@@ -45,8 +47,16 @@ class TaskModule(L.LightningModule):
         warmup_steps: int,
         warmup_from: float,
         milestones: Sequence[float],
+        warmup: float | None = None,
     ) -> Any:
-        """An optimiser with `learning_rate_factor` at each of its steps, as lightning takes both."""
+        """An optimiser with `learning_rate_factor` at each of its steps, as lightning takes both.
+
+        `warmup` is a share of `total` in place of `warmup_steps`; the others are as there.
+        """
+        if warmup is not None:
+            warmup_steps = round(warmup * total)
+        if self.global_rank == 0 and (warning := slow_start(warmup_steps=warmup_steps, total=total)):
+            print(warning, file=sys.stderr)
 
         def factor(step: int) -> float:
             return learning_rate_factor(

@@ -1,10 +1,11 @@
 """`run`: a training run of any task: folder, seed, checkpoint, fit, examples, summary."""
 
 import shlex
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from torch import nn
 from botvision.engine.attention import PANELS
 from botvision.engine.checkpoint import newest_whole
 from botvision.engine.config import EngineConfig, OnExisting, check_counts
+from botvision.engine.doubts import flat_loss, nothing_found
 from botvision.engine.fit import fit, stoppable
 from botvision.engine.folder import (
     check_folder,
@@ -30,6 +32,7 @@ from botvision.engine.folder import (
 from botvision.engine.history import History
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
+from botvision.engine.settings import plain
 from botvision.engine.trainer import (
     FitOptions,
     build_trainer,
@@ -47,6 +50,7 @@ class RunSummary:
     Attributes:
         wall_seconds: of all sessions of the run, evaluation and drawing included.
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
+        checkpoint: whose weights the metrics are of.
     """
 
     task: ClassVar[str] = ""  # whose `predict` command comes next
@@ -57,6 +61,7 @@ class RunSummary:
     model: str
     epochs: int
     out: Path
+    checkpoint: Path
 
     @property
     def headline(self) -> str:
@@ -65,7 +70,7 @@ class RunSummary:
 
     def __str__(self) -> str:
         ending = f"after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at {self.out / 'predictions'}"
-        checkpoint = shlex.quote(str(self.out / "checkpoints" / "last.ckpt"))
+        checkpoint = shlex.quote(str(self.checkpoint))
         following = f"\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
         return f"{self.headline} {ending}{following}"
 
@@ -135,6 +140,13 @@ class Task(ABC, Generic[Summary]):
     def batch_size(self) -> int:
         """Training images a step and a device."""
 
+    def settled(self, out: Path, engine: EngineConfig) -> "Settled":
+        """The task with all that is automatic decided, and files for `out` that it then reads."""
+        return Settled(self)
+
+    def introduce(self, parts: Parts, out: Path) -> None:
+        """Say what was read, and draw what is trained on; nothing, unless a task does."""
+
     @abstractmethod
     def check(self, engine: EngineConfig) -> None:
         """Refuse options that do not fit, before anything is read."""
@@ -154,6 +166,18 @@ class Task(ABC, Generic[Summary]):
     def options(self) -> dict[str, Any]:
         """Its fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
+class Settled(NamedTuple):
+    """A task that names every number.
+
+    Attributes:
+        task: the task.
+        files: JSON files of `out` that it reads, and their content.
+    """
+
+    task: Task[Any]
+    files: Mapping[Path, Any] = {}
 
 
 def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: OnExisting) -> Summary:
@@ -181,6 +205,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
 
     with stoppable(go_on):
         started = time.monotonic()
+        task, files = task.settled(out, engine)
         task.check(engine)
         check_counts(engine, **{"optim.epochs": task.fitting.epochs, "data.batch_size": task.batch_size})
         config = plain_config(engine, **task.options())
@@ -192,6 +217,9 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
                 config,
                 fixed={name: value for name, value in task.options().items() if name in task.fixed},
             )
+        for path, content in files.items():  # every process, for each reads them
+            if not path.is_file():
+                write_json(path, content)
         last = out / "checkpoints" / "last.ckpt"
         resumed = newest_whole(last.parent, task=task.name) if on_existing == "resume" else None
         L.seed_everything(engine.seed, workers=True, verbose=False)
@@ -209,17 +237,26 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             share.position.begin(*resume_position(content, parts.train.reading))
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
             if on_existing == "replace":
-                clear(out)
+                clear(out, but=files)
             clear_unfinished(out)
             write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            task.introduce(parts, out)
+            if resumed is not None:
+                print(f"going on with epoch {share.position.epoch + 1}, step {steps_before}, from {begin}")
         begun = True
         seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)
+        final = last.with_name(f"{task.fitting.final}.ckpt")
+        if task.fitting.final == "best":
+            metrics = history.best_metrics(task.fitting.monitor)
         if trainer.is_global_zero:
-            task.draw(last, parts, out, device=trainer.strategy.root_device)
+            for doubt in doubts(history.rows, task, ended=trainer.current_epoch):
+                print(doubt, file=sys.stderr)
+            task.draw(final, parts, out, device=trainer.strategy.root_device)
         summary = task.summarise(
             metrics,
             parts,
+            checkpoint=final,
             wall_seconds=round(history.seconds(), 1),
             peak_memory_mb=round(peak_memory_mb()),
             gpu_memory_mb=round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else 0,
@@ -228,5 +265,19 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             out=out,
         )
         if trainer.is_global_zero:
-            write_json(out / "summary.json", {**asdict(summary), "out": str(out)}, indent=2)
+            write_json(out / "summary.json", plain(summary), indent=2)
         return summary
+
+
+def doubts(rows: Sequence[Mapping[str, float]], task: Task[Any], *, ended: int) -> list[str]:
+    """Lines on how a fit ended: early, or with signs that it did not learn."""
+    fitting = task.fitting
+    name = fitting.shown.get(fitting.monitor, fitting.monitor)
+    lines = []
+    if fitting.patience is not None and ended < fitting.epochs:
+        best = max((row for row in rows if fitting.monitor in row), key=lambda row: row[fitting.monitor])
+        lines.append(
+            f"ended after epoch {ended} of {fitting.epochs}: no better {name} in {fitting.patience} evaluations than "
+            f"{best[fitting.monitor]:.3f} in epoch {best['epoch'] + 1:g}"
+        )
+    return lines + [line for line in (nothing_found(rows, metric=fitting.monitor, name=name), flat_loss(rows)) if line]

@@ -1,21 +1,23 @@
 """lightning's Trainer, made of a run's options."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from botvision.engine.attention import AttentionLog
-from botvision.engine.config import EngineConfig
+from botvision.engine.config import EngineConfig, Final
 from botvision.engine.fit import Interruptible
 from botvision.engine.history import History
+from botvision.engine.progress import RunProgress
 from botvision.engine.saving import WholeCheckpointIO
 
 
@@ -29,6 +31,9 @@ class FitOptions:
         clip: largest norm of the gradient; none leaves it.
         ema: decay of averaged weights, which are then evaluated and saved; none keeps the plain ones.
         accumulate: batches whose gradients are summed before a step.
+        patience: evaluations in a row that may be no better than the best before the run ends; none runs to the end.
+        final: whose weights the run reports, draws and offers: the last or the best ones.
+        shown: metrics of the progress line, and what they are called there.
     """
 
     epochs: int
@@ -36,6 +41,9 @@ class FitOptions:
     clip: float | None = None
     ema: float | None = None
     accumulate: int = 1
+    patience: int | None = None
+    final: Final = "last"
+    shown: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing could be learnt."""
@@ -43,6 +51,8 @@ class FitOptions:
             raise ValueError(f"optim.ema={self.ema} must be at least 0 and below 1; e.g. 0.99, or null for none")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"optim.clip={self.clip} must be above 0; e.g. 5, or null for none")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"optim.patience={self.patience} must be at least 1 evaluation; e.g. 10, or null for none")
 
 
 def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history: History) -> L.Trainer:
@@ -58,9 +68,13 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     if engine.save_every is not None:
         every = engine.save_every
         callbacks.append(ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False))
+    if fitting.patience is not None:
+        callbacks.append(EarlyStopping(fitting.monitor, mode="max", patience=fitting.patience, check_finite=False))
     if fitting.ema is not None:
         callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=fitting.ema)))
     callbacks.append(Interruptible(folder / "last.ckpt"))  # after the weights were averaged
+    if engine.progress:
+        callbacks.append(RunProgress(fitting.shown))
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
     # SLURM requeues the job itself (sbatch --requeue); lightning would save and resume by files of its own
@@ -86,9 +100,16 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     )
 
 
-def averaged(average: torch.Tensor, current: torch.Tensor, _: Any, *, decay: float) -> torch.Tensor:
-    """The exponential moving average's next value; counters and index tables are taken as they are."""
-    return torch.lerp(current, average, decay) if average.is_floating_point() else current
+def averaged(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor, *, decay: float) -> torch.Tensor:
+    """The exponential moving average's next value; counters and index tables are taken as they are.
+
+    The decay grows to its own as (1 + n) / (10 + n) with the `count` of values so far, as TensorFlow's average does
+    where it is told the step: at a fixed one a short run would end with much of the weights that it began from.
+    """
+    if not average.is_floating_point():
+        return current
+    grown = ((1 + count) / (10 + count)).clamp(max=decay)  # a tensor: a number would wait for the GPU
+    return torch.lerp(current, average, grown.to(average.dtype))
 
 
 def live_logger(kind: str, out: Path) -> Logger:

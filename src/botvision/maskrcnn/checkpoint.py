@@ -42,6 +42,7 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
         img_size=config.img_size,
         backbone_options=config.backbone_options,
         auxiliary=config.auxiliary,
+        masks=bool(config.masks),
     )
 
 

@@ -11,6 +11,7 @@ from botvision.maskrcnn.config import OnBad
 from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
+NO_MASK = "has no segmentation, and Mask R-CNN needs polygons or RLE"
 
 
 class Category(NamedTuple):
@@ -20,8 +21,14 @@ class Category(NamedTuple):
     name: str
 
 
-def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
+def read_coco(path: Path, images: Path, *, on_bad: OnBad, masks: bool = True) -> dict[str, Any]:
     """A COCO file, checked: every reference leads somewhere and every image is there.
+
+    Args:
+        path: of the file.
+        images: folder of its images.
+        on_bad: what is to be done with annotations that cannot be used.
+        masks: whether they need masks.
 
     Raises:
         FileNotFoundError: no such file or image.
@@ -42,12 +49,18 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     check_references(path, document, sizes)
-    reasons = [bad_box(a, *sizes[a["image_id"]]) or bad_mask(a, *sizes[a["image_id"]]) for a in document["annotations"]]
+    reasons = [
+        bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "")
+        for a in document["annotations"]
+    ]
     bad = [(a.get("id"), why) for a, why in zip(document["annotations"], reasons, strict=True) if why]
     if bad and on_bad == "refuse":
         number, why = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
-        raise ValueError(f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip")
+        boxes = "; --model.masks false trains on boxes alone" if why == NO_MASK else ""
+        raise ValueError(
+            f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip{boxes}"
+        )
     if len(bad) == len(document["annotations"]):
         number, why = bad[0] if bad else ("", "")
         first = f" that can be used: annotation {number} {why}" if bad else ""
@@ -55,12 +68,25 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad) -> dict[str, Any]:
     if bad:
         log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
     document["annotations"] = [a for a, why in zip(document["annotations"], reasons, strict=True) if not why]
-    seen = Counter(a["category_id"] for a in document["annotations"])
-    empty = [c["name"] for c in document["categories"] if not seen[c["id"]]]
-    if empty:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        log.warning("%s: no annotation of category %s%s, which cannot be learnt", path, ", ".join(empty[:5]), more)
     return document
+
+
+def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
+    """Whether a file's annotations have masks; with `on_bad="skip"` some are enough.
+
+    Raises:
+        ValueError: some have and some have not, and none may be left out.
+    """
+    annotations = [a for a in document["annotations"] if not a.get("iscrowd", 0)]
+    bare = sum(not annotation.get("segmentation") for annotation in annotations)
+    if 0 < bare < len(annotations) and on_bad == "skip":
+        return True
+    if 0 < bare < len(annotations):
+        raise ValueError(
+            f"{path}: {bare} of {len(annotations)} annotations have no mask; --data.on_bad skip leaves them "
+            "out, --model.masks false trains on boxes alone"
+        )
+    return bool(annotations) and not bare
 
 
 def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
@@ -128,7 +154,7 @@ def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
     """What is wrong with an annotation's polygons or RLE, or nothing."""
     form = annotation.get("segmentation")
     if not form:
-        return "has no segmentation, and Mask R-CNN needs polygons or RLE"
+        return NO_MASK
     if isinstance(form, list):
         fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_finite, p)) for p in form)
         return "" if fine else "has a polygon that is no list of at least three x, y in finite numbers"
@@ -148,17 +174,24 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def for_counting(document: dict[str, Any]) -> dict[str, Any]:
-    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area there, masks that are masks."""
+def for_counting(document: dict[str, Any], *, masks: bool = True) -> dict[str, Any]:
+    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area there, masks that are masks.
+
+    Without `masks` its annotations are boxes alone.
+    """
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     annotations: list[dict[str, Any]] = []
     for given in document["annotations"]:
         height, width = sizes[given["image_id"]]
-        if bad_mask(given, height, width):
+        if bad_mask(given, height, width) if masks else bad_box(given, height, width):
             continue
         annotation = {"iscrowd": 0, **given, "id": len(annotations) + 1}
+        if not masks:
+            annotation.pop("segmentation", None)
         if "area" not in given:
-            annotation["area"] = float(decode(given["segmentation"], height=height, width=width).sum())
+            side, other = given["bbox"][2:]
+            mask_area = decode(given["segmentation"], height=height, width=width).sum() if masks else side * other
+            annotation["area"] = float(mask_area)
         annotations.append(annotation)
     return {**document, "annotations": annotations}
 

@@ -3,6 +3,8 @@
 # G objects of an image, H×W image
 
 import pickle
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,10 +80,17 @@ class Jitter:
 
 
 class CocoInstances(Dataset[Sample]):
-    """Images of a COCO file with boxes (G, 4), labels (G,) from 1, masks (G, 112, 112), image_id.
+    """Images of a COCO file with boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) where it has them, image_id.
 
     Crowds are left out. The file is checked whole on opening, and held as bytes: Python objects would be copied into
     every worker as they are read.
+
+    Attributes:
+        annotations: COCO's JSON.
+        images: folder of its images.
+        categories: by label; all of the file's, until `restrict` says otherwise.
+        left_out: names of the file's categories that `restrict` has left out.
+        counts: objects of each category by its id.
 
     Raises:
         FileNotFoundError: the file or an image is not there.
@@ -89,14 +98,22 @@ class CocoInstances(Dataset[Sample]):
     """
 
     def __init__(
-        self, annotations: Path, images: Path, *, jitter: Jitter | None = None, on_bad: OnBad = "refuse"
+        self,
+        annotations: Path,
+        images: Path,
+        *,
+        jitter: Jitter | None = None,
+        on_bad: OnBad = "refuse",
+        masks: bool = True,
     ) -> None:
-        document = read_coco(annotations, images, on_bad=on_bad)
+        document = read_coco(annotations, images, on_bad=on_bad, masks=masks)
         self.annotations = annotations
         self.images = images
         self.jitter = jitter
+        self.masks = masks
         self.categories = sorted(Category(c["id"], c["name"]) for c in document["categories"])
-        self.label_of = {category.id: label for label, category in enumerate(self.categories, 1)}
+        self.restrict(self.categories)
+        self.counts = Counter(a["category_id"] for a in document["annotations"] if not a.get("iscrowd", 0))
         by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
         for annotation in document["annotations"]:
             if not annotation.get("iscrowd", 0):
@@ -107,6 +124,12 @@ class CocoInstances(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def restrict(self, categories: Sequence[Category]) -> None:
+        """Number the classes by these categories, which must hold all that have objects."""
+        self.left_out = [category.name for category in self.categories if category not in categories]
+        self.categories = list(categories)
+        self.label_of = {category.id: label for label, category in enumerate(self.categories, 1)}
 
     def record(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """An image's own entry and its annotations, without crowds."""
@@ -131,25 +154,36 @@ class CocoInstances(Dataset[Sample]):
             box = clip(frame.forward(corners(annotation["bbox"])), *image.shape[-2:])
             if min(box[2] - box[0], box[3] - box[1]) < 1:
                 continue
-            try:
-                mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; "
-                    "mend it"
-                ) from error
-            if mask.any():
-                boxes.append(box)
-                labels.append(self.label_of[annotation["category_id"]])
-                crops.append(mask[:, ::-1].copy() if frame.zoom_x < 0 else mask)
-        empty = torch.zeros(0, CROP_SIDE, CROP_SIDE, dtype=torch.uint8)
+            if self.masks:
+                mask = self.mask(annotation, frame, box, height=height, width=width)
+                if not mask.any():
+                    continue
+                crops.append(mask)
+            boxes.append(box)
+            labels.append(self.label_of[annotation["category_id"]])
         target = {
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.from_numpy(np.stack(crops)) if crops else empty,
             "image_id": torch.tensor(entry["id"]),
         }
+        if self.masks:
+            empty = torch.zeros(0, CROP_SIDE, CROP_SIDE, dtype=torch.uint8)
+            target["masks"] = torch.from_numpy(np.stack(crops)) if crops else empty
         return image, target
+
+    def mask(self, annotation: dict[str, Any], frame: Frame, box: masks.Box, *, height: int, width: int) -> masks.Mask:
+        """An object's mask in its box of the image as it is now, from the original's of height × width.
+
+        Raises:
+            ValueError: a mask that cannot be read.
+        """
+        try:
+            mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; mend it"
+            ) from error
+        return mask[:, ::-1].copy() if frame.zoom_x < 0 else mask
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -157,16 +191,17 @@ def collate(samples: list[Sample]) -> Batch:
     return [image for image, _ in samples], [target for _, target in samples]
 
 
-def train_loader(data: DataConfig, rule: ImageSize, share: Share) -> ResumableLoader:
-    """Shuffled, jittered batches of a process's part."""
+def train_set(data: DataConfig, rule: ImageSize, *, masks: bool) -> CocoInstances:
+    """Jittered images to train on."""
+    annotations, images = data.training_files
     jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
-    dataset = CocoInstances(data.train_annotations, data.train_images, jitter=jitter, on_bad=data.on_bad)
-    return build_loader(dataset, data, share)
+    return CocoInstances(annotations, images, jitter=jitter, on_bad=data.on_bad, masks=masks)
 
 
-def val_loader(data: DataConfig, share: Share) -> ResumableLoader:
-    """Images as they are, in the file's order, each of them in one process's part."""
-    return build_loader(CocoInstances(data.val_annotations, data.val_images, on_bad="skip"), data, share)
+def val_set(data: DataConfig, *, masks: bool) -> CocoInstances:
+    """Images to evaluate on, as they are, in the file's order."""
+    annotations, images = data.validation_files
+    return CocoInstances(annotations, images, on_bad="skip", masks=masks)
 
 
 def build_loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableLoader:

@@ -11,11 +11,11 @@ import torch
 from tqdm import tqdm
 
 from botvision.files import read_json
-from botvision.maskrcnn import masks
 from botvision.maskrcnn.checkpoint import Detector
 from botvision.maskrcnn.coco import for_counting
 from botvision.maskrcnn.config import Backend
 from botvision.maskrcnn.data import CocoInstances, collate
+from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.results import Result, batch_results
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small",
@@ -23,14 +23,18 @@ FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "A
 
 
 class Metrics(NamedTuple):
-    """COCO's twelve figures for boxes and for masks, as fractions; -1 where the truth has no such object."""
+    """COCO's twelve figures for boxes and for masks, as fractions; -1 where the truth has no such object.
+
+    A detector of boxes alone has none for masks.
+    """
 
     box: dict[str, float]
     mask: dict[str, float]
 
     def __str__(self) -> str:
-        lines = [f"{name:<10} {self.box[name]:>7.3f} {self.mask[name]:>7.3f}" for name in FIGURES]
-        return "\n".join([f"{'':<10} {'box':>7} {'mask':>7}", *lines])
+        columns = {"box": self.box, **({"mask": self.mask} if self.mask else {})}
+        lines = [f"{name:<10}" + "".join(f" {c[name]:>7.3f}" for c in columns.values()) for name in FIGURES]
+        return "\n".join([f"{'':<10}" + "".join(f" {name:>7}" for name in columns), *lines])
 
 
 def evaluate_detector(
@@ -48,42 +52,51 @@ def evaluate_detector(
     Raises:
         FileNotFoundError, ValueError: as `botvision.maskrcnn.evaluate`.
     """
-    dataset = CocoInstances(annotations, images, on_bad="skip")
-    if [c.name for c in dataset.categories] != [c.name for c in detector.categories]:
+    model = detector.model.to(device)
+    dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks)
+    own = [category.name for category in detector.categories]
+    by_name = {category.name: category for category in dataset.categories}
+    strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
+    if strange or not set(own) <= set(by_name):
         raise ValueError(
             f"the detector finds {len(detector.categories)} classes ({detector.category_names}), but {annotations} "
             f"has {len(dataset.categories)} ({', '.join(c.name for c in dataset.categories[:5])}); "
             "give annotations with the categories that it was trained on"
         )
-    model = detector.model.to(device)
+    if [category.name for category in dataset.categories] != own:
+        dataset.restrict([by_name[name] for name in own])
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
         for batch_images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None):
             found = model([image.to(device) for image in batch_images]).detections
             results += batch_results(found, batch_images, targets, dataset.categories)
-    return coco_metrics(annotations, results, backend=backend), results
+    return coco_metrics(annotations, results, backend=backend, masks=model.masks), results
 
 
-def coco_metrics(truth: Path | dict[str, Any], results: list[Result], *, backend: Backend = "auto") -> Metrics:
+def coco_metrics(
+    truth: Path | dict[str, Any], results: list[Result], *, backend: Backend = "auto", masks: bool = True
+) -> Metrics:
     """COCO's twelve figures for boxes and for masks; small, medium and large by the box's and by the mask's own area.
 
     Args:
         truth: COCO JSON, or its content.
         results: COCO results; several for one image from several processes must be taken apart before.
         backend: who counts; both give the same figures, hotcoco some thirty times sooner.
+        masks: whether masks are counted too.
 
     Raises:
         ValueError: an unknown backend.
     """
     coco, coco_eval = counting_tools(backend)
-    document = for_counting(read_json(truth, what="COCO annotations") if isinstance(truth, Path) else truth)
+    content = read_json(truth, what="COCO annotations") if isinstance(truth, Path) else truth
+    document = for_counting(content, masks=masks)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables of their own
         gt = coco()
         gt.dataset = document
         gt.createIndex()
-        figures = []
-        for kind, other in (("bbox", "segmentation"), ("segm", "bbox")):
+        figures: list[dict[str, float]] = []
+        for kind, other in (("bbox", "segmentation"), ("segm", "bbox"))[: 1 + masks]:
             # each by its own area: a result with a box is taken to be as large as it, its mask too; the copies are the
             # package's to write into
             copies = [{k: v for k, v in result.items() if k != other} for result in results or [nothing(document)]]
@@ -92,13 +105,13 @@ def coco_metrics(truth: Path | dict[str, Any], results: list[Result], *, backend
             counter.accumulate()
             counter.summarize()
             figures.append(dict(zip(FIGURES, map(float, counter.stats), strict=True)))
-    return Metrics(*figures)
+    return Metrics(figures[0], figures[1] if masks else {})
 
 
 def nothing(document: dict[str, Any]) -> Result:
     """A result that finds nothing, for packages that cannot count an empty list."""
     image = document["images"][0]
-    mask = masks.encode(np.zeros((image["height"], image["width"]), np.uint8))
+    mask = encode(np.zeros((image["height"], image["width"]), np.uint8))
     category_id = document["categories"][0]["id"]
     return {"image_id": image["id"], "category_id": category_id, "bbox": [0.0] * 4, "score": 0.0, "segmentation": mask}
 

@@ -182,13 +182,27 @@ class MaskRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets,
     ) -> dict[str, Tensor]:
-        """Class and box losses on sampled proposals, mask loss on those that cover an object."""
+        """Class and box losses on sampled proposals, and with a mask head its loss on those that cover an object."""
         with no_autocast(proposals[0]):
             proposals, matched, labels, box_targets = self.select_training_samples(list(proposals), targets)
         found = self.classes_and_deltas(features, proposals, image_shapes)
         with no_autocast(proposals[0]):
             loss_classifier, loss_box_reg = fastrcnn_loss(*found, labels, box_targets)
+        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        if self.has_mask():
+            losses["loss_mask"] = self.mask_loss(features, proposals, image_shapes, (matched, labels), targets)
+        return losses
 
+    def mask_loss(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        assigned: tuple[list[Tensor], list[Tensor]],
+        targets: Targets,
+    ) -> Tensor:
+        """Binary cross-entropy of the masks of proposals that cover an object; `assigned` objects and labels of all."""
+        matched, labels = assigned
         covering = [label > 0 for label in labels]
         boxes = [p[c] for p, c in zip(proposals, covering, strict=True)]
         objects = [m[c] for m, c in zip(matched, covering, strict=True)]
@@ -202,21 +216,21 @@ class MaskRoIHeads(RoIHeads):
         )
         chosen = mask_logits[torch.arange(len(classes), device=classes.device), classes]  # P 28 28
         # a batch without objects still touches the mask head, so distributed training stays in step
-        loss_mask = F.binary_cross_entropy_with_logits(chosen, wanted) if len(classes) else mask_logits.sum() * 0
-        return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+        return F.binary_cross_entropy_with_logits(chosen, wanted) if len(classes) else mask_logits.sum() * 0
 
     def detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Per image: boxes (N, 4), labels (N,), scores (N,), mask_probs (N, 28, 28)."""
+        """Per image: boxes (N, 4), labels (N,), scores (N,), and with a mask head mask_probs (N, 28, 28)."""
         found = self.classes_and_deltas(features, proposals, image_shapes)
         with no_autocast(proposals[0]):
             boxes, scores, labels = self.postprocess_detections(*found, proposals, image_shapes)
-        mask_probs = maskrcnn_inference(self.mask_logits(features, boxes, image_shapes), labels)
-        return [
-            {"boxes": b, "labels": n, "scores": s, "mask_probs": m.squeeze(1)}
-            for b, n, s, m in zip(boxes, labels, scores, mask_probs, strict=True)
-        ]
+        detections = [{"boxes": b, "labels": n, "scores": s} for b, n, s in zip(boxes, labels, scores, strict=True)]
+        if self.has_mask():
+            mask_probs = maskrcnn_inference(self.mask_logits(features, boxes, image_shapes), labels)
+            for found_here, probabilities in zip(detections, mask_probs, strict=True):
+                found_here["mask_probs"] = probabilities.squeeze(1)
+        return detections
 
     def classes_and_deltas(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]

@@ -77,7 +77,7 @@ class Output(NamedTuple):
 
     Attributes:
         detections: in eval mode, per image boxes (N, 4) xyxy in the image's own pixels, labels (N,) from 1,
-            scores (N,), mask_probs (N, 28, 28) over each box.
+            scores (N,), and with a mask head mask_probs (N, 28, 28) over each box.
         losses: with targets, in either mode; `loss_auxiliary` in training mode alone.
     """
 
@@ -86,7 +86,7 @@ class Output(NamedTuple):
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN with FPN, built of torchvision's parts (He et al. 2017; Lin et al. 2017)."""
+    """Mask R-CNN with FPN of torchvision's parts (He et al. 2017; Lin et al. 2017); without masks Faster R-CNN."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class MaskRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.resize = resize
-        self.pyramid = pyramid
+        self.pyramid: Pyramid = pyramid
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.num_classes = num_classes
@@ -108,6 +108,8 @@ class MaskRCNN(nn.Module):
 
     def forward(self, images: list[Tensor], targets: Targets | None = None) -> Output:
         """Images (3, H, W), and targets of boxes (G, 4), labels (G,) from 1, masks (G, 112, 112) over each box.
+
+        A detector without a mask head needs no masks.
 
         Boxes are computed in float32 whatever autocast makes of the maps.
 
@@ -119,7 +121,7 @@ class MaskRCNN(nn.Module):
         batch = self.resize(images)
         original = [(p.shape[-2], p.shape[-1]) for p in images]
         if targets is not None:
-            check_targets(targets, sizes=original, classes=self.num_classes)
+            check_targets(targets, sizes=original, classes=self.num_classes, masks=self.masks)
         dtype = next(self.pyramid.parameters()).dtype  # of weights that were cast, as by model.bfloat16()
         features, last = self.pyramid(batch.tensors.to(dtype))
         if targets is not None:
@@ -134,6 +136,11 @@ class MaskRCNN(nn.Module):
         for found, o, s in zip(detections, original, batch.image_sizes, strict=False):
             found["boxes"] = move_boxes(found["boxes"], source=s, target=o)
         return Output(detections, {**losses, **more})
+
+    @property
+    def masks(self) -> bool:
+        """Whether it has a mask head."""
+        return cast("MaskRoIHeads", self.roi_heads).has_mask()
 
 
 class Pyramid(nn.Module):
@@ -176,6 +183,7 @@ def build_mask_rcnn(
     pretrained: bool = False,
     backbone_options: dict[str, Any] | None = None,
     auxiliary: bool = False,
+    masks: bool = True,
 ) -> MaskRCNN:
     """A Mask R-CNN around any timm backbone that has maps at stride 4 and on.
 
@@ -188,6 +196,7 @@ def build_mask_rcnn(
         backbone_options: more for the backbone, e.g. {"position": "absolute"}.
         auxiliary: with a `CentreClassifier` on the backbone's last map, whose loss is added in training; detections do
             not use it.
+        masks: with a mask head; without it is a Faster R-CNN (Ren et al. 2015), which finds boxes alone.
 
     Raises:
         ValueError: an unknown name or preset, a backbone without a pyramid, no class, or too small an image size.
@@ -207,7 +216,7 @@ def build_mask_rcnn(
         resize=Resize(rule),
         pyramid=pyramid,
         rpn=build_rpn(sizes, pyramid.all_strides),
-        roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes),
+        roi_heads=build_roi_heads(sizes, pyramid.strides, num_classes=num_classes, masks=masks),
         num_classes=num_classes,
         auxiliary=CentreClassifier(pyramid.channels, num_classes) if auxiliary else None,
     )
@@ -244,8 +253,8 @@ def build_rpn(sizes: Preset, strides: Sequence[int]) -> ProposalNetwork:
     )
 
 
-def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) -> MaskRoIHeads:
-    """Box head on 7×7 features, mask head on 14×14 features to 28×28 masks."""
+def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int, masks: bool) -> MaskRoIHeads:
+    """Box head on 7×7 features, and with `masks` a mask head on 14×14 features to 28×28 masks."""
     norm = nn.BatchNorm2d if sizes.heads_norm else None
     pool = partial(StridedRoIAlign, strides, sampling=sizes.sampling, aligned=sizes.aligned)
     if sizes.box_convs:
@@ -253,6 +262,11 @@ def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) 
         box_head = FastRCNNConvFCHead(shape, [sizes.width] * sizes.box_convs, [sizes.box_width], norm_layer=norm)
     else:
         box_head = TwoMLPHead(sizes.width * 7 * 7, sizes.box_width)
+    mask_parts = {
+        "mask_roi_pool": pool(output_size=14),
+        "mask_head": MaskRCNNHeads(sizes.width, [sizes.mask_width] * sizes.mask_convs, 1, norm_layer=norm),
+        "mask_predictor": MaskRCNNPredictor(sizes.mask_width, sizes.mask_width, num_classes + 1),
+    }
     return MaskRoIHeads(
         box_roi_pool=pool(output_size=7, finest=sizes.finest),
         box_head=box_head,
@@ -265,7 +279,5 @@ def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int) 
         score_thresh=0.05,
         nms_thresh=0.5,
         detections_per_img=100,
-        mask_roi_pool=pool(output_size=14),
-        mask_head=MaskRCNNHeads(sizes.width, [sizes.mask_width] * sizes.mask_convs, 1, norm_layer=norm),
-        mask_predictor=MaskRCNNPredictor(sizes.mask_width, sizes.mask_width, num_classes + 1),
+        **(mask_parts if masks else {}),
     )

@@ -12,7 +12,7 @@ from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.evaluation import Metrics, coco_metrics
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.results import Result, batch_results
-from botvision.optim import build_optimizer
+from botvision.optim import build_optimizer, freeze, rate_for
 
 
 class MaskRCNNModule(TaskModule):
@@ -28,11 +28,18 @@ class MaskRCNNModule(TaskModule):
         val_set: CocoInstances,
     ) -> None:
         """`loader` of the training data; `val_set`, whose annotations the AP is of."""
+        if optim.freeze:
+            freeze(model.pyramid.body)
         super().__init__(model, about=describe(config, val_set.categories), config=config, loader=loader)
         self.optim = optim
         self.truth = val_set.annotations
         self.categories = val_set.categories
         self.results: list[Result] = []
+
+    @property
+    def detector(self) -> MaskRCNN:
+        """The model."""
+        return cast("MaskRCNN", self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Sum of the losses."""
@@ -59,10 +66,12 @@ class MaskRCNNModule(TaskModule):
     def on_validation_epoch_end(self) -> None:
         """Box and mask AP over all processes, whose loaders give each image once."""
         results = self.gathered()
-        found = coco_metrics(self.truth, results) if self.global_rank == 0 else None
+        found = coco_metrics(self.truth, results, masks=self.detector.masks) if self.global_rank == 0 else None
         found = cast("Metrics", self.trainer.strategy.broadcast(found))
         self.results = []
-        metrics = {"val/box_ap": found.box["AP"], "val/mask_ap": found.mask["AP"]}
+        metrics = {"val/box_ap": found.box["AP"]}
+        if found.mask:
+            metrics["val/mask_ap"] = found.mask["AP"]
         self.log_dict(metrics, prog_bar=True, rank_zero_only=False)
 
     def gathered(self) -> list[Result]:
@@ -76,13 +85,27 @@ class MaskRCNNModule(TaskModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its rate at each step."""
         o = self.optim
-        optimizer = build_optimizer(self.model, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum)
+        batch = self.loader.share.batch_size * self.trainer.world_size
+        rates = [
+            None if rate is None else rate_for(rate, o.optimizer, batch=batch, meant_for=o.lr_batch_size)
+            for rate in (o.lr, o.backbone_lr)
+        ]
+        optimizer = build_optimizer(
+            self.model,
+            o.optimizer,
+            lr=cast("float", rates[0]),
+            weight_decay=o.weight_decay,
+            momentum=o.momentum,
+            backbone=self.detector.pyramid.body,
+            backbone_lr=rates[1],
+        )
         per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
         return self.scheduled(
             optimizer,
-            total=per_epoch * o.epochs,
+            total=per_epoch * cast("int", o.epochs),
             schedule=o.schedule,
             warmup_steps=o.warmup_steps,
+            warmup=o.warmup,
             warmup_from=o.warmup_from,
             milestones=o.milestones,
         )

@@ -42,13 +42,14 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
     return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
 
 
-def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int) -> None:
+def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int, masks: bool = True) -> None:
     """Refuse targets that would train something else than was meant.
 
     Args:
         targets: a dictionary an image.
         sizes: (height, width) of each image.
         classes: K without background; labels are 1 … K.
+        masks: whether masks are needed.
 
     Raises:
         ValueError: a missing part, a wrong shape or dtype, dense masks, a box without area, outside its image or in
@@ -61,19 +62,20 @@ def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes
     for number, target in enumerate(targets):
         if not isinstance(target, dict):
             raise ValueError(f"target {number} must be a dictionary of boxes, labels and masks; got {target!r:.80}")
-        if missing := {"boxes", "labels", "masks"} - target.keys():
-            raise ValueError(f"target {number} lacks {', '.join(sorted(missing))}; it needs boxes, labels and masks")
-        for key in ("boxes", "labels", "masks"):
+        needed = ["boxes", "labels", *(["masks"] if masks else [])]
+        if missing := set(needed) - target.keys():
+            raise ValueError(f"target {number} lacks {', '.join(sorted(missing))}; it needs {', '.join(needed)}")
+        for key in needed:
             if not isinstance(target[key], Tensor):
                 kind = type(target[key]).__name__
                 raise ValueError(f"target {number}: {key} must be a tensor; got {kind}; use torch.as_tensor")
-        check_shapes(number, target)
-    check_values(targets, sizes=sizes, classes=classes)
+        check_shapes(number, target, masks=masks)
+    check_values(targets, sizes=sizes, classes=classes, masks=masks)
 
 
-def check_shapes(number: int, target: dict[str, Any]) -> None:
+def check_shapes(number: int, target: dict[str, Any], *, masks: bool) -> None:
     """Boxes (G, 4) in float32, labels (G,) whole numbers, masks (G, 112, 112)."""
-    boxes, labels, masks = (target[key] for key in ("boxes", "labels", "masks"))
+    boxes, labels = target["boxes"], target["labels"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype not in (torch.float32, torch.float64):
         why = "; 16 bits would move them by pixels" if boxes.dtype in (torch.float16, torch.bfloat16) else ""
         cure = "; an image without objects has torch.zeros(0, 4)" if not boxes.numel() else ""
@@ -86,14 +88,15 @@ def check_shapes(number: int, target: dict[str, Any]) -> None:
             f"target {number}: labels must be ({len(boxes)},) in int64, from 1; got {tuple(labels.shape)} in "
             f"{labels.dtype}"
         )
-    if masks.shape != (len(boxes), CROP_SIDE, CROP_SIDE):
+    if masks and target["masks"].shape != (len(boxes), CROP_SIDE, CROP_SIDE):
         raise ValueError(
             f"target {number}: masks must be ({len(boxes)}, {CROP_SIDE}, {CROP_SIDE}), each over its object's own box; "
-            f"got {tuple(masks.shape)}; make them of dense masks by botvision.maskrcnn.masks_in_boxes(masks, boxes)"
+            f"got {tuple(target['masks'].shape)}; make them of dense masks by "
+            "botvision.maskrcnn.masks_in_boxes(masks, boxes)"
         )
 
 
-def check_values(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int) -> None:
+def check_values(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int, masks: bool) -> None:
     """Boxes in their image's pixels, labels in 1 … K, masks in 0 … 1; one look at the device for all of them."""
     boxes, labels = (torch.cat([target[key] for target in targets]) for key in ("boxes", "labels"))
     if not len(boxes):
@@ -105,12 +108,14 @@ def check_values(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes:
     outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= extent)).any(1)
     fraction = ((boxes >= 0) & (boxes <= 1)).all(1) & ((boxes > 0) & (boxes < 1)).any(1) & (extent > SMALL).any(1)
     bad_label = (labels < 1) | (labels > classes)
-    masks = torch.cat([target["masks"] for target in targets])
-    bad_mask = ~((masks >= 0) & (masks <= 1)).flatten(1).all(1)  # and NaN
+    bad_mask = torch.zeros_like(bad_box)
+    if masks:
+        inside = torch.cat([target["masks"] for target in targets])
+        bad_mask = ~((inside >= 0) & (inside <= 1)).flatten(1).all(1)  # and NaN
     if not bool((bad_box | outside | fraction | bad_label | bad_mask).any()):
         return
     if bool(bad_mask.any()):
-        most = masks[bad_mask].max().item()
+        most = inside[bad_mask].max().item()
         raise ValueError(f"a target's masks must hold 0 outside and 1 inside; got up to {most:g}; 0/255 is masks > 0")
     if bool(bad_box.any()):
         which = boxes[bad_box][0].tolist()

@@ -1,8 +1,9 @@
 """Mask R-CNN as a training task: data, model, evaluation, drawing."""
 
 import random
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -10,12 +11,15 @@ import torch
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_image
-from botvision.engine.config import EngineConfig
-from botvision.engine.run import Parts, RunSummary, Session, Task
+from botvision.engine.config import EngineConfig, epochs_for
+from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
+from botvision.files import read_json
 from botvision.maskrcnn.checkpoint import build_model, carry_over
+from botvision.maskrcnn.coco import has_masks
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
-from botvision.maskrcnn.data import CocoInstances, train_loader, val_loader
+from botvision.maskrcnn.data import CocoInstances, build_loader, train_set, val_set
+from botvision.maskrcnn.intake import samples_sheet, settle_data, told, unlearnable
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
 from botvision.optim import check_optimizer
@@ -28,17 +32,17 @@ class Summary(RunSummary):
     """How a run ended; also in `summary.json`.
 
     Attributes:
-        box_ap, mask_ap: COCO's AP of the last weights on the validation images, as fractions.
+        box_ap, mask_ap: COCO's AP on the validation images, as fractions; none for masks where it finds boxes alone.
     """
 
     task = "maskrcnn"
     box_ap: float
-    mask_ap: float
+    mask_ap: float | None
 
     @property
     def headline(self) -> str:
         """Its AP."""
-        return f"box AP {self.box_ap:.3f}, mask AP {self.mask_ap:.3f}"
+        return f"box AP {self.box_ap:.3f}" + ("" if self.mask_ap is None else f", mask AP {self.mask_ap:.3f}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,29 @@ class InstanceSegmentation(Task[Summary]):
 
     @property
     def fitting(self) -> FitOptions:
-        """best.ckpt is chosen by mask AP."""
-        return FitOptions(self.optim.epochs, "val/mask_ap", clip=self.optim.clip, ema=self.optim.ema)
+        """best.ckpt is chosen by mask AP, or by box AP where there are no masks."""
+        o = self.optim
+        return FitOptions(
+            cast("int", o.epochs),
+            "val/mask_ap" if self.model.masks else "val/box_ap",
+            clip=o.clip,
+            ema=o.ema,
+            patience=o.patience,
+            final=o.final,
+            shown={"val/box_ap": "box AP", "val/mask_ap": "mask AP"},
+        )
+
+    def settled(self, out: Path, engine: EngineConfig) -> Settled:
+        """Files for `data.root`, epochs by the number of images, a mask head where there are masks."""
+        data, files = settle_data(self.data, out, seed=engine.seed)
+        masks, epochs = self.model.masks, self.optim.epochs
+        if "auto" in (masks, epochs):
+            path = data.training_files[0]
+            document = files[path] if path in files else read_json(path, what="COCO annotations")
+            epochs = epochs_for(len(document["images"])) if epochs == "auto" else epochs
+            masks = has_masks(document, path, on_bad=data.on_bad) if masks == "auto" else masks
+        model, optim = replace(self.model, masks=masks), replace(self.optim, epochs=epochs)
+        return Settled(replace(self, data=data, model=model, optim=optim), files)
 
     @property
     def batch_size(self) -> int:
@@ -83,26 +108,43 @@ class InstanceSegmentation(Task[Summary]):
         check_optimizer(self.optim.optimizer)
         if self.backbone_weights is not None and self.init_from is not None:
             raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
+        if self.optim.freeze and self.backbone_weights is None and self.init_from is None:
+            raise ValueError(
+                "optim.freeze keeps the backbone's weights as they were loaded, and none are; give --backbone_weights "
+                "or --init_from, or leave --optim.freeze out"
+            )
 
     def build(self, session: Session) -> Parts:
         """COCO data of two splits with the same categories; the detector, with the weights that it begins from."""
         with torch.device("meta"):  # the model's options are checked before much data is read
             rule = build_model(self.model, 1).resize.rule
-        train = train_loader(self.data, rule, session.share)
-        val = val_loader(self.data, session.share.validation())
-        train_set, val_set = cast("CocoInstances", train.dataset), cast("CocoInstances", val.dataset)
-        if val_set.categories != train_set.categories:
+        masks = bool(self.model.masks)
+        train_images, val_images = train_set(self.data, rule, masks=masks), val_set(self.data, masks=masks)
+        if val_images.categories != train_images.categories:
             raise ValueError(
                 f"{self.data.train_annotations} and {self.data.val_annotations} list different categories; use one list"
             )
-        detector = build_model(self.model, len(train_set.categories))
+        counts = train_images.counts + val_images.counts
+        for images in (train_images, val_images):  # a class without an object would only take room
+            images.restrict([category for category in images.categories if counts[category.id]])
+        train = build_loader(train_images, self.data, session.share)
+        val = build_loader(val_images, self.data, session.share.validation())
+        detector = build_model(self.model, len(train_images.categories))
         if self.init_from is not None and not session.resumes:
             print(f"detector: {carry_over(detector, self.init_from)}")
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(detector.pyramid.body, self.backbone_weights)}")
         detector = session.prepared(detector, detector.pyramid)
-        module = MaskRCNNModule(detector, config=self.model, optim=self.optim, loader=train, val_set=val_set)
+        module = MaskRCNNModule(detector, config=self.model, optim=self.optim, loader=train, val_set=val_images)
         return Parts(module, train, val)
+
+    def introduce(self, parts: Parts, out: Path) -> None:
+        """Images, objects and classes of both splits, and a sheet of training images as they are trained on."""
+        train, val = cast("CocoInstances", parts.train.dataset), cast("CocoInstances", parts.val.dataset)
+        print("\n".join(told(train, val)))
+        for warning in unlearnable(train, val):
+            print(warning, file=sys.stderr)
+        save_image(samples_sheet(train), out / "samples.jpg")
 
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
         """What the model finds in some validation images, and a sheet of them."""
@@ -110,9 +152,10 @@ class InstanceSegmentation(Task[Summary]):
         draw_examples(predictor, cast("CocoInstances", parts.val.dataset), out / "predictions")
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
-        """AP of the last weights."""
-        box_ap, mask_ap = metrics["val/box_ap"], metrics["val/mask_ap"]
-        return Summary(box_ap=box_ap, mask_ap=mask_ap, model=self.model.backbone, **common)
+        """AP."""
+        return Summary(
+            box_ap=metrics["val/box_ap"], mask_ap=metrics.get("val/mask_ap"), model=self.model.backbone, **common
+        )
 
 
 def check_precision(precision: object) -> None:

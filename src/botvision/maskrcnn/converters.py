@@ -1,0 +1,174 @@
+"""YOLO's and Pascal VOC's labels as COCO documents."""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import supervision as sv
+from PIL import Image, UnidentifiedImageError
+
+from botvision.inputs import SUFFIXES
+
+Document = dict[str, Any]
+
+
+def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Document:
+    """Images with YOLO's text labels: `class x y w h`, or `class x1 y1 x2 y2 …` for a polygon, in shares of the image.
+
+    Read here and not by supervision, which would hold a dense mask of every object in memory and round corners to
+    whole pixels (docs/decisions/0025).
+
+    Args:
+        sources: folders of images, whose labels lie in `labels` where the path says `images`, or text files that list
+            images.
+        names: of the classes.
+        root: what file names are told from.
+
+    Raises:
+        FileNotFoundError: no image, or one that a list names is not there.
+        ValueError: a line that is neither a box nor a polygon, or a class that has no name.
+    """
+    document = empty_document(names)
+    for path in (path for source in sources for path in images_in(source)):
+        width, height = size_of(path)
+        image = add_image(document, file_name=relative(path, root), width=width, height=height)
+        label = label_of(path)
+        lines = label.read_text(encoding="utf-8").splitlines() if label.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            kind, places = yolo_line(line, where=f"{label}, line {number}")
+            if not 0 <= kind < len(names):
+                raise ValueError(f"{label}, line {number}: class {kind} has no name among {len(names)}; mend either")
+            add_annotation(document, image, kind + 1, **yolo_form(places, width=width, height=height))
+    if not document["images"]:
+        raise FileNotFoundError(f"{', '.join(map(str, sources))} hold no image; check train and val")
+    return document
+
+
+def read_voc(images: Path, annotations: Path, *, only: Collection[str] | None = None) -> Document:
+    """Images with Pascal VOC's XML files, read by supervision: boxes; files are told from `images`.
+
+    Args:
+        images: folder of the images.
+        annotations: folder of the XML files.
+        only: stems of the files that are wanted.
+
+    Raises:
+        ValueError: an XML file that is not Pascal VOC's.
+    """
+    try:
+        dataset = sv.DetectionDataset.from_pascal_voc(str(images), str(annotations))
+    except Exception as error:  # whatever an XML reader says of a broken file
+        raise ValueError(f"{annotations} holds a file that is not Pascal VOC's: {error}; mend it") from error
+    document = empty_document(dataset.classes)
+    for name in dataset.image_paths:
+        path = Path(name)
+        if only is not None and path.stem not in only:
+            continue
+        width, height = size_of(path)
+        image = add_image(document, file_name=path.name, width=width, height=height)
+        found = dataset.annotations[name]
+        for box, kind in zip(found.xyxy.tolist(), found.class_id, strict=True):
+            x1, y1, x2, y2 = box
+            add_annotation(document, image, int(kind) + 1, bbox=[x1, y1, x2 - x1, y2 - y1])
+    return document
+
+
+def empty_document(names: Sequence[str]) -> Document:
+    """A COCO document of these classes, with nothing in it."""
+    categories = [{"id": number, "name": str(name)} for number, name in enumerate(names, 1)]
+    return {"images": [], "annotations": [], "categories": categories}
+
+
+def add_image(document: Document, **entry: Any) -> int:
+    """One more image; its id."""
+    number = len(document["images"]) + 1
+    document["images"].append({"id": number, **entry})
+    return number
+
+
+def add_annotation(document: Document, image: int, category: int, **form: Any) -> None:
+    """One more object."""
+    width, height = form["bbox"][2:]
+    own = {"id": len(document["annotations"]) + 1, "image_id": image, "category_id": category, "iscrowd": 0}
+    document["annotations"].append({**own, "area": width * height, **form})
+
+
+def images_in(source: Path) -> list[Path]:
+    """A folder's images, those in folders below it too, or those that a text file lists."""
+    if source.is_dir():
+        return sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = [Path(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    paths = [path if path.is_absolute() else source.parent / path for path in paths]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{source} lists {path}, which is not there; mend the list")
+    return paths
+
+
+def label_of(image: Path) -> Path:
+    """Where an image's label is: `labels` for the last `images` of its path, `.txt` for its ending."""
+    parts = list(image.parts)
+    if "images" in parts[:-1]:
+        last = len(parts) - 2 - parts[:-1][::-1].index("images")
+        parts[last] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of an image as it is shown: upright by its EXIF tag.
+
+    Raises:
+        ValueError: not an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (opened.height, opened.width) if turned else opened.size
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
+
+
+def yolo_line(line: str, *, where: str) -> tuple[int, list[float]]:
+    """Class and numbers of a line: four of a box, or six and more of a polygon; a fifth of a box is a confidence."""
+    try:
+        kind, *places = map(float, line.split())
+    except ValueError:
+        places = []
+        kind = math.nan
+    if len(places) == 5:
+        places = places[:4]
+    polygon = len(places) >= 6 and len(places) % 2 == 0
+    if not kind.is_integer() or not (len(places) == 4 or polygon) or not all(map(math.isfinite, places)):
+        raise ValueError(f"{where} is neither `class x y w h` nor a class and a polygon of x y: {line!r:.60}; mend it")
+    if max(map(abs, places)) > 2:
+        raise ValueError(f"{where} has numbers beyond the image; they are shares of it, 0 … 1: {line!r:.60}; mend it")
+    return int(kind), places
+
+
+def yolo_form(places: list[float], *, width: int, height: int) -> dict[str, Any]:
+    """A box's or a polygon's form in pixels, as COCO has it."""
+    if len(places) == 4:
+        x, y, w, h = places
+        return {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
+    across = [min(max(x, 0.0), 1.0) * width for x in places[::2]]
+    down = [min(max(y, 0.0), 1.0) * height for y in places[1::2]]
+    polygon = [value for place in zip(across, down, strict=True) for value in place]
+    box = [min(across), min(down), max(across) - min(across), max(down) - min(down)]
+    area = abs(sum(x0 * y1 - x1 * y0 for x0, y0, x1, y1 in around(across, down))) / 2
+    return {"bbox": box, "segmentation": [polygon], "area": area}
+
+
+def around(across: list[float], down: list[float]) -> Iterable[tuple[float, float, float, float]]:
+    """A polygon's edges, x and y of both ends."""
+    return zip(across, down, across[1:] + across[:1], down[1:] + down[:1], strict=True)
+
+
+def relative(path: Path, root: Path) -> str:
+    """A file's name from a folder; its whole path where it lies elsewhere."""
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return str(path.resolve())

@@ -1,0 +1,104 @@
+"""What a training takes in: files found in a folder, told in a few lines, drawn as they are trained on."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+
+from botvision.draw.instances import Pixels, contact_sheet, draw_instances
+from botvision.maskrcnn.config import FILES, DataConfig
+from botvision.maskrcnn.data import CocoInstances
+from botvision.maskrcnn.layouts import Split, find_splits, split_by_image
+from botvision.maskrcnn.masks import paste
+
+SAMPLES = 8  # images of samples.jpg
+NAMED = 12  # classes of which the counts are told
+
+
+def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, dict[Path, Any]]:
+    """Data that names its four files, and the content of those that lie in `out`: converted, or one split of a file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_splits`; a folder and files both given.
+    """
+    if data.root is not None:
+        if any(getattr(data, name) is not None for name in FILES):
+            raise ValueError(f"data.root={data.root} brings its own files; leave data.{', data.'.join(FILES)} out")
+        found = find_splits(data.root)
+        print(f"data: {found.layout} at {data.root}")
+        train, val = found.train, found.val
+    else:
+        train, val = Split(*data.training_files), None
+        if data.val_annotations is not None or data.val_images is not None:
+            if data.val_annotations is not None and data.val_images is None:
+                data = replace(data, val_images=data.train_images)
+            val = Split(*data.validation_files)
+    if val is None:
+        train, val = split_by_image(train, fraction=data.val_fraction, seed=seed)
+        counts = [len(split.document()["images"]) for split in (train, val)]
+        print(f"data: no validation split; {counts[1]} of {sum(counts)} images are kept to evaluate on")
+    files: dict[Path, Any] = {}
+    named: dict[str, Path | None] = {"root": None}
+    for name, split in (("train", train), ("val", val)):
+        path = split.annotations
+        if not isinstance(path, Path):
+            digest = hashlib.sha256(json.dumps(path, sort_keys=True).encode()).hexdigest()[:8]
+            files[out / "annotations" / f"{name}-{digest}.json"] = path
+            path = out / "annotations" / f"{name}-{digest}.json"
+        named |= {f"{name}_annotations": path, f"{name}_images": split.images}
+    return replace(data, **named), files  # type: ignore[arg-type]
+
+
+def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
+    """A line on each split, and one on categories that are left out."""
+    for name, dataset in (("train", train), ("val", val)):
+        sizes, empty = [], 0
+        for index in range(len(dataset)):
+            entry, annotations = dataset.record(index)
+            sizes.append((entry["width"], entry["height"]))
+            empty += not annotations
+        width, height = ([size[side] for size in sizes] for side in (0, 1))
+        classes = [f"{category.name} {dataset.counts[category.id]}" for category in dataset.categories]
+        more = [f"and {len(classes) - NAMED} more"] if len(classes) > NAMED else []
+        objects = f"{dataset.counts.total()} objects with {'masks' if dataset.masks else 'boxes'}"
+        yield (
+            f"{name}: {len(dataset)} images of {min(width)}×{min(height)} to {max(width)}×{max(height)} px, "
+            f"{empty} without objects; {objects}: {', '.join(classes[:NAMED] + more)}"
+        )
+    if train.left_out:
+        yield f"left out: categories without an object: {', '.join(train.left_out)}"
+
+
+def unlearnable(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
+    """Warnings of classes that only one split has."""
+    unseen = [category.name for category in train.categories if not train.counts[category.id]]
+    if unseen:
+        yield (
+            f"warning: no training image has {', '.join(unseen[:NAMED])}, so AP counts them as missed; add images, or "
+            "leave the class out of both files"
+        )
+    untested = [category.name for category in val.categories if not val.counts[category.id]]
+    if untested:
+        yield f"warning: no validation image has {', '.join(untested[:NAMED])}, so AP says nothing of them"
+
+
+def samples_sheet(train: CocoInstances) -> Pixels:
+    """The first images as they are trained on, with their labels."""
+    drawn = []
+    for index in range(min(SAMPLES, len(train))):
+        image, target = train[index]
+        height, width = image.shape[-2:]
+        boxes = target["boxes"].numpy().reshape(-1, 4)
+        dense = None
+        if "masks" in target and len(boxes):
+            pairs = zip(target["masks"], target["boxes"], strict=True)
+            dense = np.stack([paste(crop, box, height=height, width=width) for crop, box in pairs]).astype(bool)
+        labelled = sv.Detections(xyxy=boxes, mask=dense, class_id=target["labels"].numpy() - 1)
+        names = [category.name for category in train.categories]
+        drawn.append(draw_instances(image.permute(1, 2, 0).numpy(), labelled, names))
+    return contact_sheet(drawn)

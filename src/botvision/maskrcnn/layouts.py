@@ -1,0 +1,235 @@
+"""Find images and annotations in a folder: COCO's, Roboflow's, YOLO's and Pascal VOC's layouts."""
+
+import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from botvision.files import read_json
+from botvision.maskrcnn.converters import read_voc, read_yolo
+
+TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
+ROBOFLOW = "_annotations.coco.json"
+Document = dict[str, Any]
+
+
+class Split(NamedTuple):
+    """Annotations, as a COCO file or as its content, and the folder that the images' names begin at."""
+
+    annotations: Path | Document
+    images: Path
+
+    def document(self) -> Document:
+        """Its content."""
+        if isinstance(self.annotations, Path):
+            content: Document = read_json(self.annotations, what="COCO annotations")
+            return content
+        return self.annotations
+
+
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        layout: in a few words.
+        train: the split to train on.
+        val: the split to evaluate on; none where the folder has none.
+    """
+
+    layout: str
+    train: Split
+    val: Split | None
+
+
+def find_splits(root: Path) -> Found:
+    """The two splits of a folder, whatever its layout.
+
+    Raises:
+        FileNotFoundError: no such folder, or no layout that we know.
+        ValueError: annotations that cannot be read as what they seem to be.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder at {root}; give the one that holds your images and annotations")
+    for find in (find_roboflow, find_yolo, find_coco, find_voc, find_single):
+        found = find(root)
+        if found is not None:
+            return found
+    raise FileNotFoundError(
+        f"{root} holds no annotations in a layout that is known: COCO (annotations/*.json and folders of images), "
+        "Roboflow (train/_annotations.coco.json), one COCO *.json beside its images, YOLO (data.yaml, images and "
+        "labels) or Pascal VOC (*.xml); name the files by --data.train_annotations and --data.train_images instead"
+    )
+
+
+def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Part of the images, drawn by a seed, to evaluate on; the rest to train on.
+
+    Raises:
+        ValueError: a fraction outside 0 … 1, or too few images with objects.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1; e.g. 0.2")
+    document = split.document()
+    annotated = {annotation.get("image_id") for annotation in document["annotations"]}
+    with_objects = [image for image in document["images"] if image.get("id") in annotated]
+    if len(with_objects) < 2:
+        raise ValueError(f"{len(with_objects)} images with objects cannot be split into two; add images")
+    chosen: set[Any] = set()
+    for group in (with_objects, [image for image in document["images"] if image.get("id") not in annotated]):
+        ids = [image.get("id") for image in group]
+        random.Random(seed).shuffle(ids)
+        chosen |= set(ids[: min(len(ids) - 1, max(1, round(fraction * len(ids))))] if ids else [])
+
+    def part(inside: bool) -> Split:
+        return Split(
+            {
+                **document,
+                "images": [image for image in document["images"] if (image.get("id") in chosen) is inside],
+                "annotations": [a for a in document["annotations"] if (a.get("image_id") in chosen) is inside],
+            },
+            split.images,
+        )
+
+    return part(False), part(True)
+
+
+def find_roboflow(root: Path) -> Found | None:
+    """`train/_annotations.coco.json` beside its images, and valid likewise."""
+    folders = {name: root / name for name in (*TRAIN, *VAL) if (root / name / ROBOFLOW).is_file()}
+    splits = {name: Split(folder / ROBOFLOW, folder) for name, folder in folders.items()}
+    return pair("Roboflow's COCO export", splits)
+
+
+def find_coco(root: Path) -> Found | None:
+    """`annotations/*train*.json` and `*val*.json`, with images in folders so named, in `images` or at the root."""
+    splits = {}
+    paths = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
+    for path in sorted(paths, key=lambda path: "instances" not in path.stem):  # COCO has captions and keypoints beside
+        name = split_name(path.stem)
+        if name and name not in splits:
+            splits[name] = Split(path, images_of(path, root))
+    if "train" not in splits or "val" not in splits:
+        return None
+    return pair("COCO", splits)
+
+
+def find_single(root: Path) -> Found | None:
+    """One COCO file for all images."""
+    paths = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
+    if not paths:
+        return None
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths[:4])
+        raise ValueError(f"{root} holds several annotation files ({names}); name one by --data.train_annotations")
+    return Found("one COCO file", Split(paths[0], images_of(paths[0], root)), None)
+
+
+def find_yolo(root: Path) -> Found | None:
+    """A YAML with `names`, `train` and `val`, or images and labels with a classes.txt."""
+    for path in [*sorted(root.glob("data.y*ml")), *sorted(root.glob("*.y*ml"))]:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "names" in content and "train" in content:
+            names = content["names"]
+            named = list(names.values()) if isinstance(names, dict) else list(names)
+            base = Path(str(content["path"])) if content.get("path") else root
+            bases = [base, root / base, root]
+            splits = {
+                split: Split(read_yolo(yolo_folders(content[split], bases, path), named, root), root)
+                for split in ("train", "val")
+                if content.get(split)
+            }
+            return pair(f"YOLO ({path.name})", splits)
+    classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
+    if classes is not None and (root / "images").is_dir():
+        named = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
+        folders = inner or {"train": root / "images"}
+        return pair("YOLO", {name: Split(read_yolo([folder], named, root), root) for name, folder in folders.items()})
+    return None
+
+
+def find_voc(root: Path) -> Found | None:
+    """`Annotations/*.xml` with lists in `ImageSets`, or XML files beside their images."""
+    if next((root / "Annotations").glob("*.xml"), None):
+        listed = {name: listed_in(root, name) for name in ("train", "val")}
+        images = next((p for p in (root / "JPEGImages", root / "images") if p.is_dir()), root)
+        if listed["train"] and listed["val"]:
+            splits = {
+                name: Split(read_voc(images, root / "Annotations", only=stems), images)
+                for name, stems in listed.items()
+            }
+            return pair("Pascal VOC", splits)
+        return Found("Pascal VOC", Split(read_voc(images, root / "Annotations"), images), None)
+    folders = {name: root / name for name in (*TRAIN, *VAL) if next((root / name).glob("*.xml"), None)}
+    if not folders and next(root.glob("*.xml"), None):
+        folders = {"train": root}
+    found = {name: Split(read_voc(folder, folder), folder) for name, folder in folders.items()}
+    return pair("Pascal VOC, files side by side", found)
+
+
+def pair(layout: str, splits: dict[str, Split]) -> Found | None:
+    """The splits by their usual names; none without one to train on."""
+    train = next((splits[name] for name in TRAIN if name in splits), None)
+    val = next((splits[name] for name in VAL if name in splits), None)
+    return None if train is None else Found(layout, train, val)
+
+
+def split_name(stem: str) -> str:
+    """`instances_train2017` → train; empty where a name says neither."""
+    said = set(re.findall("[a-z]+", stem.lower()))
+    return "train" if said & set(TRAIN) else "val" if said & set(VAL) else ""
+
+
+def images_of(annotations: Path, root: Path) -> Path:
+    """The folder in which a COCO file's first image lies.
+
+    Raises:
+        FileNotFoundError: in none of the usual ones.
+    """
+    content = read_json(annotations, what="COCO annotations")
+    images = content.get("images") if isinstance(content, dict) else None
+    first = images[0].get("file_name") if isinstance(images, list) and images and isinstance(images[0], dict) else None
+    if not isinstance(first, str):
+        raise ValueError(f"{annotations} is no COCO file: it needs a list of images with a file_name each")
+    stem = annotations.stem
+    names = [stem, stem.rpartition("_")[2], split_name(stem)]
+    folders = [parent / name for parent in (root, root / "images") for name in names if name]
+    folders += [root / "images", root, annotations.parent, annotations.parent / "images"]
+    for folder in folders:
+        if (folder / first).is_file():
+            return folder
+    tried = ", ".join(dict.fromkeys(str(folder) for folder in folders))
+    raise FileNotFoundError(
+        f"{annotations} names image {first}, which is in none of {tried}; give its folder by --data.train_images and "
+        "--data.val_images"
+    )
+
+
+def yolo_folders(entry: Any, bases: Iterable[Path], path: Path) -> list[Path]:
+    """Folders, or lists of images, of a split in a YOLO file.
+
+    Raises:
+        FileNotFoundError: not there.
+    """
+    folders = []
+    for name in entry if isinstance(entry, list) else [entry]:
+        text = str(name)
+        # Roboflow writes ../train/images for a folder that lies beside the file
+        tried = [base / part for base in bases for part in (text, text.removeprefix("../"))]
+        there = next((folder for folder in tried if folder.exists()), None)
+        if there is None:
+            raise FileNotFoundError(f"{path} names {text}, which is not there; mend its path, train and val")
+        folders.append(there)
+    return folders
+
+
+def listed_in(root: Path, split: str) -> set[str]:
+    """Names that `ImageSets` lists for a split, of segmentation or of detection."""
+    for kind in ("Main", "Segmentation", ""):
+        path = root / "ImageSets" / kind / f"{split}.txt"
+        if path.is_file():
+            return {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    return set()
