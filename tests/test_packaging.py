@@ -1,11 +1,14 @@
 """What is shipped and what is asked for: files and licences of both distributions, and their requirements."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
@@ -45,8 +48,8 @@ FORBIDDEN = {"ultralytics", "botvision_yolo"}
 PACKAGES = list(EXTRAS)
 
 
-def built(project, folder):
-    """The sdist's and the wheel's files by name, as bytes, built from this checkout by the backend that pip uses."""
+def build(project, folder):
+    """A folder with the sdist and the wheel, built from this checkout by the backend that pip uses."""
     run = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
         cwd=project,
@@ -55,6 +58,11 @@ def built(project, folder):
         check=False,
     )
     assert run.returncode == 0, run.stderr
+    return folder
+
+
+def contents(folder):
+    """The sdist's and the wheel's files by name, as bytes."""
     [sdist], [wheel] = folder.glob("*.tar.gz"), folder.glob("*.whl")
     with tarfile.open(sdist) as archive:
         files = {m.name.split("/", 1)[1]: archive.extractfile(m).read() for m in archive.getmembers() if m.isfile()}
@@ -63,13 +71,51 @@ def built(project, folder):
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory):
-    return built(ROOT, tmp_path_factory.mktemp("core"))
+def core_dist(tmp_path_factory):
+    return build(ROOT, tmp_path_factory.mktemp("core"))
 
 
 @pytest.fixture(scope="module")
-def plugin(tmp_path_factory):
-    return built(PLUGIN, tmp_path_factory.mktemp("plugin"))
+def plugin_dist(tmp_path_factory):
+    return build(PLUGIN, tmp_path_factory.mktemp("plugin"))
+
+
+@pytest.fixture(scope="module")
+def core(core_dist):
+    return contents(core_dist)
+
+
+@pytest.fixture(scope="module")
+def plugin(plugin_dist):
+    return contents(plugin_dist)
+
+
+@pytest.fixture(scope="module")
+def clean(core_dist, plugin_dist, tmp_path_factory):
+    """A function that runs a program of an environment outside the checkout, and gives what it prints.
+
+    It has both wheels and sees the packages that are installed here, but not this checkout: that is on their path by a
+    .pth file, and only those of the environment's own folder are read.
+    """
+    home = tmp_path_factory.mktemp("clean")
+    venv.create(home / "env", symlinks=True)
+    scripts = home / "env" / "bin"
+    wheels = [str(wheel) for folder in (core_dist, plugin_dist) for wheel in folder.glob("*.whl")]
+    installed = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
+    [own] = (home / "env").glob("lib/python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "install"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    subprocess.run([*pip, *quiet, *wheels], check=True, cwd=home)
+    (own / "installed.pth").write_text("\n".join(installed) + "\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(program, *arguments):
+        command = [str(scripts / program), *arguments]
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 def on_disk(package, *, within):
@@ -93,6 +139,10 @@ def imported_by(files):
 
 def licences(files):
     return {name for name in files if re.search("licen[sc]e|copying", Path(name).name, re.IGNORECASE)}
+
+
+def version_of(project):
+    return tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_the_core_is_shipped_whole_and_nothing_else(core):
@@ -128,6 +178,44 @@ def test_the_plug_in_bears_its_own_licence_and_nothing_of_the_core(plugin):
         assert b"GNU AFFERO GENERAL PUBLIC LICENSE" in files[licence]
         [metadata] = [text for name, text in files.items() if name.endswith(("PKG-INFO", "/METADATA"))]
         assert b"\nLicense-Expression: AGPL-3.0-only\n" in metadata
+
+
+def test_the_installed_wheel_has_its_commands(clean):
+    version = version_of(ROOT)
+    assert clean("botvision", "--version") == f"botvision {version}\n"
+    assert clean("python", "-m", "botvision", "--version") == f"botvision {version}\n"
+    assert {"maskrcnn", "classify", "bench", "scenes"} <= set(clean("botvision", "--help").split())
+
+
+def test_the_installed_wheel_has_its_public_names_and_recipes(clean):
+    code = """
+import importlib, json
+from botvision.cli import COMMANDS, recipe_names, recipe_path
+names = ("botvision", *(f"botvision.{part}" for part in ("attention", "backbone", "classify", "maskrcnn", "scenes")))
+packages = [importlib.import_module(name) for name in names]
+assert all(getattr(package, name) is not None for package in packages for name in package.__all__)
+recipes = {task: recipe_names(COMMANDS[task]["train"].recipes) for task in ("classify", "maskrcnn")}
+assert all(recipe_path(n, COMMANDS[t]["train"].recipes).read_text() for t, found in recipes.items() for n in found)
+print(json.dumps([packages[0].__file__, recipes]))
+"""
+    where, recipes = json.loads(clean("python", "-W", "ignore", "-c", code).splitlines()[-1])
+    assert not Path(where).is_relative_to(ROOT)
+    for task, found in recipes.items():
+        assert found == sorted(path.stem for path in (ROOT / "src/botvision" / task / "recipes").glob("*.yaml"))
+
+
+def test_the_installed_plug_in_is_found_with_its_command(clean):
+    """By its metadata: to import it is to import ultralytics, which its own tests do."""
+    code = """
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
+[command] = entry_points(group="console_scripts", name="bot-yolo")
+print(version("botvision-yolo"), command.value, find_spec("botvision_yolo").origin, sep="\\n")
+"""
+    version, command, origin = clean("python", "-c", code).splitlines()
+    assert version == version_of(PLUGIN)
+    assert command == "botvision_yolo.cli:main"
+    assert not Path(origin).is_relative_to(ROOT)
 
 
 def normal(name):

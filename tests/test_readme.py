@@ -3,19 +3,21 @@
 import re
 import runpy
 import shlex
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from botvision.cli import main
+from botvision.cli import main, recipe_path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("maskrcnn", "classify", "backbone", "backends", "directional-start")),
 ]
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SMALL = {  # the same commands, made small enough for a test
     "scenes": ["--train", "16", "--val", "4", "--digits", "[3, 4]"],
     "classify train": [
@@ -77,11 +79,17 @@ def test_other_readme_commands_are_make_targets_that_exist():
     assert all(c.startswith(("make ", "git clone ", "cd ", "pip install ")) for c in others)
 
 
-def test_docs_commands_parse(capsys):
-    for page in PAGES[1:]:
+def test_docs_commands_parse(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for page in [*PAGES[1:], *HOW_TO]:
         for command in commands(page):
+            words = shlex.split(command)[1:]
+            if "--config" in words:  # that of a run, which would be there
+                config = Path(words[words.index("--config") + 1])
+                config.parent.mkdir(parents=True, exist_ok=True)
+                config.write_text(recipe_path("demo", f"botvision.{words[0]}.recipes").read_text())
             with pytest.raises(SystemExit) as stop:
-                main([*shlex.split(command)[1:], "--print_config"])
+                main([*words, "--print_config"])
             assert stop.value.code == 0, command
 
 
@@ -153,7 +161,7 @@ def test_no_page_claims_what_was_taken_back():
     assert "**No accuracy advantage of BoTNet over a ResNet has been shown by this project.**" in readme
     assert "evidence_distance.png" not in readme
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
-    texts += [ROOT / "studies" / "README.md", *(ROOT / "studies").rglob("*.jinja")]
+    texts += [*HOW_TO, ROOT / "studies" / "README.md", *(ROOT / "studies").rglob("*.jinja")]
     for path in [*texts, *(ROOT / "plugins").glob("*/README.md"), *(ROOT / "plugins").glob("*/pyproject.toml")]:
         said = " ".join(path.read_text().split())
         for claim in TAKEN_BACK:
@@ -186,17 +194,41 @@ def test_users_of_small_data_are_told_that_attention_begins_as_an_average(page):
     assert "directional-start.md)" in text
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        *PAGES,
-        *(ROOT / "docs" / f"{name}.md" for name in ("index", "correctness", "paper", "evidence", "yolo")),
-        ROOT / "CONTRIBUTING.md",
-        ROOT / "studies" / "README.md",
-    ],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
+def slugs(page):
+    """Anchors of a page's headings and names, as the repository's host makes them and as the site does."""
+    text = re.sub(r"^(`{3,})\w*\n.*?^\1", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", title).strip().lower() for title in titles]
+    hosted = {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
+    ascii_only = [unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() for title in plain]
+    on_site = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip()) for title in ascii_only}
+    named = {*re.findall(r'id="([^"]+)"', text), *re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    return hosted | named, on_site | named
+
+
+LINKED = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / ".github").rglob("*.md")),
+    *sorted((ROOT / "plugins").glob("*/README.md")),
+    ROOT / "studies" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)", page.read_text())
-    for link in links:
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+    """To a file and a heading that are there; from a page of the site to one of the site."""
+    docs = ROOT / "docs"
+    text = re.sub(r"^(`{3,})\w*\n.*?^\1|`[^`\n]+`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        where, _, anchor = link.partition("#")
+        target = (page.parent / where).resolve() if where else page
+        assert target.exists(), link
+        assert target.is_relative_to(docs) or not page.is_relative_to(docs), f"{link} leads out of the site"
+        if anchor:
+            hosted, on_site = slugs(target)
+            assert anchor in hosted, link
+            assert anchor in on_site or not page.is_relative_to(docs), link
