@@ -56,6 +56,7 @@ def read_voc(images: Path, annotations: Path, *, only: Collection[str] | None = 
         only: stems of the files that are wanted.
 
     Raises:
+        FileNotFoundError: no image.
         ValueError: an XML file that is not Pascal VOC's.
     """
     try:
@@ -73,6 +74,8 @@ def read_voc(images: Path, annotations: Path, *, only: Collection[str] | None = 
         for box, kind in zip(found.xyxy.tolist(), found.class_id, strict=True):
             x1, y1, x2, y2 = box
             add_annotation(document, image, int(kind) + 1, bbox=[x1, y1, x2 - x1, y2 - y1])
+    if not document["images"]:
+        raise FileNotFoundError(f"{images} holds no image of the files in {annotations}; check the folders")
     return document
 
 
