@@ -32,7 +32,7 @@ def arrows() -> set[tuple[str, str]]:
             if all(both) and both[0] != both[1]:
                 found.add((both[0][0], both[1][0]))
     opened = re.findall(r'"botvision\.(\w+)', (ROOT / "src" / "botvision" / "cli.py").read_text())  # commands, by name
-    found = {(a, b) for a, b in found | {("cli", name) for name in opened} if b not in LEFT_OUT}
+    found = {(a, b) for a, b in found | {("cli", name) for name in opened} if a != b and b not in LEFT_OUT}
     return {(a, b) for a, b in found if not any((a, c) in found and (c, b) in found for c in {x for x, _ in found})}
 
 

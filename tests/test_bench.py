@@ -10,10 +10,10 @@ import torch
 from timm.layers.bottleneck_attn import BottleneckAttn
 
 from botvision.backbone.blocks import BoTBlock
-from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, attention, core, layer
-from botvision.bench.backbone import backbone, build, prepared
-from botvision.bench.classify import classify
-from botvision.bench.detector import detector, grid
+from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, core, layer
+from botvision.bench.backbone import build, prepared
+from botvision.bench.commands import attention, backbone, classify, detector
+from botvision.bench.detector import grid
 from botvision.bench.race import Engine, Report, Row, Setting, peak_alone, race, ratio
 
 CORES = [SDPA, *(f"attend {name}" for name in CPU_BACKENDS), LUCIDRAINS]

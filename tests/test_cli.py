@@ -1,12 +1,24 @@
 """The command line: help of every command, every recipe, one line and exit code 2 for a user's mistake."""
 
+import importlib
 import subprocess
 import sys
+from importlib.metadata import metadata
 
 import pytest
 import yaml
 
-from botvision.cli import COMMANDS, Command, as_jsonargparse_reads, first_cause, main, recipe_names, recipe_path
+from botvision import __version__
+from botvision.cli import (
+    COMMANDS,
+    Command,
+    as_jsonargparse_reads,
+    extras_named,
+    first_cause,
+    main,
+    recipe_names,
+    recipe_path,
+)
 from botvision.maskrcnn.resize import image_size
 
 RECIPES = "botvision.maskrcnn.recipes"
@@ -102,7 +114,8 @@ def test_a_wrong_flag_is_exit_code_2(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("botvision") or said.startswith("usage")
+    assert said.startswith("botvision: ")
+    assert said.count("\n") == 1
 
 
 def test_an_error_in_a_data_process_is_one_line_too():
@@ -130,17 +143,129 @@ def test_a_truncated_image_met_in_training_is_one_line(scenes, tmp_path, capsys)
     assert last.endswith("replace the file or leave it out")
 
 
-def test_light_commands_do_not_load_torch():
-    code = "import sys; from botvision.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print('torch' in sys.modules, file=sys.stderr)"
+def test_help_of_no_command_loads_torch():
+    """Importing it takes seconds."""
+    code = f"""
+import sys
+from botvision.cli import main
+for command in {[[], *ALL]}:
+    try:
+        main([*command, "--help"])
+    except SystemExit:
+        pass
+print([m for m in ("torch", "timm", "lightning", "sklearn") if m in sys.modules], file=sys.stderr)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "False"
+    assert done.stderr.strip() == "[]"
+    assert done.stdout.count("usage: ") == 1 + len(ALL)
 
 
 def test_import_botvision_is_light():
     code = "import sys, botvision; print([m for m in ('torch', 'timm', 'lightning') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+MISSING = "lightning,jsonargparse,matplotlib,shtab,webdataset,hotcoco,pycocotools,supervision,sklearn"
+
+
+@pytest.mark.parametrize(
+    ("packages", "arguments", "code", "said"),
+    [
+        (MISSING, ["--version"], 0, f"botvision {__version__}"),
+        (MISSING, ["--help"], 0, "maskrcnn  detect objects"),
+        (MISSING, ["maskrcnn", "--help"], 0, "train     train a Mask R-CNN"),
+        (MISSING, ["maskrcnn", "evaluat"], 2, "did you mean maskrcnn evaluate?"),
+        (MISSING, ["classify", "predict", "a", "b"], 2, "needs jsonargparse; pip install 'botvision[train]'"),
+        (
+            "supervision",
+            ["maskrcnn", "predict", "a", "b"],
+            2,
+            "needs supervision; pip install 'botvision[train,detect]'",
+        ),
+        ("pycocotools", ["scenes", "x"], 2, "scenes needs pycocotools; pip install 'botvision[train,scenes]'"),
+        ("shtab", ["completion", "bash"], 2, "completion needs shtab; pip install 'botvision[train]'"),
+    ],
+)
+def test_without_extras_a_command_names_those_it_needs(packages, arguments, code, said, tmp_path):
+    hidden = "import runpy, sys\nsys.modules.update(dict.fromkeys(sys.argv.pop(1).split(',')))\n"
+    hidden += "runpy.run_module('botvision', run_name='__main__')"
+    command = [sys.executable, "-W", "ignore", "-c", hidden, packages, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in (done.stderr if code else done.stdout)
+    assert done.stderr.count("\n") == (1 if code else 0)
+
+
+def test_every_command_is_said_to_need_extras_that_there_are():
+    offered = set(metadata("botvision").get_all("Provides-Extra"))
+    commands = [c for below in COMMANDS.values() for c in ([below] if isinstance(below, Command) else below.values())]
+    assert all({"train", "all"} & set(command.extras.split(",")) for command in commands)  # train: the command line
+    assert {extra for command in commands for extra in command.extras.split(",")} <= offered
+
+
+def test_an_import_of_our_own_that_fails_is_no_users_mistake():
+    with pytest.raises(ModuleNotFoundError), extras_named(COMMANDS["digits"], "digits"):
+        importlib.import_module("botvision.gone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["maskrcnn", "evaluat"],
+            "no command 'maskrcnn evaluat'; did you mean maskrcnn evaluate? commands of maskrcnn: train, ",
+        ),
+        (["maskrnn", "train"], "no command 'maskrnn'; did you mean maskrcnn? commands: maskrcnn, classify, "),
+        (["train"], "did you mean maskrcnn train or classify train?"),
+        (["fly"], "no command 'fly'; commands: maskrcnn, "),
+        (["--verson"], "give a command before --verson; did you mean --version?"),
+        (["maskrcnn", "--recipe", "demo"], "give maskrcnn a command before --recipe; commands of maskrcnn: train, "),
+    ],
+)
+def test_a_misspelt_command_is_one_line_with_the_nearest(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("botvision: ")
+    assert said in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "last"),
+    [
+        ([], "write a small COCO dataset", "botvision: give a command: maskrcnn, classify, "),
+        (["maskrcnn"], "box and mask AP", "botvision: give maskrcnn a command: train, evaluate, predict"),
+    ],
+)
+def test_a_group_alone_shows_its_commands(arguments, shown, last, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert shown in said
+    assert said.splitlines()[-1].startswith(last)
+
+
+@pytest.mark.parametrize("typed", [["0.7"], ["0.7", "0.9"], ["[0.7, 0.9]"]])
+def test_a_list_in_a_group_takes_one_value_or_several(typed, capsys):
+    with pytest.raises(SystemExit):
+        main(["maskrcnn", "train", "--recipe", "demo", "--optim.milestones", *typed, "--print_config"])
+    said = yaml.safe_load(capsys.readouterr().out)
+    assert said["optim"]["milestones"] == ([0.7] if typed == ["0.7"] else [0.7, 0.9])
+
+
+@pytest.mark.parametrize("typed", [["--optim.ema", "none"], ["--optim.ema=None"]])
+def test_none_is_no_value(typed, capsys):
+    """The recipe has one."""
+    recipe = yaml.safe_load(recipe_path("demo", RECIPES).read_text())
+    assert recipe["optim"]["ema"] > 0
+    with pytest.raises(SystemExit):
+        main(["maskrcnn", "train", "--recipe", "demo", *typed, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["optim"]["ema"] is None
 
 
 @pytest.mark.parametrize(
@@ -185,8 +310,8 @@ def test_one_value_of_a_list_needs_no_brackets(capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model.canvas", "64"], ["nrecognized arguments: --model.canvas 64; did you mean img_size?"]),
-        (["--optim.optimiser", "adamw"], ["did you mean optim.optimizer?"]),
+        (["--model.canvas", "64"], ["nrecognized arguments: --model.canvas 64; did you mean --model.img_size?"]),
+        (["--optim.optimiser", "adamw"], ["did you mean --optim.optimizer?"]),
         (
             ["--config", "{folder}/old.yaml"],
             ["Group 'engine' does not accept", "'score_every'; did you mean evaluate_every?"],

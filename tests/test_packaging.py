@@ -20,8 +20,8 @@ PLUGIN = ROOT / "plugins" / "botvision-yolo"
 EVERYWHERE = ("train", "detect", "scenes")
 EXTRAS = {  # which of its extras a part may import from, besides what is always installed
     ROOT / "src/botvision": {
-        **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim"), ()),
-        **dict.fromkeys(("classify", "cli", "engine"), ("train",)),
+        **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim", "usage"), ()),
+        **dict.fromkeys(("classify", "cli", "completion", "engine"), ("train",)),
         **dict.fromkeys(("draw", "maskrcnn"), ("train", "detect")),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),
         "bench": EVERYWHERE,

@@ -3,36 +3,37 @@
 import argparse
 import contextlib
 import difflib
-import inspect
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
 from botvision import __version__
-from botvision.engine.settings import RENAMED
+from botvision.completion import Shell, add_flags, script
+from botvision.usage import Flag, Paragraphs, about, explain, flags_of, refusal, types_in
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
 
 
 class Command(NamedTuple):
-    """A function to offer: where it lives, what it is for, and where its recipes are.
+    """A function to offer: where it lives, what it is for, which extras it needs, and where its recipes are.
 
     What the function requires needs no flag, unless the command has recipes, which may give it.
     """
 
     function: str
     help: str
+    extras: str = "all"
     recipes: str | None = None
 
 
@@ -41,30 +42,54 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
         "train": Command(
             "botvision.maskrcnn.commands:train",
             "train a Mask R-CNN with any backbone",
+            "train,detect",
             recipes="botvision.maskrcnn.recipes",
         ),
-        "evaluate": Command("botvision.maskrcnn.commands:evaluate", "box and mask AP of a checkpoint on a COCO file"),
-        "predict": Command("botvision.maskrcnn.commands:predict", "detect objects in images"),
+        "evaluate": Command(
+            "botvision.maskrcnn.commands:evaluate", "box and mask AP of a checkpoint on a COCO file", "train,detect"
+        ),
+        "predict": Command("botvision.maskrcnn.commands:predict", "detect objects in images", "train,detect"),
     },
     "classify": {
         "train": Command(
             "botvision.classify.commands:train",
             "train a classifier: any BoTNet or timm model",
+            "train",
             recipes="botvision.classify.recipes",
         ),
-        "evaluate": Command("botvision.classify.commands:evaluate", "accuracy and speed of a checkpoint, at any sizes"),
-        "predict": Command("botvision.classify.commands:predict", "classify images"),
+        "evaluate": Command(
+            "botvision.classify.commands:evaluate", "accuracy and speed of a checkpoint, at any sizes", "train"
+        ),
+        "predict": Command("botvision.classify.commands:predict", "classify images", "train"),
     },
     "bench": {
-        "attention": Command("botvision.bench.attention:attention", "time the layer beside timm's, as ratios"),
-        "backbone": Command("botvision.bench.backbone:backbone", "time whole backbones beside their ResNet baseline"),
-        "classify": Command("botvision.bench.classify:classify", "time T3 … T7 beside EfficientNets, each at its px"),
+        "attention": Command(
+            "botvision.bench.commands:attention", "time the attention layer beside timm's, as ratios", "train"
+        ),
+        "backbone": Command(
+            "botvision.bench.commands:backbone", "time whole backbones beside their ResNet baseline", "train"
+        ),
+        "classify": Command(
+            "botvision.bench.commands:classify", "time BoTNets T3 to T7 beside EfficientNets, each at its px", "train"
+        ),
         "detector": Command(
-            "botvision.bench.detector:detector", "time Mask R-CNN beside its baseline and torchvision's"
+            "botvision.bench.commands:detector",
+            "time Mask R-CNN beside its baseline and torchvision's",
+            "train",
         ),
     },
-    "digits": Command("botvision.digits:make_digits", "write handwritten digits as class folders or tar shards"),
-    "scenes": Command("botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs"),
+    "digits": Command(
+        "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
+    ),
+    "scenes": Command(
+        "botvision.scenes:make_scenes", "write a small COCO dataset of digits on photographs", "train,scenes"
+    ),
+    "completion": Command("botvision.cli:completion", "print a shell's completion script", "train"),
+}
+GROUPS = {
+    "maskrcnn": "detect objects, with masks: train, evaluate, predict",
+    "classify": "classify images: train, evaluate, predict",
+    "bench": "time models on this machine: attention, backbone, classify, detector",
 }
 
 
@@ -88,20 +113,39 @@ def run(arguments: list[str]) -> int:
     """Find the command, parse its flags, call it, print what it returns."""
     command, words = find(arguments)
     if command is None:
-        overview().parse_args(arguments)  # help, the version, or an unknown name
-        raise AssertionError("an overview has no command to call")
-    try:
-        parser = command_parser(command, prog=f"botvision {' '.join(words)}")
-    except ImportError as error:
-        raise ValueError("the command line needs more packages; pip install 'botvision[all]'") from error
-    given = as_jsonargparse_reads(arguments[len(words) :], lists_of(command))
-    options = parser.instantiate_classes(parser.parse_args(given))
-    if command.recipes:  # it trains
-        quiet_libraries()
-    result = load(command.function)(**{name: value for name, value in options.items() if name != "config"})
+        no_command(arguments)
+    with extras_named(command, " ".join(words)):
+        result = called(command, words, arguments[len(words) :])
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
         print(result)
     return 0
+
+
+def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
+    """What a command's function returns for the flags that were typed."""
+    parser = command_parser(command, prog=f"botvision {' '.join(words)}")
+    flags = flags_of(load(command.function))
+    given = as_jsonargparse_reads(arguments, lists_of(flags))
+    options = parser.instantiate_classes(parser.parse_args(none_as_null(given, flags)))
+    if command.recipes:  # it trains
+        quiet_libraries()
+    return load(command.function)(**{name: value for name, value in options.items() if name != "config"})
+
+
+@contextlib.contextmanager
+def extras_named(command: Command, words: str) -> Iterator[None]:
+    """Say which extras bring a package that is not installed.
+
+    Raises:
+        ValueError: in place of a ModuleNotFoundError of another package than ours.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "botvision"):
+            raise
+        raise ValueError(f"{words} needs {package}; pip install 'botvision[{command.extras}]'") from error
 
 
 def find(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
@@ -117,19 +161,98 @@ def find(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
     return None, []
 
 
-def overview() -> argparse.ArgumentParser:
-    """What there is, by task; the commands' own flags are not in it."""
-    parser = argparse.ArgumentParser(prog="botvision", description="BoTNet made usable: train, evaluate, predict.")
+def no_command(arguments: Sequence[str]) -> NoReturn:
+    """Print the help or version that was asked for; otherwise refuse, with the commands that there are."""
+    table: Mapping[str, Any] = COMMANDS
+    words: list[str] = []
+    for word in arguments:
+        if word in ("-h", "--help"):
+            overview().parse_args([*words, "--help"])
+        if word == "--version":
+            overview().parse_args(["--version"])
+        if word not in table:
+            refuse(misnamed(word, words, table))
+        table = table[word]
+        words.append(word)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+        overview().parse_args([*words, "--help"])
+    print(file=sys.stderr)
+    refuse(f"{' '.join(['give', *words])} a command: {', '.join(table)}")
+
+
+def misnamed(word: str, words: Sequence[str], table: Mapping[str, Any]) -> str:
+    """One line about a word that names no command, with those that may have been meant."""
+    there = f"commands{' of ' * bool(words)}{' '.join(words)}: {', '.join(table)}"
+    if word.startswith("-"):
+        near = difflib.get_close_matches(word, ("--help", "--version"), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{' '.join(['give', *words])} a command before {word}{hint}; {there}"
+    meant = [" ".join([*words, name]) for name in difflib.get_close_matches(word, table, n=1)]
+    groups = [name for name, below in COMMANDS.items() if not isinstance(below, Command) and word in below]
+    meant = meant or [f"{name} {word}" for name in groups]
+    hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+    return f"no command {' '.join([*words, word])!r}; {hint}{there}"
+
+
+def refuse(message: str) -> NoReturn:
+    """End with a user's mistake, in one line."""
+    print(f"botvision: {message}", file=sys.stderr)
+    sys.exit(USERS_MISTAKE)
+
+
+def overview(fill: Callable[[argparse.ArgumentParser, Command], None] | None = None) -> argparse.ArgumentParser:
+    """What there is, by task.
+
+    Args:
+        fill: adds a command's own flags to its parser; without it they are not there.
+    """
+    parser = argparse.ArgumentParser(
+        prog="botvision",
+        description="BoTNet made usable: train, evaluate, predict.",
+        epilog="botvision COMMAND --help says more, e.g. botvision maskrcnn train --help.",
+    )
     parser.add_argument("--version", action="version", version=f"botvision {__version__}")
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    tasks = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(table: Any, name: str, command: Command, prog: str) -> None:
+        added = table.add_parser(name, help=command.help, prog=f"{prog} {name}")
+        if fill is not None:
+            fill(added, command)
+
     for task, commands in COMMANDS.items():
         if isinstance(commands, Command):
-            tasks.add_parser(task, help=commands.help)
+            add(tasks, task, commands, "botvision")
             continue
-        below = tasks.add_parser(task, help=", ".join(commands)).add_subparsers(required=True, metavar="COMMAND")
+        group = tasks.add_parser(
+            task,
+            help=GROUPS[task],
+            description=f"{GROUPS[task]}.".capitalize(),
+            epilog=f"botvision {task} COMMAND --help has its flags.",
+        )
+        below = group.add_subparsers(title="commands", metavar="COMMAND")
         for name, command in commands.items():
-            below.add_parser(name, help=command.help)
+            add(below, name, command, f"botvision {task}")
     return parser
+
+
+def completion(shell: Shell) -> str:
+    """Print a shell's completion script: commands, flags, choices and recipes.
+
+        bash  botvision completion bash > ~/.local/share/bash-completion/completions/botvision
+        zsh   botvision completion zsh > ~/.zfunc/_botvision, where ~/.zfunc is in $fpath before compinit
+        fish  botvision completion fish > ~/.config/fish/completions/botvision.fish
+
+    New shells have it then; write it again after an update.
+
+    Args:
+        shell: the one that reads the script.
+    """
+
+    def fill(parser: argparse.ArgumentParser, command: Command) -> None:
+        names = recipe_names(command.recipes) if command.recipes else []
+        add_flags(parser, command_parser(command, prog=parser.prog), flags_of(load(command.function)), recipes=names)
+
+    return script(shell, overview(fill))
 
 
 def as_jsonargparse_reads(arguments: list[str], lists: Mapping[str, Any] | None = None) -> list[str]:
@@ -164,11 +287,22 @@ def listed(values: list[str], kind: Any = None) -> str:
     return f"[{', '.join(json.dumps(value, ensure_ascii=False) if words else value for value in values)}]"
 
 
-def lists_of(command: Command) -> dict[str, Any]:
-    """A command's flags that take any number of values, and the type of these."""
-    parameters = inspect.signature(load(command.function)).parameters.values()
-    given = {p.name: get_args(p.annotation) for p in parameters if get_origin(p.annotation) is tuple}
-    return {name: types[0] for name, types in given.items() if types[-1] is ...}
+def lists_of(flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """Flags that take several values and nothing else, and the type of these."""
+    return {name: get_args(flag.kind)[0] for name, flag in flags.items() if get_origin(flag.kind) is tuple}
+
+
+def none_as_null(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
+    """`none`, as help and Python say it, as YAML's null, for flags that may have no value."""
+    optional = {f"--{name}" for name, flag in flags.items() if NoneType in types_in(flag.kind)}
+    read: list[str] = []
+    for argument in arguments:
+        name, joined, value = argument.partition("=")
+        if joined and name in optional and value.lower() == "none":
+            read.append(f"{name}=null")
+        else:
+            read.append("null" if argument.lower() == "none" and read and read[-1] in optional else argument)
+    return read
 
 
 def is_number(argument: str) -> bool:
@@ -190,28 +324,26 @@ def command_parser(command: Command, *, prog: str) -> Any:
         def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
             super().__call__(parser, cfg, str(recipe_path(values, command.recipes)), option_string)
 
+    function = load(command.function)
+    flags = flags_of(function)
+    recipes = recipe_names(command.recipes) if command.recipes else []
+
     class OneLineParser(ArgumentParser):
         """A mistake is one line, with the flag that may have been meant."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            told = " ".join(message.split())
-            unknown = re.search(r"arguments: --([\w.-]+)|(?:option|key) '([\w.]+)'", told)
-            known = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
-            name = next(filter(None, unknown.groups())) if unknown else ""
-            today = RENAMED.get(name.rpartition(".")[2], "")
-            near = [today] if today else difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            print(f"botvision: {told}{hint}; flags: {prog} --help", file=sys.stderr)
-            sys.exit(USERS_MISTAKE)
+            positionals = [action.dest for action in self._actions if not action.option_strings]
+            told = refusal(" ".join(message.split()), flags, positionals=positionals, recipes=recipes)
+            refuse(f"{told}; flags: {prog} --help")
 
-    function = load(command.function)
-    parser = OneLineParser(prog=prog, description=(function.__doc__ or "").partition("\n")[0])
-    if command.recipes:
-        about = f"a YAML file, or a recipe: {', '.join(recipe_names(command.recipes))}"
-        parser.add_argument("--config", "--recipe", action=RecipeOrFile, help=about)
+    parser = OneLineParser(prog=prog, description=about(function), formatter_class=Paragraphs)
+    if recipes:
+        help_text = f"a YAML file with any of the flags, or a recipe: {', '.join(recipes)}"
+        parser.add_argument("--config", "--recipe", action=RecipeOrFile, help=help_text, metavar="NAME|FILE")
     else:
-        parser.add_argument("--config", action=RecipeOrFile, help="a YAML file with any of the flags")
+        parser.add_argument("--config", action=RecipeOrFile, help="a YAML file with any of the flags", metavar="FILE")
     parser.add_function_arguments(function, as_positional=command.recipes is None)
+    explain(parser, flags, recipes=recipes)
     return parser
 
 
@@ -225,12 +357,9 @@ def quiet_libraries() -> None:
 
 
 def load(function: str) -> Callable[..., Any]:
-    """`package.module:name` as the function itself; a missing extra is named."""
+    """`package.module:name` as the function itself."""
     module, _, name = function.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"this command needs {error.name}; pip install 'botvision[all]'") from error
+    found: Callable[..., Any] = getattr(import_module(module), name)
     return found
 
 

@@ -1,6 +1,7 @@
 """The detector: any backbone, and the five mends over torchvision's parts."""
 
 import copy
+from typing import get_args
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from botvision.backbone import load_resnet
 from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.checkpoint import build_model
-from botvision.maskrcnn.config import ModelConfig
+from botvision.maskrcnn.config import ModelConfig, PresetName
 from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
 from botvision.maskrcnn.resize import Resize, image_size
 
@@ -79,6 +80,10 @@ def test_a_baselines_own_weights_load_whole(backbone):
     report = load_resnet(model.pyramid.body, source.state_dict())
     assert report.fresh == []
     assert len(report.loaded) > 100
+
+
+def test_the_options_know_every_preset():
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

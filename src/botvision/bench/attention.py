@@ -5,7 +5,6 @@
 import functools
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,30 +24,8 @@ CPU_BACKENDS = ("auto", "chunked", "explicit", "onehot")
 GPU_BACKENDS = ("auto", "explicit", "onehot", "tiled")
 
 
-def attention(
-    *,
-    sides: tuple[int, ...] = (14, 32, 64),
-    rounds: int = 7,
-    train: bool = False,
-    memory: bool = False,
-    engine: Engine = Engine(),
-    out: Path | None = None,
-) -> Report:
-    """Time BoTNet's attention beside position-free attention and beside other ports' arithmetic.
-
-    Contenders run in turn, round after round, so a machine whose speed drifts treats them alike.
-
-    Args:
-        sides: of the square maps; up to 14 run with batch 8, the others with batch 1.
-        rounds: of every contender.
-        train: forward and backward instead of forward alone.
-        memory: peak memory too, each contender in a process of its own.
-        engine: device, precision, threads.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
-
-    Raises:
-        ValueError: no round, or a side below 1.
-    """
+def race_attention(sides: tuple[int, ...], *, rounds: int, train: bool, memory: bool, engine: Engine) -> Report:
+    """The races of `botvision bench attention`, which says what its arguments are."""
     if not sides:
         raise ValueError("bench attention needs at least one side; e.g. --sides 14 32 64")
     backends = CPU_BACKENDS if engine.device.type == "cpu" else GPU_BACKENDS
@@ -64,10 +41,7 @@ def attention(
         f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's yardstick is torch's attention on the same "
         "q, k, v, without positions; the layer's, the layer without positions."
     )
-    report = Report("Attention", note, str(engine), rows)
-    if out is not None:
-        report.save(out)
-    return report
+    return Report("Attention", note, str(engine), rows)
 
 
 def core(name: str, setting: Setting) -> Callable[[], Any]:

@@ -1,7 +1,6 @@
 """Benchmark of backbones beside their ResNet baseline: as they are, fused, with timm's layer."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,39 +15,17 @@ FUSED, TIMMS = " fused", " with timm's layer"
 CHANCES = (FUSED, TIMMS)  # endings that a contender's name may have
 
 
-def backbone(
+def race_backbone(
+    models: tuple[str, ...],
     *,
-    models: tuple[str, ...] = (
-        "resnet50",
-        "botnet50",
-        "botnet50 with timm's layer",
-        "resnet50 fused",
-        "botnet50 fused",
-    ),
-    sizes: tuple[int, ...] = (1024,),
-    batch: int = 1,
-    rounds: int = 5,
-    train: bool = False,
-    memory: bool = False,
-    engine: Engine = Engine(),
-    out: Path | None = None,
+    sizes: tuple[int, ...],
+    batch: int,
+    rounds: int,
+    train: bool,
+    memory: bool,
+    engine: Engine,
 ) -> Report:
-    """Time whole backbones without classifier, channels_last, in turn.
-
-    Args:
-        models: timm or BoTNet names; the first is the yardstick. A name may end in " fused" (BatchNorms folded, not to
-            train) or, a BoTNet's, in " with timm's layer" (timm's BottleneckAttn at the same places, fixed size).
-        sizes: px of the square images.
-        batch: images at a time.
-        rounds: of every contender.
-        train: forward and backward, instead of forward in eval mode.
-        memory: peak memory too, each contender in a process of its own.
-        engine: device, precision, threads, compile.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
-
-    Raises:
-        ValueError: an unknown name, a fused model to train, timm's layer in no BoTNet, a size or number below 1.
-    """
+    """The races of `botvision bench backbone`, which says what its arguments are."""
     if not models:
         raise ValueError("bench backbone needs at least one model; e.g. resnet50 botnet50")
     names = [name for name in models if not (train and name.endswith(FUSED))]
@@ -61,10 +38,7 @@ def backbone(
         setting = Setting(size, batch, train, engine)
         rows += race(build, names, setting, what="backbone", rounds=rounds, memory=memory)
     note = "Backbones without classifier, channels_last, random weights; rounds in random order."
-    report = Report("Backbones", note, str(engine), rows)
-    if out is not None:
-        report.save(out)
-    return report
+    return Report("Backbones", note, str(engine), rows)
 
 
 def build(name: str, setting: Setting) -> Callable[[], Any]:

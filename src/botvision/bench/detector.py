@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,35 +19,18 @@ PEERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def detector(
+def race_detector(
+    models: tuple[str, ...],
     *,
-    models: tuple[str, ...] = ("resnet50", "botnet50", "torchvision maskrcnn_resnet50_fpn"),
-    sizes: tuple[int, ...] = (1024,),
-    batch: int = 1,
-    preset: str = "paper",
-    rounds: int = 3,
-    train: bool = True,
-    memory: bool = False,
-    engine: Engine = Engine(),
-    out: Path | None = None,
+    sizes: tuple[int, ...],
+    batch: int,
+    preset: str,
+    rounds: int,
+    train: bool,
+    memory: bool,
+    engine: Engine,
 ) -> Report:
-    """Time Mask R-CNN: a training step with its optimiser, or a prediction, with random weights and images.
-
-    Args:
-        models: backbones by timm's or BoTNet's name, or "torchvision maskrcnn_resnet50_fpn" or "… _v2" for
-            torchvision's own detector; the first is the yardstick.
-        sizes: px of the square images and of the batch.
-        batch: images at a time.
-        preset: sizes behind our backbones: paper, torchvision_v2, tiny or nano.
-        rounds: of every contender.
-        train: a training step; false for a prediction.
-        memory: peak memory too, each contender in a process of its own.
-        engine: device, precision, threads; compile takes the backbone alone.
-        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
-
-    Raises:
-        ValueError: an unknown name, no model, or a number below 1.
-    """
+    """The races of `botvision bench detector`, which says what its arguments are."""
     if not models:
         raise ValueError("bench detector needs at least one model; e.g. resnet50 botnet50")
     if not sizes:
@@ -61,10 +43,7 @@ def detector(
         f"{CLASSES} classes, {OBJECTS**2} objects an image, random weights, channels_last, preset {preset}; "
         "rounds in random order; times include resizing, losses or masks, and when training SGD's step."
     )
-    report = Report("Mask R-CNN", note, str(engine), rows)
-    if out is not None:
-        report.save(out)
-    return report
+    return Report("Mask R-CNN", note, str(engine), rows)
 
 
 def build(name: str, setting: Setting, *, preset: str) -> Callable[[], Any]:

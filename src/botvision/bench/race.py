@@ -1,74 +1,24 @@
 """Contenders timed in turn, round after round: seconds, ratios, peak memory; table, JSON, plot."""
 
-import os
-import platform
 import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import timm
 import torch
 from tqdm import tqdm
 
+from botvision.bench.config import Engine
 from botvision.bench.memory import peak
 from botvision.draw.ratios import draw_ratios
-from botvision.engine.config import DeviceConfig
 from botvision.files import write_json, write_text
 
 WARM_UP = 4  # times smaller a side: the pass that loads what every pass needs, before memory is looked at
 READING = 0.02  # seconds that a reading takes at least, by repeating short steps
-
-
-@dataclass(frozen=True)
-class Engine(DeviceConfig):
-    """Where and how contenders run.
-
-    Args:
-        accelerator: auto (the GPU where there is one), cpu, gpu, or torch's name of a device, e.g. cuda:1.
-        precision: of queries, keys and values; of layers and models by autocast.
-        compile: contenders by torch.compile.
-        threads: torch's on the CPU; none leaves its choice.
-    """
-
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False
-    threads: int | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision as torch's."""
-        found: torch.dtype = getattr(torch, self.precision)
-        return found
-
-    def autocast(self) -> torch.autocast:
-        """The precision of layers and models."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def run(self, step: Callable[[], Any], *, times: int = 1) -> float:
-        """Seconds of one step, its last kernel included; the mean where it is repeated."""
-        start = time.perf_counter()
-        for _ in range(times):
-            step()
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return (time.perf_counter() - start) / times
-
-    def __str__(self) -> str:
-        where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
-        if self.device.type != "cpu":
-            is_cuda = self.device.type == "cuda"
-            where = torch.cuda.get_device_name(self.device) if is_cuda else str(self.device)
-        how = f"{self.precision}{', compiled' if self.compile else ''}"
-        versions = f"torch {torch.__version__}, timm {timm.__version__}"
-        return f"{where}, {how}, {versions}, {datetime.now(UTC):%Y-%m-%d}"
 
 
 class Setting(NamedTuple):

@@ -8,6 +8,7 @@ from botvision.engine.config import Final, Schedule
 
 Backend = Literal["auto", "hotcoco", "pycocotools"]
 OnBad = Literal["refuse", "skip"]
+PresetName = Literal["paper", "torchvision_v2", "tiny", "nano"]  # the keys of model.PRESETS
 
 FILES = ("train_annotations", "train_images", "val_annotations", "val_images")
 
@@ -89,7 +90,7 @@ class ModelConfig:
     """
 
     backbone: str = "botnet50"
-    preset: str = "paper"
+    preset: PresetName = "paper"
     img_size: int | tuple[int, int] = 1024
     backbone_options: dict[str, Any] | None = None
     auxiliary: bool = False

@@ -1,0 +1,67 @@
+"""Options of a benchmark: where and how contenders run; loads no torch."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from botvision.engine.config import DeviceConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Engine(DeviceConfig):
+    """Where and how contenders run.
+
+    Args:
+        accelerator: auto (the GPU where there is one), cpu, gpu, or torch's name of a device, e.g. cuda:1.
+        precision: number format of queries, keys and values; of layers and models by autocast.
+        compile: compile contenders by torch.compile.
+        threads: threads of torch on the CPU; none leaves its choice.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    threads: int | None = None
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The precision as torch's."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.precision)
+        return found
+
+    def autocast(self) -> "torch.autocast":
+        """The precision of layers and models."""
+        import torch
+
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def run(self, step: Callable[[], Any], *, times: int = 1) -> float:
+        """Seconds of one step, its last kernel included; the mean where it is repeated."""
+        import torch
+
+        start = time.perf_counter()
+        for _ in range(times):
+            step()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return (time.perf_counter() - start) / times
+
+    def __str__(self) -> str:
+        import timm
+        import torch
+
+        where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
+        if self.device.type != "cpu":
+            is_cuda = self.device.type == "cuda"
+            where = torch.cuda.get_device_name(self.device) if is_cuda else str(self.device)
+        how = f"{self.precision}{', compiled' if self.compile else ''}"
+        versions = f"torch {torch.__version__}, timm {timm.__version__}"
+        return f"{where}, {how}, {versions}, {datetime.now(UTC):%Y-%m-%d}"
