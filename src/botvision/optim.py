@@ -1,7 +1,7 @@
 """Optimisers by timm's names, weight decay on weights only, learning-rate schedules."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ def build_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     layer_decay: float | None = None,
-    backbone: nn.Module | None = None,
-    backbone_lr: float | None = None,
+    slow: Collection[nn.Parameter] = (),
+    slow_lr: float | None = None,
 ) -> Optimizer:
     """An optimiser by timm's name; norms, biases and what `no_weight_decay()` names are not decayed.
 
@@ -46,8 +46,8 @@ def build_optimizer(
         weight_decay: of the others.
         momentum: of those that take one.
         layer_decay: rate of each layer as a share of the next one's, for timm's models; none for one rate.
-        backbone: part of the model with a rate of its own.
-        backbone_lr: that rate; none for `lr`.
+        slow: parameters with a base rate of their own, such as a trained backbone's.
+        slow_lr: that rate; none for `lr`.
 
     Raises:
         ValueError: an unknown name.
@@ -60,8 +60,8 @@ def build_optimizer(
     else:
         groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay)
     groups = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in groups]
-    if backbone is not None and backbone_lr is not None:
-        groups = with_rate(groups, set(backbone.parameters()), ratio=backbone_lr / lr)
+    if slow_lr is not None:
+        groups = with_rate(groups, set(slow), ratio=slow_lr / lr)
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, momentum=momentum)
 
 

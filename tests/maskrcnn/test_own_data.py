@@ -180,7 +180,8 @@ def test_freezing_random_weights_is_refused(scenes, tmp_path):
 def test_the_backbone_has_a_rate_of_its_own():
     model = build_model(replace(MODEL, masks=True), 2)
     body = set(map(id, model.pyramid.body.parameters()))
-    groups = build_optimizer(model, "adamw", lr=1e-2, weight_decay=0.1, backbone=model.pyramid.body, backbone_lr=1e-3)
+    slow = set(model.pyramid.body.parameters())
+    groups = build_optimizer(model, "adamw", lr=1e-2, weight_decay=0.1, slow=slow, slow_lr=1e-3)
     rates = {(id(p) in body, group["lr"]) for group in groups.param_groups for p in group["params"]}
     assert rates == {(True, 1e-3), (False, 1e-2)}
     assert sum(len(group["params"]) for group in groups.param_groups) == len(list(model.parameters()))

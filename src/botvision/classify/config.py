@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from botvision.engine.config import Schedule
+from botvision.engine.config import Final, Schedule
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class DataConfig:
     Args:
         train: to train on: a folder of class folders (ImageNet's layout); tar shards as a pattern or an index
             (….json), by path or URL; a timm dataset that is read by number (torch/…, hfds/…); or digits.
-        val: to evaluate on, in any of these forms.
+        val: to evaluate on, in any of these forms; none takes val_fraction of the images of train.
+        val_fraction: share of the images to evaluate on, drawn by the seed from each class, where val is none.
         root: folder of a timm dataset.
         splits: a dataset's names of the splits for train and val.
         class_names: file with a class name a line, for shards and timm's datasets.
@@ -52,7 +53,8 @@ class DataConfig:
     """
 
     train: str
-    val: str
+    val: str | None = None
+    val_fraction: float = 0.2
     root: str | None = None
     splits: tuple[str, str] = ("train", "val")
     class_names: Path | None = None
@@ -61,6 +63,11 @@ class DataConfig:
     bad_limit: int = 10
     crop: float = 0.95
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def evaluated(self) -> str:
+        """Where the images to evaluate on are: those of train where there is no val."""
+        return self.train if self.val is None else self.val
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,19 @@ class OptimConfig:
     Args:
         optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
         lr_per_256: base rate for 256 images a step; the batch of all devices together scales it.
+        backbone_lr: the same for all but the classifier's layer, e.g. a tenth of lr_per_256 where trained weights are
+            loaded; none for lr_per_256.
+        freeze: keep the weights as they were loaded, but for attention blocks and the classifier's layer.
         weight_decay: on weights only, never on norms, biases and position tables.
         momentum: of those that take one.
         layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
         schedule: cosine (to 0) or steps (×0.1 at each milestone).
         milestones: as fractions of the run.
         warmup_epochs: linear warm-up, from a hundredth.
-        epochs: passes over the training images.
+        warmup: length of the warm-up as a share of the run, in place of warmup_epochs.
+        epochs: passes over the training images; auto: by their number (100 for 50 and fewer, 12 for 417 and more).
+        patience: evaluations in a row without a better accuracy that end the run; none runs to the end.
+        final: whose weights the run reports, draws and offers: last or best.
         loss: ce (cross-entropy) or bce (a sigmoid a class).
         accumulate: batches a step.
         clip: largest norm of the gradient; none leaves it.
@@ -106,13 +119,18 @@ class OptimConfig:
 
     optimizer: str = "momentum"
     lr_per_256: float = 0.1
+    backbone_lr: float | None = None
+    freeze: bool = False
     weight_decay: float = 1e-4
     momentum: float = 0.9
     layer_decay: float | None = None
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
     warmup_epochs: float = 5.0
-    epochs: int = 100
+    warmup: float | None = None
+    epochs: int | Literal["auto"] = 100
+    patience: int | None = None
+    final: Final = "last"
     loss: Literal["ce", "bce"] = "ce"
     accumulate: int = 1
     clip: float | None = None

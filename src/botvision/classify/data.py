@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from botvision.classify.config import DataConfig
 from botvision.classify.shards import Raw, ShardBatches, find_shards
-from botvision.classify.sources import SHARD_SUFFIXES, Source, open_source, read_class_names
+from botvision.classify.sources import SHARD_SUFFIXES, Part, Source, open_source, read_class_names
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import open_image
 
@@ -132,7 +132,14 @@ def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[f
 def build_split(
     where: str, data: DataConfig, transform: Transform, share: Share, *, classes: Sequence[str] = ()
 ) -> Split:
-    """Batches of one split for a process; `classes` are those of shards and datasets that do not name their own.
+    """Batches of one split for a process.
+
+    Args:
+        where: the images.
+        data: how they are read; without a val the split is a part of them.
+        transform: of each image.
+        share: the process's part.
+        classes: of shards and datasets that do not name their own.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or fewer images than a step of all processes takes.
@@ -140,6 +147,8 @@ def build_split(
     names = read_class_names(data.class_names) or list(classes)
     build = partial(ResumableLoader, share=share, num_workers=data.workers)
     if where.endswith(SHARD_SUFFIXES):
+        if data.val is None:
+            raise ValueError(f"{where} is streamed, and no part of it can be kept to evaluate on; give --data.val")
         if not names:
             raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
         stream = ShardBatches(find_shards(where), share)
@@ -148,6 +157,8 @@ def build_split(
     else:
         split = data.splits[0 if share.train else 1]
         source = open_source(where, split=split, root=data.root, classes=names)
+        if data.val is None:
+            source = Part(source, data.val_fraction, seed=share.seed, kept=not share.train)
         sampler = EpochBatches(len(source), share)
         batches = build(ImageDataset(source, transform), batch_sampler=sampler, collate_fn=collate)
         found = Split(batches, source.classes, len(sampler), len(source))

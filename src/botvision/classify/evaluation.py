@@ -80,16 +80,25 @@ class Evaluations(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_at(
-    classifier: Classifier, data: DataConfig, *, size: int, keep: int = 0, real_labels: Path | None = None
+    classifier: Classifier,
+    data: DataConfig,
+    *,
+    size: int,
+    keep: int = 0,
+    real_labels: Path | None = None,
+    seed: int = 0,
 ) -> Evaluation:
-    """Every image of `data.val` at one size; `keep` of them are drawn at random as examples."""
+    """Every image to evaluate on at one size; `keep` of them are drawn at random as examples.
+
+    `seed` is that of a run whose `data` has no val and keeps a part of its images.
+    """
     transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
-    share = Share(data.batch_size, train=False, position=EpochPosition())
-    loader = build_split(data.val, data, transform, share, classes=classifier.classes)
+    share = Share(data.batch_size, train=False, position=EpochPosition(), seed=seed)
+    loader = build_split(data.evaluated, data, transform, share, classes=classifier.classes)
     if loader.classes != classifier.classes:
         raise ValueError(
-            f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), {data.val} has "
-            f"{len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes it was trained on"
+            f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), {data.evaluated} "
+            f"has {len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes it was trained on"
         )
     real = open_real_labels(real_labels, loader.batches.dataset)
     place = next(classifier.model.parameters()).device
@@ -114,7 +123,7 @@ def evaluate_at(
                 real.add_result(logits)
     seen = int(confusion.sum())
     if not seen:
-        raise ValueError(f"none of {len(skipped)} images of {data.val} could be read; the first: {skipped[0]}")
+        raise ValueError(f"none of {len(skipped)} images of {data.evaluated} could be read; the first: {skipped[0]}")
     if real is not None and skipped:
         raise ValueError(f"real_labels need every image, but {len(skipped)} could not be read; the first: {skipped[0]}")
     top1, top5 = (counts / seen).tolist()

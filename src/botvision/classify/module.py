@@ -13,7 +13,7 @@ from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, Op
 from botvision.classify.data import Batch, Split
 from botvision.classify.model import describe
 from botvision.engine.module import TaskModule
-from botvision.optim import build_optimizer
+from botvision.optim import build_optimizer, freeze
 
 
 class ClassifierModule(TaskModule):
@@ -23,6 +23,10 @@ class ClassifierModule(TaskModule):
         self, model: nn.Module, *, config: ModelConfig, optim: OptimConfig, data: DataConfig, train: Split
     ) -> None:
         """`train` is the split that it is trained on."""
+        if optim.freeze:
+            freeze(model)
+            for parameter in head_of(model).parameters():
+                parameter.requires_grad_(True)
         about = describe(config, train.classes, model, crop=data.crop)
         # a checkpoint needs no weights of others
         super().__init__(model, about=about, config=replace(config, pretrained=False), loader=train.batches)
@@ -64,7 +68,7 @@ class ClassifierModule(TaskModule):
         top1, top5, seen, loss = cast("Tensor", total).tolist()
         self.counts = []
         if not seen:
-            raise ValueError(f"{self.data.val} has no image that can be read")
+            raise ValueError(f"{self.data.evaluated} has no image that can be read")
         figures = {"val/top1": top1 / seen, "val/top5": top5 / seen, "val/loss": loss / seen}
         self.log_dict(figures, prog_bar=True, rank_zero_only=False)
 
@@ -85,24 +89,33 @@ class ClassifierModule(TaskModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its rate at each step."""
         o = self.optim
-        lr = o.lr_per_256 * self.data.batch_size * self.trainer.world_size * o.accumulate / 256
+        batch = self.data.batch_size * self.trainer.world_size * o.accumulate
         optimizer = build_optimizer(
             self.model,
             o.optimizer,
-            lr=lr,
+            lr=o.lr_per_256 * batch / 256,
             weight_decay=o.weight_decay,
             momentum=o.momentum,
             layer_decay=o.layer_decay,
+            slow=set(self.model.parameters()) - set(head_of(self.model).parameters()),
+            slow_lr=None if o.backbone_lr is None else o.backbone_lr * batch / 256,
         )
         per_epoch = -(-self.steps // o.accumulate)  # lightning steps with what is left at an epoch's end
         return self.scheduled(
             optimizer,
-            total=per_epoch * o.epochs,
+            total=per_epoch * cast("int", o.epochs),
             schedule=o.schedule,
             warmup_steps=round(per_epoch * o.warmup_epochs),
+            warmup=o.warmup,
             warmup_from=0.01,
             milestones=o.milestones,
         )
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """A timm model's last layer, which names the classes."""
+    head: nn.Module = cast("Any", model).get_classifier()
+    return head
 
 
 def mixing(augment: AugmentConfig, *, classes: int) -> nn.Module | None:

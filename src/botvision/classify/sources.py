@@ -1,9 +1,10 @@
 """Sources of labelled images: class folders (ImageNet's layout), digits, timm's datasets."""
 
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from PIL import Image
 from timm.data import create_dataset
@@ -111,6 +112,46 @@ def read_class_names(path: Path | None) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+class Part:
+    """A share of a source's images, drawn by a seed from each of its classes, or all the others."""
+
+    def __init__(self, source: Source, fraction: float, *, seed: int, kept: bool) -> None:
+        """`kept` is the share of `fraction`, to evaluate on.
+
+        Raises:
+            ValueError: a fraction outside 0 … 1, a source that does not tell its labels, or a class of one image.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1; e.g. 0.2")
+        samples = getattr(source, "samples", None)
+        if samples is None:
+            raise ValueError("a part can be kept of class folders alone; give --data.val")
+        self.source = source
+        self.classes = source.classes
+        self.numbers: list[int] = []
+        for label, name in enumerate(self.classes):
+            own = [number for number, (_, its) in enumerate(samples) if its == label]
+            if len(own) < 2:
+                raise ValueError(f"class {name} has {len(own)} images, and two splits need two; add images")
+            random.Random(f"{seed} {name}").shuffle(own)
+            share = min(len(own) - 1, max(1, round(fraction * len(own))))
+            self.numbers += own[:share] if kept else own[share:]
+        self.numbers.sort()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """Paths and labels."""
+        every: list[tuple[str, int]] = cast("Any", self.source).samples
+        return [every[number] for number in self.numbers]
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """Image and label."""
+        return self.source.open(self.numbers[index])
 
 
 def open_source(where: str, *, split: str, root: str | None = None, classes: Sequence[str] = ()) -> Source:

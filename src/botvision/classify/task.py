@@ -1,7 +1,7 @@
 """Image classification as a training task: data, model, evaluation, drawing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -11,12 +11,13 @@ from botvision.backbone import load_resnet
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
 from botvision.classify.evaluation import evaluate_at, to_image
+from botvision.classify.intake import save_samples, told
 from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.draw.classes import draw_confusion, draw_predictions
-from botvision.engine.config import EngineConfig, check_counts
-from botvision.engine.loader import Share
-from botvision.engine.run import Parts, RunSummary, Session, Task
+from botvision.engine.config import EngineConfig, check_counts, epochs_for
+from botvision.engine.loader import EpochPosition, Share
+from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
 from botvision.optim import check_optimizer
 
@@ -64,7 +65,24 @@ class Classification(Task[Summary]):
     def fitting(self) -> FitOptions:
         """best.ckpt is chosen by top-1."""
         o = self.optim
-        return FitOptions(o.epochs, "val/top1", clip=o.clip, ema=o.ema, accumulate=o.accumulate)
+        return FitOptions(
+            cast("int", o.epochs),
+            "val/top1",
+            clip=o.clip,
+            ema=o.ema,
+            accumulate=o.accumulate,
+            patience=o.patience,
+            final=o.final,
+            shown={"val/top1": "top-1"},
+        )
+
+    def settled(self, out: Path, engine: EngineConfig) -> Settled:
+        """Epochs by the number of images."""
+        if self.optim.epochs != "auto":
+            return Settled(self)
+        share = Share(1, True, EpochPosition(), engine.seed)
+        images = build_split(self.data.train, replace(self.data, workers=0), torch.nn.Identity(), share).samples
+        return Settled(replace(self, optim=replace(self.optim, epochs=epochs_for(images))))
 
     @property
     def batch_size(self) -> int:
@@ -75,6 +93,11 @@ class Classification(Task[Summary]):
         """An optimiser that timm knows, and batches to sum."""
         check_optimizer(self.optim.optimizer)
         check_counts(engine, **{"optim.accumulate": self.optim.accumulate})
+        if self.optim.freeze and not (self.backbone_weights or self.model.pretrained):
+            raise ValueError(
+                "optim.freeze keeps the weights as they were loaded, and none are; give --backbone_weights or "
+                "--model.pretrained true, or leave --optim.freeze out"
+            )
 
     def build(self, session: Session) -> Parts:
         """Two splits of the same classes; the classifier, with the weights that it begins from."""
@@ -88,7 +111,16 @@ class Classification(Task[Summary]):
 
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
         """The confusion matrix, and some validation images with their predictions."""
-        draw_end(checkpoint, self.data, out, device=device)  # lightning has moved the module to the CPU
+        seed = parts.val.share.seed
+        draw_end(checkpoint, self.data, out, device=device, seed=seed)  # lightning has moved the module to the CPU
+
+    def introduce(self, parts: Parts, out: Path) -> None:
+        """Images and classes of both splits, and a sheet of training images as they are trained on."""
+        classes = parts.module.about["classes"]
+        for name, loader in (("train", parts.train), ("val", parts.val)):
+            print(told(name, loader, classes))
+        mean, std = parts.module.about["mean"], parts.module.about["std"]
+        save_samples(parts.train, classes, out / "samples.jpg", mean=mean, std=std)
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """Accuracies of the last weights."""
@@ -105,15 +137,15 @@ def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Spl
     augmented = train_transform(data, model.img_size, mean, std)
     as_is = val_transform(model.img_size, data.crop, mean, std)
     train = build_split(data.train, data, augmented, share)
-    val = build_split(data.val, data, as_is, share.validation())
+    val = build_split(data.evaluated, data, as_is, share.validation())
     check_classes(train, val, data)
     return train, val
 
 
-def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.device) -> None:
+def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.device, seed: int) -> None:
     """The confusion matrix, and some validation images with their predicted classes."""
     classifier = load_classifier(checkpoint, device=device)
-    evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES)
+    evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES, seed=seed)
     title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.images}"
     draw_confusion(evaluated.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
     images = [to_image(image, classifier) for image in evaluated.examples]

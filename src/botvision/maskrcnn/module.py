@@ -96,8 +96,8 @@ class MaskRCNNModule(TaskModule):
             lr=cast("float", rates[0]),
             weight_decay=o.weight_decay,
             momentum=o.momentum,
-            backbone=self.detector.pyramid.body,
-            backbone_lr=rates[1],
+            slow=set(self.detector.pyramid.body.parameters()),
+            slow_lr=rates[1],
         )
         per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
         return self.scheduled(

@@ -1,0 +1,41 @@
+"""What a training of a classifier takes in: told in a line a split, drawn as it is trained on."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from botvision.classify.data import Bad, ImageDataset
+from botvision.draw.classes import draw_predictions
+from botvision.engine.loader import ResumableLoader
+
+SAMPLES = 8  # images of samples.jpg
+NAMED = 12  # classes of which the counts are told
+
+
+def told(name: str, loader: ResumableLoader, names: Sequence[str]) -> str:
+    """A split's images and classes in a line; of class folders with the images of each class."""
+    dataset: Any = loader.dataset
+    labelled = getattr(dataset.source, "samples", None) if isinstance(dataset, ImageDataset) else None
+    counts = Counter(label for _, label in labelled or ())
+    classes = [f"{own} {counts[label]}" if labelled else own for label, own in enumerate(names)]
+    images = len(dataset) if isinstance(dataset, ImageDataset) else dataset.samples
+    more = [f"and {len(classes) - NAMED} more"] if len(classes) > NAMED else []
+    return f"{name}: {images} images of {len(classes)} classes: {', '.join(classes[:NAMED] + more)}"
+
+
+def save_samples(
+    loader: ResumableLoader, names: Sequence[str], path: Path, *, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Some training images as they are trained on, under their classes; nothing of shards, which are streamed."""
+    dataset = loader.dataset
+    if not isinstance(dataset, ImageDataset):
+        return
+    chosen = range(0, len(dataset), -(-len(dataset) // SAMPLES))
+    good = [sample for sample in (dataset[number] for number in chosen) if not isinstance(sample, Bad)]
+    if good:
+        shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        images = [((image * scale + shift) * 255).clamp(0, 255).byte().permute(1, 2, 0).numpy() for image, _ in good]
+        draw_predictions(images, [(names[label], None) for _, label in good], path)
