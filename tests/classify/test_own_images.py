@@ -1,4 +1,4 @@
-"""A stranger's own images: one folder of class folders, kept in part, a frozen model, an end that says what was learnt."""
+"""A stranger's own images: one folder, a part of it kept, a frozen model, an end that says what was learnt."""
 
 import csv
 from dataclasses import replace
@@ -57,8 +57,8 @@ def test_one_folder_trains_and_says_what_it_read(folder, tmp_path, capsys):
     optim = replace(OPTIM, epochs="auto", patience=1, lr_per_256=1e-12, warmup=2.0)
     done = train(data, tmp_path / "run", model=MODEL, optim=optim, engine=ENGINE)
     printed = capsys.readouterr()
-    assert "train: 12 images of 3 classes: blue 1, green 4, red 7" in printed.out
-    assert "val: 6 images of 3 classes: blue 1, green 2, red 3" in printed.out
+    assert "train: 12 images of 3 classes: blue 1, green 4, red 7" in printed.err
+    assert "val: 6 images of 3 classes: blue 1, green 2, red 3" in printed.err
     assert done.epochs == 2
     assert "ended after epoch 2 of 100: no better top-1 in 1 evaluations" in printed.err
     assert "the warm-up of 400 steps is longer than the run of 200" in printed.err

@@ -1,5 +1,6 @@
 """Image classification as a training task: data, model, evaluation, drawing."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ class Classification(Task[Summary]):
         """Images and classes of both splits, and a sheet of training images as they are trained on."""
         classes = parts.module.about["classes"]
         for name, loader in (("train", parts.train), ("val", parts.val)):
-            print(told(name, loader, classes))
+            print(told(name, loader, classes), file=sys.stderr)
         mean, std = parts.module.about["mean"], parts.module.about["std"]
         save_samples(parts.train, classes, out / "samples.jpg", mean=mean, std=std)
 

@@ -242,7 +242,8 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             task.introduce(parts, out)
             if resumed is not None:
-                print(f"going on with epoch {share.position.epoch + 1}, step {steps_before}, from {begin}")
+                where = f"epoch {share.position.epoch + 1}, step {steps_before}"
+                print(f"going on with {where}, from {begin}", file=sys.stderr)
         begun = True
         seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)

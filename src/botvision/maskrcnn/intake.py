@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
         if any(getattr(data, name) is not None for name in FILES):
             raise ValueError(f"data.root={data.root} brings its own files; leave data.{', data.'.join(FILES)} out")
         found = find_splits(data.root)
-        print(f"data: {found.layout} at {data.root}")
+        print(f"data: {found.layout} at {data.root}", file=sys.stderr)
         train, val = found.train, found.val
     else:
         train, val = Split(*data.training_files), None
@@ -41,7 +42,9 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
     if val is None:
         train, val = split_by_image(train, fraction=data.val_fraction, seed=seed)
         counts = [len(split.document()["images"]) for split in (train, val)]
-        print(f"data: no validation split; {counts[1]} of {sum(counts)} images are kept to evaluate on")
+        print(
+            f"data: no validation split; {counts[1]} of {sum(counts)} images are kept to evaluate on", file=sys.stderr
+        )
     files: dict[Path, Any] = {}
     named: dict[str, Path | None] = {"root": None}
     for name, split in (("train", train), ("val", val)):

@@ -141,7 +141,7 @@ class InstanceSegmentation(Task[Summary]):
     def introduce(self, parts: Parts, out: Path) -> None:
         """Images, objects and classes of both splits, and a sheet of training images as they are trained on."""
         train, val = cast("CocoInstances", parts.train.dataset), cast("CocoInstances", parts.val.dataset)
-        print("\n".join(told(train, val)))
+        print("\n".join(told(train, val)), file=sys.stderr)
         for warning in unlearnable(train, val):
             print(warning, file=sys.stderr)
         save_image(samples_sheet(train), out / "samples.jpg")
