@@ -26,7 +26,7 @@ def train(
 ) -> "Summary":
     """Train a classifier, evaluate it, draw its predictions.
 
-    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, confusion.png, checkpoints/last.ckpt and
+    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, confusion.png, samples.jpg, checkpoints/last.ckpt and
     best.ckpt, predictions/sheet.jpg, summary.json.
 
     Args:

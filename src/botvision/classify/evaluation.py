@@ -98,7 +98,8 @@ def evaluate_at(
     if loader.classes != classifier.classes:
         raise ValueError(
             f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), "
-            f"{data.evaluated} has {len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes it was trained on"
+            f"{data.evaluated} has {len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes "
+            "it was trained on"
         )
     real = open_real_labels(real_labels, loader.batches.dataset)
     place = next(classifier.model.parameters()).device

@@ -26,7 +26,7 @@ def train(
 ) -> "Summary":
     """Train a Mask R-CNN, evaluate it, draw its detections.
 
-    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt,
+    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, samples.jpg, checkpoints/last.ckpt and best.ckpt,
     predictions/*.jpg, summary.json.
 
     Args:
