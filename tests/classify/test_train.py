@@ -57,8 +57,8 @@ def checkpoint(run):
 def test_train_leaves_the_whole_folder_and_learns(run):
     names = {str(path.relative_to(run.out)) for path in run.out.rglob("*") if path.is_file()}
     assert names == {
-        "config.yaml", "metrics.csv", "curves.png", "confusion.png", "samples.jpg", "summary.json", "predictions/sheet.jpg",
-        "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "config.yaml", "metrics.csv", "curves.png", "confusion.png", "summary.json", "predictions/sheet.jpg",
+        "samples.jpg", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
     }  # fmt: skip
     summary = json.loads((run.out / "summary.json").read_text())
     assert (summary["model"], summary["epochs"], summary["unreadable"]) == ("botnet14", 2, 0)

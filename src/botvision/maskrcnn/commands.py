@@ -26,8 +26,8 @@ def train(
 ) -> "Summary":
     """Train a Mask R-CNN, evaluate it, draw its detections.
 
-    Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, samples.jpg, checkpoints/last.ckpt and best.ckpt,
-    predictions/*.jpg, summary.json.
+    Writes to `out`: config.yaml (re-runs it), samples.jpg, metrics.csv, curves.png, checkpoints/last.ckpt and
+    best.ckpt, predictions/*.jpg, summary.json.
 
     Args:
         data: images and annotations.
