@@ -26,8 +26,8 @@ def train(
 ) -> "Summary":
     """Train a classifier, evaluate it, draw its predictions.
 
-    Writes to `out`: config.yaml (re-runs it), samples.jpg, metrics.csv, curves.png, confusion.png, checkpoints/last.ckpt
-    and best.ckpt, predictions/sheet.jpg, summary.json.
+    Writes to `out`: config.yaml (re-runs it), samples.jpg, metrics.csv, curves.png, confusion.png,
+    checkpoints/last.ckpt and best.ckpt, predictions/sheet.jpg, summary.json.
 
     Args:
         data: images and how they are augmented.
