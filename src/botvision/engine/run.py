@@ -18,7 +18,7 @@ from torch import nn
 from botvision.engine.attention import PANELS
 from botvision.engine.checkpoint import newest_whole
 from botvision.engine.config import EngineConfig, OnExisting, check_counts
-from botvision.engine.fit import fit, stoppable
+from botvision.engine.fit import fit
 from botvision.engine.folder import (
     check_folder,
     clear,
@@ -30,6 +30,7 @@ from botvision.engine.folder import (
 from botvision.engine.history import History
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
+from botvision.engine.stopping import stoppable
 from botvision.engine.trainer import (
     FitOptions,
     build_trainer,
