@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> int:
         parser = command_parser(command, prog=f"botvision {' '.join(words)}")
     except ImportError as error:
         raise ValueError("the command line needs more packages; pip install 'botvision[all]'") from error
-    given = as_jsonargparse_reads(arguments[len(words) :], lists_of(command))
+    given = switched_on(as_jsonargparse_reads(arguments[len(words) :], lists_of(command)), switches_of(command))
     options = parser.instantiate_classes(parser.parse_args(given))
     if command.recipes:  # it trains
         quiet_libraries()
@@ -169,6 +169,20 @@ def lists_of(command: Command) -> dict[str, Any]:
     parameters = inspect.signature(load(command.function)).parameters.values()
     given = {p.name: get_args(p.annotation) for p in parameters if get_origin(p.annotation) is tuple}
     return {name: types[0] for name, types in given.items() if types[-1] is ...}
+
+
+def switches_of(command: Command) -> set[str]:
+    """A command's own flags that are true or false."""
+    return {name for name, p in inspect.signature(load(command.function)).parameters.items() if p.annotation is bool}
+
+
+def switched_on(arguments: list[str], switches: set[str]) -> list[str]:
+    """`--track` alone as `--track true`."""
+    read: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        bare = argument.removeprefix("--") in switches and following.lower() not in {"true", "false"}
+        read += [argument, "true"] if bare and argument.startswith("--") else [argument]
+    return read
 
 
 def is_number(argument: str) -> bool:

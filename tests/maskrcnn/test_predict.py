@@ -155,7 +155,7 @@ def test_a_folder_is_predicted_in_batches_and_formats(untrained, photos, tmp_pat
     assert [line["image_id"] for line in lines(out)[1:]] == list(range(1, 11))
     assert main(["maskrcnn", "predict", str(untrained), str(photos), "--out", str(out), "--threshold", "0.25",
                  "--format", "csv", "--on_existing", "resume"]) == 0  # fmt: skip
-    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    rows = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
     assert [float(row["score"]) for row in rows] == [result["score"] for result in results]
     first, row = results[0], rows[0]
     assert [float(row[side]) for side in ("x", "y", "width", "height")] == first["bbox"]
@@ -168,7 +168,7 @@ def test_parquet_is_the_same_table(untrained, photos, tmp_path):
     given = {"out": tmp_path / "out", "threshold": 0.25, "draw": False}
     predict(untrained, str(photos), format="csv", **given)
     predict(untrained, str(photos), format="parquet", on_existing="resume", **given)
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     table = parquet.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
     assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in table] == rows
 

@@ -1,4 +1,4 @@
-"""Detect objects in many images, videos or a camera's frames, at constant memory; go on where it stopped."""
+"""Detect objects in many images, videos or a camera, at constant memory; resume what stopped."""
 
 import hashlib
 import signal
