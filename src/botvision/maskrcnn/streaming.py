@@ -40,7 +40,8 @@ class Prediction(NamedTuple):
         skipped: images and videos that could not be read, with the reason.
         objects: objects found in all of them.
         out: folder of the drawings and of the results.
-        results: file of the results.
+        results: name of the file of the results.
+        drawn: whether drawings are there too.
     """
 
     images: int
@@ -48,10 +49,12 @@ class Prediction(NamedTuple):
     objects: int
     out: Path
     results: str
+    drawn: bool
 
     def __str__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{self.objects} objects in {self.images} images{skipped}; {self.results} and drawings at {self.out}"
+        written = f"{self.results} and drawings" if self.drawn else self.results
+        return f"{self.objects} objects in {self.images} images{skipped}; {written} at {self.out}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ class Work:
         output, journal = self.output, self.journal
         categories = self.predictor.detector.categories
         write_predictions(output.results, output.format, journal.records(), categories)
-        return Prediction(journal.images, self.skipped, journal.objects, output.folder, output.results.name)
+        return Prediction(
+            journal.images, self.skipped, journal.objects, output.folder, output.results.name, output.draw
+        )
 
     def check_signal(self) -> None:
         """End a prediction that was stopped.
