@@ -39,6 +39,23 @@ def scenes(tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """A checkpoint of a small detector with random weights, which finds much at 0.25; tests must not change it."""
+    from botvision.maskrcnn.checkpoint import build_model, describe
+    from botvision.maskrcnn.coco import Category
+    from botvision.maskrcnn.config import ModelConfig
+
+    torch.manual_seed(0)
+    config = ModelConfig("botnet14", "nano", 64, backbone_options={"channels": [16, 32, 64, 128]})
+    model = build_model(config, 3)
+    about = describe(config, [Category(7, "cat"), Category(8, "dog"), Category(11, "cow")])
+    path = tmp_path_factory.mktemp("untrained") / "last.ckpt"
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state, "botvision": about}, path)
+    return path
+
+
 @pytest.fixture
 def coco(scenes, tmp_path):
     """A COCO document to spoil, and a function that saves it and gives (annotations, images)."""

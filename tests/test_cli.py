@@ -326,3 +326,10 @@ def test_a_wrong_name_is_one_line_with_the_right_one(tmp_path, capsys, flags, sa
     line = capsys.readouterr().err
     assert all(part in line for part in said)  # jsonargparse's versions say the rest in words of their own
     assert line.count("\n") == 1
+
+
+def test_a_switch_needs_no_value(capsys):
+    with pytest.raises(SystemExit):
+        main(["maskrcnn", "predict", "--track", "a.ckpt", "0", "--draw", "false", "--print_config"])
+    said = yaml.safe_load(capsys.readouterr().out)
+    assert (said["track"], said["draw"], said["source"]) == (True, False, "0")

@@ -1,11 +1,16 @@
 """Whole files or none; images upright, whatever their mode."""
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from botvision.files import read_json, whole_file, write_json
-from botvision.inputs import find_images, read_image, stream
+from botvision.inputs import as_tensor, find_images, image_suffixes, read_image, stream
 
 
 def test_a_half_written_file_never_replaces_a_whole_one(tmp_path):
@@ -62,7 +67,7 @@ def test_files_folders_and_globs(tmp_path):
     assert [p.name for p in find_images(tmp_path)] == ["a.jpg", "b.png"]
     assert [p.name for p in find_images(tmp_path / "b.png")] == ["b.png"]
     assert [p.name for p in find_images(f"{tmp_path}/*.png")] == ["b.png"]
-    with pytest.raises(FileNotFoundError, match=r"no image at .*\*\.gif; give an image, a folder or a quoted glob"):
+    with pytest.raises(FileNotFoundError, match=r"no image at .*\*\.gif; give an image, a folder or a quoted glob of"):
         find_images(f"{tmp_path}/*.gif")
 
 
@@ -90,3 +95,118 @@ def test_a_truncated_image_is_named_and_the_stream_goes_on(tmp_path):
     read = list(stream(find_images(tmp_path)))
     assert [image is None for _, image, _ in read] == [False, True]
     assert "truncated" in read[1][2]
+
+
+FORMATS = ["a.gif", "a.ppm", "a.jfif", "a.tga", "a.JPG", "a.webp", "a.ico", "a.dds"]
+
+
+def test_a_folder_has_every_format_that_pillow_reads(tmp_path):
+    for number, name in enumerate(FORMATS):
+        kind = {"jfif": "JPEG", "JPG": "JPEG"}.get(name[2:])
+        Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / f"{number}{name}", format=kind)
+    for name in ("features.h5", "weather.grib", "film.mpg", "notes.txt", "list.pdf"):
+        (tmp_path / name).write_bytes(b"no image")
+    found = find_images(tmp_path)
+    assert len(found) == len(FORMATS)
+    assert all(tuple(read_image(path).shape) == (3, 16, 16) for path in found)
+    assert {p.name for p in find_images(tmp_path, videos=True)} - {p.name for p in found} == {"film.mpg"}
+    assert {".avif", ".png", ".mpo"} <= image_suffixes() | {".avif"}  # Pillow before 11.3 has no AVIF of its own
+
+
+def test_of_an_animation_the_first_image_is_read(tmp_path):
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "a.gif")[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("a.heic", r"it needs pillow-heif: pip install 'botvision\[heif\]'"),
+        ("a.nef", "a camera's raw file; convert it to JPEG"),
+        ("a.jxl", "Pillow reads no JPEG XL; convert"),
+    ],
+)
+def test_what_pillow_cannot_read_alone_is_found_and_named_with_its_cure(tmp_path, monkeypatch, name, cure):
+    monkeypatch.setattr("botvision.inputs.image_suffixes", lambda: frozenset({".jpg"}))
+    thumbnail = Image.new("RGB", (8, 8))
+    thumbnail.save(tmp_path / name, format="TIFF") if name == "a.nef" else (tmp_path / name).write_bytes(b"ftypheic")
+    assert [p.name for p in find_images(tmp_path)] == [name]
+    with pytest.raises(ValueError, match=rf"cannot read image .*{name}: {cure}"):
+        read_image(tmp_path / name)
+
+
+def test_heic_is_read_where_pillow_heif_is(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    assert ".heic" in image_suffixes()
+    heif.from_pillow(Image.new("RGB", (64, 48), (200, 10, 10))).save(tmp_path / "a.heic")
+    assert tuple(read_image(tmp_path / "a.heic").shape) == (3, 48, 64)
+
+
+@pytest.fixture
+def server(tmp_path):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_an_image_is_read_from_its_address(server, tmp_path):
+    Image.new("RGB", (6, 4), (200, 10, 10)).save(tmp_path / "a.png")
+    (tmp_path / "page.html").write_text("<p>no image</p>")
+    assert torch.equal(as_tensor(f"{server}/a.png?size=full"), read_image(tmp_path / "a.png"))
+    with pytest.raises(ValueError, match=r"cannot fetch http://.*/b\.png: HTTP Error 404.*; check the address"):
+        as_tensor(f"{server}/b.png")
+    with pytest.raises(ValueError, match=r"cannot read image http://.*/page\.html: cannot identify"):
+        as_tensor(f"{server}/page.html")
+
+
+def test_what_people_hold_as_an_image_is_one_tensor(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    with Image.open(tmp_path / "a.png") as image:
+        for same in (tmp_path / "a.png", str(tmp_path / "a.png"), image, image.convert("RGBA"), array, tensor):
+            assert torch.equal(as_tensor(same), tensor)
+    grey = as_tensor(array[..., 0])
+    assert all(torch.equal(channel, tensor[0]) for channel in grey)
+    assert as_tensor(tensor / 255).dtype == torch.float32
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert torch.equal(as_tensor(image), tensor.rot90(-1, (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.rand(3, 4, 4) * 255, ValueError, r"must lie in 0 … 1; got .*; divide by 255"),
+        (torch.randn(3, 4, 4), ValueError, r"got -.*; give the image before it is normalised"),
+        (torch.full((3, 4, 4), float("nan")), ValueError, "must lie in 0 … 1; got nan"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), ValueError, r"of uint8, or of floats in 0 … 1; got torch\.int64"),
+        (torch.zeros(4, 4, 3), ValueError, r"a tensor must be \(3, H, W\), RGB, or a batch .*; got \(4, 4, 3\)"),
+        (torch.zeros(3, 0, 4), ValueError, r"got \(3, 0, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, r"an array must be \(H, W, 3\), RGB, or .*; got \(4, 4, 4\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), ValueError, "give several images as a list"),
+        (np.zeros((4, 4, 3)), ValueError, r"must be of uint8; got float64; scale it to 0 … 255 and give array\.astype"),
+        (
+            Image.new("F", (4, 4)),
+            ValueError,
+            "cannot read the PIL image: mode F has no known range of brightness; give",
+        ),
+        (b"bytes", TypeError, r"an image is a path, an http\(s\) URL, a PIL image, .*; got bytes"),
+        (None, TypeError, "got NoneType"),
+        (".", ValueError, "is a folder; give a list of its images"),
+        ("gone.png", FileNotFoundError, r"no image at gone\.png; check the folder"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_is_taken(image, error, message):
+    with pytest.raises(error, match=message):
+        as_tensor(image)

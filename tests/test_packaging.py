@@ -23,6 +23,7 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim", "usage"), ()),
         **dict.fromkeys(("classify", "cli", "completion", "engine"), ("train",)),
         **dict.fromkeys(("draw", "maskrcnn"), ("train", "detect")),
+        "video": ("detect",),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),
         "bench": EVERYWHERE,
     },
@@ -41,6 +42,9 @@ UNIMPORTED = {
     "onnxscript": "torch writes graphs with it",
     "onnxslim": "ultralytics slims graphs with it",
     "openvino": "ultralytics exports with it",
+    "pillow-heif": "Pillow reads HEIC with it, where it is installed",
+    "pyarrow": "Parquet is written with it, where it is installed",
+    "trackers": "ByteTrack is its, where it is installed",
 }
 OWN = {"botvision": {"botvision"}, "botvision_yolo": {"botvision-yolo"}}
 BESIDE = {"studies"}  # packages of this repository that no distribution has

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -94,7 +95,13 @@ def test_docs_commands_parse(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_python_snippets_run(page):
+def test_python_snippets_run(page, untrained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/maskrcnn/mine/checkpoints").mkdir(parents=True)
+    shutil.copy(untrained, tmp_path / "runs/maskrcnn/mine/checkpoints/last.ckpt")
+    (tmp_path / "photos").mkdir()
+    for name in ("1.jpg", "2.png"):
+        Image.new("RGB", (90, 60), "grey").save(tmp_path / "photos" / name)
     snippets = blocks(page, "python")
     assert snippets
     for snippet in snippets:

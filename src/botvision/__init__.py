@@ -17,12 +17,13 @@ if TYPE_CHECKING:
         push_to_hub,
         save_pretrained,
     )
-    from botvision.maskrcnn import build_mask_rcnn
+    from botvision.maskrcnn import Predictor, build_mask_rcnn
 
 __version__ = version("botvision")
 
 __all__ = [
     "MHSA2d",
+    "Predictor",
     "__version__",
     "attend",
     "attention_statistics",
@@ -41,6 +42,6 @@ __getattr__, __dir__ = exports(
     {
         **dict.fromkeys(__all__, "botvision.backbone"),
         **dict.fromkeys(("MHSA2d", "attend", "attention_statistics"), "botvision.attention"),
-        "build_mask_rcnn": "botvision.maskrcnn",
+        **dict.fromkeys(("Predictor", "build_mask_rcnn"), "botvision.maskrcnn"),
     },
 )

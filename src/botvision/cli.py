@@ -125,7 +125,7 @@ def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
     """What a command's function returns for the flags that were typed."""
     parser = command_parser(command, prog=f"botvision {' '.join(words)}")
     flags = flags_of(load(command.function))
-    given = as_jsonargparse_reads(arguments, lists_of(flags))
+    given = switched_on(as_jsonargparse_reads(arguments, lists_of(flags)), switches_of(flags))
     options = parser.instantiate_classes(parser.parse_args(none_as_null(given, flags)))
     if command.recipes:  # it trains
         quiet_libraries()
@@ -302,6 +302,20 @@ def none_as_null(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[st
             read.append(f"{name}=null")
         else:
             read.append("null" if argument.lower() == "none" and read and read[-1] in optional else argument)
+    return read
+
+
+def switches_of(flags: Mapping[str, Flag]) -> set[str]:
+    """Flags that are true or false."""
+    return {name for name, flag in flags.items() if flag.kind is bool}
+
+
+def switched_on(arguments: list[str], switches: set[str]) -> list[str]:
+    """`--track` alone as `--track true`."""
+    read: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        bare = argument.removeprefix("--") in switches and following.lower() not in {"true", "false"}
+        read += [argument, "true"] if bare and argument.startswith("--") else [argument]
     return read
 
 

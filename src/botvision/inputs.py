@@ -1,66 +1,173 @@
-"""Find and read images: a file, a folder or a glob, upright, as RGB."""
+"""Find and read images: files, folders, globs, URLs and what a program holds, upright, as RGB."""
 
 import glob
 import io
-from collections.abc import Iterator
-from pathlib import Path
+import os
+import urllib.request
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+VIDEOS = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
+)
+HEIF = (".heic", ".heif", ".hif")
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+CURES = {  # images that Pillow does not read, or not alone
+    **dict.fromkeys(HEIF, "it needs pillow-heif: pip install 'botvision[heif]'"),
+    **dict.fromkeys(RAW, "a camera's raw file; convert it to JPEG, PNG or TIFF"),
+    ".avif": "this Pillow reads no AVIF: pip install --upgrade pillow",
+    ".jxl": "Pillow reads no JPEG XL; convert it to JPEG, PNG or TIFF",
+}
+TAKEN = (
+    "a path, an http(s) URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or of "
+    "floats in 0 … 1"
+)
+SECONDS = 30  # that a server may be silent
 
 
-def find_images(source: str | Path) -> list[Path]:
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of the files that the installed Pillow reads as images, in lower case, with pillow-heif's if it is there.
+
+    Formats that Pillow only recognises (HDF5, GRIB, MPEG video) are none.
+    """
+    Image.init()
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    readers = {name: reader for name, (reader, _) in Image.OPEN.items() if name != "MPEG"}
+    stubs = {n for n, r in readers.items() if isinstance(r, type) and issubclass(r, ImageFile.StubImageFile)}
+    formats = {*readers, "MPO"} - stubs  # JPEG's reader opens MPO
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def is_url(source: object) -> bool:
+    """Whether it is an address on the web."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def is_video(path: PurePath) -> bool:
+    """Whether its name is a video's."""
+    return path.suffix.lower() in VIDEOS
+
+
+def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
     """Paths of an image, of a folder's images (sorted, not in subfolders), or of a glob's.
+
+    A folder's images are the files that Pillow reads by their suffix, and those whose suffix tells what it lacks.
+
+    Args:
+        source: an image, a folder or a glob.
+        videos: find a folder's videos too.
 
     Raises:
         FileNotFoundError: nothing there, or no image in it.
     """
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        wanted = image_suffixes() | CURES.keys() | (VIDEOS if videos else set())
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted)
     elif path.is_file():
         found = [path]
     else:
         found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
     if not found:
         raise FileNotFoundError(
-            f"no image at {source}; give an image, a folder or a quoted glob of {', '.join(sorted(SUFFIXES))} files"
+            f"no image at {source}; give an image, a folder or a quoted glob of files that Pillow reads, such as .jpg, "
+            ".png or .webp"
         )
     return found
 
 
-def read_image(path: Path) -> Tensor:
+def folder_of(source: str | Path) -> Path:
+    """The folder that file names of a source are relative to: itself, or what comes before a glob's first wildcard."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    fixed = path.parent
+    while glob.has_magic(str(fixed)) and not fixed.exists():
+        fixed = fixed.parent
+    return fixed
+
+
+def read_image(path: str | Path) -> Tensor:
     """An image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, or a truncated one.
+        ValueError: not an image, or a truncated one; an address that gives none.
     """
-    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
+    return pixels(open_image(path))
 
 
-def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """An image as RGB, turned upright by its EXIF tag; from `content` where its bytes are at hand.
+def pixels(image: Image.Image) -> Tensor:
+    """An RGB image as (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """An image as RGB, turned upright by its EXIF tag; of an animation the first image.
+
+    Args:
+        path: a file, or an http(s) URL.
+        content: its bytes, where they are at hand.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, or a truncated one.
+        ValueError: not an image, or a truncated one; an address that gives none.
     """
-    if content is None and not path.is_file():
+    if content is None and is_url(path):
+        content = fetch(str(path))
+    elif content is None and not Path(path).is_file():
         raise FileNotFoundError(f"no image at {path}; check the folder and the file name")
+    suffix = PurePath(path).suffix.lower()
+    cure = CURES.get(suffix) if suffix not in image_suffixes() else None
+    if suffix in RAW:  # some hold a thumbnail that Pillow would take for the image
+        raise ValueError(f"cannot read image {path}: {cure}")
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened))
+        with Image.open(Path(path) if content is None else io.BytesIO(content)) as opened:
+            return upright(opened)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
+        raise ValueError(unreadable(path, error, cure)) from error
     except ImportError as error:  # ultralytics puts an Image.open in PIL's place that then asks for a HEIF reader
         if not isinstance(error.__context__, UnidentifiedImageError):
             raise
-        raise ValueError(f"cannot read image {path}: {error.__context__}; replace the file or leave it out") from error
+        raise ValueError(unreadable(path, error.__context__, cure)) from error
+
+
+def unreadable(path: str | Path, error: BaseException, cure: str | None) -> str:
+    """What to say of an image that is none: what it lacks, or why not."""
+    return f"cannot read image {path}: " + (cure or f"{error}; replace the file or leave it out")
+
+
+def fetch(url: str) -> bytes:
+    """What is at an address.
+
+    Raises:
+        ValueError: no answer, or a refusal.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "botvision"})  # some servers refuse Python's own
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            content: bytes = answer.read()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot fetch {url}: {error}; check the address and the connection") from error
+    return content
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF tag, as RGB."""
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,10 +183,87 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def stream(paths: list[Path]) -> Iterator[tuple[Path, Tensor | None, str]]:
-    """Each path with its image, or with None and the reason where it cannot be read."""
-    for path in paths:
+def as_tensor(image: object) -> Tensor:
+    """What people hold as an image as (3, H, W) RGB: uint8, or floats in 0 … 1 where it was a tensor of floats.
+
+    Raises:
+        FileNotFoundError: no such file.
+        TypeError: none of these: a path, an http(s) URL, a PIL image, an array, a tensor.
+        ValueError: a file that is no image; an array or a tensor of another shape, type or range.
+    """
+    if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise ValueError(f"{image} is a folder; give a list of its images, or use botvision maskrcnn predict")
+        return read_image(image)
+    if isinstance(image, Image.Image):
         try:
-            yield path, read_image(path), ""
-        except (ValueError, FileNotFoundError) as error:
-            yield path, None, str(error)
+            return pixels(upright(image))
+        except OSError as error:
+            raise ValueError(f"cannot read the PIL image: {error}; give it as RGB, or as 8-bit grey (L)") from error
+    if isinstance(image, np.ndarray):
+        return from_array(image)
+    if isinstance(image, Tensor):
+        return checked(image)
+    raise TypeError(f"an image is {TAKEN}; got {type(image).__name__}")
+
+
+def from_array(array: NDArray[np.generic]) -> Tensor:
+    """An array (H, W, 3) RGB or (H, W) grey of uint8 as (3, H, W).
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in array.shape:
+        raise ValueError(
+            f"an array must be (H, W, 3), RGB, or (H, W), grey; got {array.shape}; give several images as a list"
+        )
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"an array must be of uint8; got {array.dtype}; scale it to 0 … 255 and give array.astype(np.uint8)"
+        )
+    plain = torch.from_numpy(np.array(array))
+    return plain.expand(3, -1, -1) if array.ndim == 2 else plain.permute(2, 0, 1)
+
+
+def checked(image: Tensor) -> Tensor:
+    """The tensor (3, H, W) itself.
+
+    Raises:
+        ValueError: another shape or type, or floats outside 0 … 1.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(f"a tensor must be (3, H, W), RGB, or a batch (B, 3, H, W); got {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise ValueError(f"a tensor must be of uint8, or of floats in 0 … 1; got {image.dtype}; give image.byte()")
+    low, high = (float(side) for side in image.aminmax())
+    if not (low >= 0 and high <= 1):
+        cure = "divide by 255" if low >= 0 and high <= 255 else "give the image before it is normalised"
+        raise ValueError(f"floats of an image must lie in 0 … 1; got {low:.4g} … {high:.4g}; {cure}")
+    return image
+
+
+def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str | Path, Tensor | None, str]]:
+    """Each path with its image, or with None and the reason where it cannot be read.
+
+    Args:
+        paths: in the order in which they come.
+        ahead: images that are read before they are asked for, by threads.
+    """
+    waiting: deque[Future[tuple[str | Path, Tensor | None, str]]] = deque()
+    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1)) as readers:
+        for path in paths:
+            waiting.append(readers.submit(attempt, path))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def attempt(path: str | Path) -> tuple[str | Path, Tensor | None, str]:
+    """The path with its image, or with None and the reason."""
+    try:
+        return path, read_image(path), ""
+    except (ValueError, FileNotFoundError) as error:
+        return path, None, str(error)

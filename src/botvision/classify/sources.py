@@ -11,7 +11,7 @@ from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_images
-from botvision.inputs import SUFFIXES, open_image
+from botvision.inputs import image_suffixes, open_image
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
@@ -37,7 +37,7 @@ class Folders:
         if not root.is_dir():
             raise FileNotFoundError(f"no folder at {root}; give a folder of class folders, tar shards, or digits")
         try:
-            folder = ImageFolder(str(root), is_valid_file=lambda path: Path(path).suffix.lower() in SUFFIXES)
+            folder = ImageFolder(str(root), is_valid_file=lambda path: Path(path).suffix.lower() in image_suffixes())
         except FileNotFoundError as error:
             empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_image(f)]
             if not empty:
@@ -62,7 +62,7 @@ class Folders:
 
 def has_image(folder: Path) -> bool:
     """Whether any file in or below it has an image's suffix."""
-    return any(Path(name).suffix.lower() in SUFFIXES for _, _, names in os.walk(folder) for name in names)
+    return any(Path(name).suffix.lower() in image_suffixes() for _, _, names in os.walk(folder) for name in names)
 
 
 class Digits:

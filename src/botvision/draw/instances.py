@@ -17,7 +17,8 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
 
     Args:
         image: uint8 RGB.
-        detections: with `class_id` counted from 0, in the image's pixels.
+        detections: with `class_id` counted from 0, in the image's pixels; masks are drawn where there are some, and
+            objects with a `tracker_id` are named and coloured by it.
         names: of the classes, by `class_id`.
     """
     side = max(image.shape[:2])
@@ -29,11 +30,16 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
     labels = [names[int(i)] for i in detections.class_id]
     if detections.confidence is not None:
         labels = [f"{label} {score:.2f}" for label, score in zip(labels, detections.confidence, strict=True)]
+    colours = detections.class_id
+    if detections.tracker_id is not None:
+        labels = [f"#{n} {label}" if n >= 0 else label for n, label in zip(detections.tracker_id, labels, strict=True)]
+        colours = np.where(detections.tracker_id >= 0, detections.tracker_id, colours)
     scene = np.ascontiguousarray(image[..., ::-1])  # supervision draws in OpenCV's order, BGR
     if detections.mask is not None:
-        scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
-    scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections)
-    scene = sv.LabelAnnotator(text_scale=0.5, text_padding=3).annotate(scene, detections, labels=labels)
+        scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections, custom_color_lookup=colours)
+    scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections, custom_color_lookup=colours)
+    text = sv.LabelAnnotator(text_scale=0.5, text_padding=3)
+    scene = text.annotate(scene, detections, labels=labels, custom_color_lookup=colours)
     return np.ascontiguousarray(scene[..., ::-1])
 
 
@@ -41,7 +47,11 @@ def magnify(detections: sv.Detections, times: int) -> sv.Detections:
     """The same detections on the image enlarged a whole number of times."""
     dense = None if detections.mask is None else np.asarray(detections.mask).repeat(times, 1).repeat(times, 2)
     return sv.Detections(
-        xyxy=detections.xyxy * times, mask=dense, confidence=detections.confidence, class_id=detections.class_id
+        xyxy=detections.xyxy * times,
+        mask=dense,
+        confidence=detections.confidence,
+        class_id=detections.class_id,
+        tracker_id=detections.tracker_id,
     )
 
 

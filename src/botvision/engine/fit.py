@@ -4,9 +4,7 @@ import math
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from botvision.engine.history import History
 from botvision.engine.loader import ResumableLoader
+from botvision.engine.stopping import Stopped, signals
 from botvision.files import whole_file
-
-WARNING = getattr(signal, "SIGUSR1", None)  # before a SLURM job ends: #SBATCH --signal=USR1@90
-ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that a signal has ended.
-
-    Attributes:
-        signum: the signal.
-        code: exit code of a process that it ends: 128 + its number; SLURM's warning counts as SIGTERM.
-    """
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.signum = signum
-        self.code = 128 + (signal.SIGTERM if signum == WARNING else signum)
-
-
-def signals() -> list[signal.Signals]:
-    """Those that end a run, but for what it was told to ignore, as `nohup` does; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return []
-    slurm = [WARNING] if "SLURM_JOB_ID" in os.environ and WARNING is not None else []
-    return [signum for signum in (*ENDING, *slurm) if signal.getsignal(signum) != signal.SIG_IGN]
-
-
-@contextmanager
-def stoppable(go_on: Callable[[], str]) -> Iterator[None]:
-    """Where a run is not being fitted, a signal ends it at once, with a line on how to go on.
-
-    Args:
-        go_on: what to do to go on, as the run stands then.
-
-    Raises:
-        Stopped: by a signal.
-    """
-
-    def stop(signum: int, _: Any) -> None:
-        raise Stopped(signum, f"stopped by {signal.Signals(signum).name}; {go_on()}")
-
-    before = {signum: signal.signal(signum, stop) for signum in signals()}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 class LeaveError(Exception):

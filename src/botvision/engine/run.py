@@ -20,7 +20,7 @@ from botvision.engine.attention import PANELS
 from botvision.engine.checkpoint import newest_whole
 from botvision.engine.config import EngineConfig, OnExisting, check_counts
 from botvision.engine.doubts import flat_loss, nothing_found
-from botvision.engine.fit import fit, stoppable
+from botvision.engine.fit import fit
 from botvision.engine.folder import (
     check_folder,
     clear,
@@ -33,6 +33,7 @@ from botvision.engine.history import History
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
 from botvision.engine.settings import plain
+from botvision.engine.stopping import stoppable
 from botvision.engine.trainer import (
     FitOptions,
     build_trainer,

@@ -9,7 +9,7 @@ from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimCon
 
 if TYPE_CHECKING:
     from botvision.maskrcnn.evaluation import Metrics
-    from botvision.maskrcnn.prediction import Prediction
+    from botvision.maskrcnn.streaming import Prediction
     from botvision.maskrcnn.task import Summary
 
 
@@ -106,23 +106,39 @@ def predict(
     *,
     out: Path = Path("predictions"),
     threshold: float = 0.5,
+    batch_size: int = 8,
+    format: Literal["coco", "csv", "parquet"] = "coco",
+    draw: bool = True,
+    track: bool = False,
     engine: DeviceConfig = DeviceConfig(),
-    on_existing: Literal["refuse", "replace"] = "refuse",
+    on_existing: OnExisting = "refuse",
 ) -> "Prediction":
-    """Find objects in an image, a folder or a quoted glob; write images and `predictions.json`.
+    """Find objects in images, videos or a camera; write drawings and `predictions.json`.
+
+    Each image's results are a line of `predictions.jsonl` as soon as they are found; the file in `format` is written
+    from these at the end, whole.
 
     Args:
         checkpoint: a `.ckpt` of a run.
-        source: an image, a folder, or a glob in quotes.
-        out: folder for the images and for `predictions.json` (COCO results form, with each image's file_name).
+        source: an image, its http(s) URL, a video, a folder, a glob in quotes, or a camera (camera:0, or 0), which
+            Ctrl-C ends.
+        out: folder for the drawings and the results.
         threshold: lowest score that is kept.
+        batch_size: images, or frames of a video, at a time.
+        format: of the results: coco (predictions.json, COCO results form, with each image's file_name), csv or parquet.
+        draw: write each image with its objects, and each video as MP4.
+        track: follow objects through videos with ByteTrack; their numbers are drawn and in the results (track_id).
         engine: the device.
-        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+        on_existing: where `out` holds files of these names already: refuse before anything is written, resume (skip the
+            images whose results are written), or replace them.
 
     Raises:
         FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
+        Stopped: by a signal, after a batch; what is written stays.
     """
-    from botvision.maskrcnn.prediction import Predictor, predict_files
+    from botvision.maskrcnn.prediction import Predictor
+    from botvision.maskrcnn.streaming import Output, predict_files
 
-    predictor = Predictor.load(checkpoint, threshold=threshold, accelerator=engine.accelerator)
-    return predict_files(predictor, source, out=Path(out), on_existing=on_existing)
+    predictor = Predictor.load(checkpoint, threshold=threshold, batch_size=batch_size, accelerator=engine.accelerator)
+    output = Output(Path(out), format, draw=draw, track=track)
+    return predict_files(predictor, Path(checkpoint), source, output=output, on_existing=on_existing)

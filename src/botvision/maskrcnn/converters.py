@@ -8,7 +8,7 @@ from typing import Any
 import supervision as sv
 from PIL import Image, UnidentifiedImageError
 
-from botvision.inputs import SUFFIXES
+from botvision.inputs import image_suffixes
 
 Document = dict[str, Any]
 
@@ -102,7 +102,7 @@ def add_annotation(document: Document, image: int, category: int, **form: Any) -
 def images_in(source: Path) -> list[Path]:
     """A folder's images, those in folders below it too, or those that a text file lists."""
     if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        return sorted(path for path in source.rglob("*") if path.suffix.lower() in image_suffixes())
     paths = [Path(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     paths = [path if path.is_absolute() else source.parent / path for path in paths]
     for path in paths:

@@ -19,26 +19,27 @@ def image_results(
     """The model's detections of one image as COCO results: image_id, category_id, bbox, score, segmentation if any.
 
     Args:
-        found: boxes (N, 4) in the image's pixels, labels (N,) from 1, scores (N,), mask_probs (N, 28, 28) if any.
+        found: boxes (N, 4) in the image's pixels, labels (N,) from 1, scores (N,), and mask_probs (N, 28, 28) where the
+            detector has masks; without them the results have no segmentation.
         categories: by label.
         image_id: of the results.
         size: (height, width) of the image.
     """
     height, width = size
+    found = {key: value.cpu() for key, value in found.items()}
+    probabilities = found.get("mask_probs")
     results = []
-    for number, (box, label, confidence) in enumerate(
-        zip(*(found[key].cpu() for key in ("boxes", "labels", "scores")), strict=True)
-    ):
+    for number, box in enumerate(found["boxes"]):
         x1, y1, x2, y2 = box.tolist()
         result = {
             "image_id": image_id,
-            "category_id": categories[int(label) - 1].id,
+            "category_id": categories[int(found["labels"][number]) - 1].id,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": float(confidence),
+            "score": float(found["scores"][number]),
         }
-        if "mask_probs" in found:
-            dense = masks.paste(found["mask_probs"][number].cpu(), box, height=height, width=width)
-            result["segmentation"] = masks.encode(dense)
+        if probabilities is not None:
+            mask = masks.paste(probabilities[number], box, height=height, width=width)
+            result["segmentation"] = masks.encode(mask)
         results.append(result)
     return results
 
@@ -57,19 +58,30 @@ def batch_results(
 
 
 def to_supervision(
-    results: Sequence[Result], categories: Sequence[Category], *, size: tuple[int, ...]
+    results: Sequence[Result], categories: Sequence[Category], *, size: tuple[int, ...], with_masks: bool = True
 ) -> sv.Detections:
-    """COCO results of one image of (height, width) `size` as `supervision.Detections`; class_id from 0."""
+    """COCO results of one image as `supervision.Detections`.
+
+    Args:
+        results: of the image; where they have a `track_id`, it is the detections' tracker_id, -1 where it is None.
+        categories: class_id counts them from 0.
+        size: (height, width) of the image.
+        with_masks: dense masks (N, H, W), where the results have some.
+    """
     height, width = size
     index = {category.id: number for number, category in enumerate(categories)}
     class_id = np.array([index[result["category_id"]] for result in results], dtype=int)
     boxes = np.array([result["bbox"] for result in results], np.float32).reshape(-1, 4)
-    has_masks = all("segmentation" in result for result in results)
-    dense = [masks.decode(result["segmentation"], height=height, width=width) for result in results if has_masks]
+    dense = None
+    if with_masks and all("segmentation" in result for result in results):
+        decoded = [masks.decode(result["segmentation"], height=height, width=width) for result in results]
+        dense = np.stack(decoded).astype(bool) if decoded else np.zeros((0, height, width), bool)
+    tracks = [-1 if result["track_id"] is None else result["track_id"] for result in results if "track_id" in result]
     return sv.Detections(
         xyxy=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
-        mask=None if not has_masks else np.stack(dense).astype(bool) if dense else np.zeros((0, height, width), bool),
+        mask=dense,
         confidence=np.array([result["score"] for result in results], np.float32),
         class_id=class_id,
+        tracker_id=np.array(tracks, dtype=int) if tracks else None,
         data={"class_name": np.array([categories[number].name for number in class_id], dtype=str)},
     )
