@@ -6,9 +6,11 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from botvision.engine.checkpoint import newest_whole, read_checkpoint
 from botvision.engine.folder import check_folder, clear_unfinished
@@ -187,3 +189,33 @@ def test_nothing_is_overwritten_unless_it_is_said(tmp_path):
             refused()
     with pytest.raises(ValueError, match="on_existing='resume' is unknown; use refuse or replace"):
         check_free([], on_existing="resume")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_epochs_of_a_second_are_not_each_saved(tmp_path, monkeypatch):
+    """Four epochs with an evaluation after each second: a save before and one after it; none for the others."""
+    from botvision.classify import train
+    from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+    from botvision.engine.config import EngineConfig
+
+    for name in ("red", "blue"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (32, 32), name).save(tmp_path / "set" / name / f"{number}.png")
+    steps = []
+    save = WholeCheckpointIO.save_checkpoint
+
+    def noted(self, checkpoint, path, storage_options=None):
+        steps.append((Path(path).name, checkpoint["epoch"], checkpoint["global_step"]))
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", noted)
+    data = DataConfig(str(tmp_path / "set"), val_fraction=0.3, batch_size=2, workers=0)
+    model = ModelConfig("botnet14", 32, options={"channels": [8, 16, 32, 64], "output_stride": 8})
+    engine = EngineConfig(accelerator="cpu", devices=1, progress=False, evaluate_every=2)
+    train(data, tmp_path / "run", model=model, optim=OptimConfig(epochs=4, warmup_epochs=0), engine=engine)
+    assert [step for step in steps if step[0] == "last.ckpt"] == [("last.ckpt", 1, 4)] * 2 + [("last.ckpt", 3, 8)] * 2
+    steps.clear()
+    monkeypatch.setattr("botvision.engine.fit.EVERY", 0.0)
+    train(data, tmp_path / "long", model=model, optim=OptimConfig(epochs=4, warmup_epochs=0), engine=engine)
+    assert [step[1] for step in steps if step[0] == "last.ckpt"] == [0, 1, 1, 2, 3, 3]

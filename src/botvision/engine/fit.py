@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,22 @@ from botvision.engine.loader import ResumableLoader
 from botvision.engine.stopping import Stopped, signals
 from botvision.files import whole_file
 
+EVERY = 30.0  # seconds
+
+
+def is_evaluated(trainer: L.Trainer) -> bool:
+    """Whether an evaluation follows this epoch."""
+    return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """last.ckpt after each evaluation, with what it gave."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save where the epoch was evaluated."""
+        if is_evaluated(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
 
 class LeaveError(Exception):
     """Ends lightning's loops; lightning takes a KeyboardInterrupt for its own and exits with 1."""
@@ -25,9 +42,10 @@ class LeaveError(Exception):
 class Interruptible(Callback):
     """Ends the run after the step in which a signal came, once `last.ckpt` is saved.
 
-    Lightning's own handling exits with 0 on SIGTERM, with 1 on Ctrl-C, and saves on neither. The last step of an
-    epoch is always saved, so that a run which is stopped while it evaluates has lost no training. That evaluation is
-    not made up for, but for the last epoch's.
+    Lightning's own handling exits with 0 on SIGTERM, with 1 on Ctrl-C, and saves on neither. The last step before an
+    evaluation is always saved, so that a run which is stopped while it evaluates has lost no training; that evaluation
+    is not made up for, but for the last epoch's. Of other epochs, which may take a second, the last step is saved
+    where the last save was `EVERY` seconds ago.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -35,6 +53,7 @@ class Interruptible(Callback):
         self.checkpoint = checkpoint
         self.signum: int | None = None
         self.saved = False
+        self.saved_at = time.monotonic()
         self.forward: Callable[[int], None] | None = None
 
     def listen(self, trainer: L.Trainer) -> None:
@@ -72,12 +91,16 @@ class Interruptible(Callback):
         asked = self.signum is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked or trainer.is_last_batch:
+        if asked or (trainer.is_last_batch and self.is_due(trainer)):
             trainer.save_checkpoint(self.checkpoint)
-            self.saved = True
+            self.saved, self.saved_at = True, time.monotonic()
         if asked:
             self.signum = self.signum or signal.SIGTERM
             raise LeaveError
+
+    def is_due(self, trainer: L.Trainer) -> bool:
+        """Whether the end of this epoch is saved, the same for all processes."""
+        return is_evaluated(trainer) or bool(trainer.strategy.broadcast(time.monotonic() - self.saved_at >= EVERY))
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Leave; what was trained is saved already."""

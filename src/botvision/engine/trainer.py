@@ -15,7 +15,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from botvision.engine.attention import AttentionLog
 from botvision.engine.config import EngineConfig, Final
-from botvision.engine.fit import Interruptible
+from botvision.engine.fit import Interruptible, LastCheckpoint
 from botvision.engine.history import History
 from botvision.engine.progress import RunProgress
 from botvision.engine.saving import WholeCheckpointIO
@@ -63,7 +63,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         history,
         # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
         ModelCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),
-        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        LastCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
     if engine.save_every is not None:
         every = engine.save_every
