@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from botvision import create_model
 from botvision.cli import main, recipe_path
 
 ROOT = Path(__file__).parent.parent
@@ -18,34 +19,23 @@ PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("maskrcnn", "classify", "backbone", "backends", "directional-start")),
 ]
+TUTORIALS = [ROOT / "docs" / f"{name}.md" for name in ("fine-tune", "fine-tune-classifier")]
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SMALL = {  # the same commands, made small enough for a test
-    "scenes": ["--train", "16", "--val", "4", "--digits", "[3, 4]"],
-    "classify train": [
-        "--optim.epochs",
-        "1",
-        "--model.name",
-        "botnet14",
-        "--model.options",
-        "{channels: [8, 16, 32, 64]}",
-        "--engine.progress",
-        "false",
-    ],
-    "maskrcnn train": [
-        "--optim.epochs",
-        "1",
-        "--model.backbone",
-        "botnet14",
-        "--data.on_bad",
-        "skip",
-        "--engine.progress",
-        "false",
-    ],
-    "bench attention": ["--sides", "[4]", "--rounds", "1"],
-    "classify evaluate": ["--workers", "0"],
-    "maskrcnn evaluate": ["--workers", "0"],
-    "maskrcnn predict": [],
+    "scenes": "--train 16 --val 4 --digits [3,4]",
+    "digits": "--size 32",
+    "classify train": "--optim.epochs 1 --model.name botnet14 --model.img_size 32 --engine.progress false "
+    "--data.workers 0 --model.options '{channels: [8, 16, 32, 64]}'",
+    "maskrcnn train": "--optim.epochs 1 --model.backbone botnet14 --model.img_size 128 --model.preset nano "
+    "--model.backbone_options '{channels: [16, 32, 64, 128]}' --data.on_bad skip --data.workers 0 "
+    "--engine.progress false",
+    "bench attention": "--sides [4] --rounds 1",
+    "classify evaluate": "--workers 0",
+    "classify predict": "",
+    "maskrcnn evaluate": "--workers 0",
+    "maskrcnn predict": "",
 }
+RESNET = "resnet26.bt_in1k"  # whose weights a tutorial downloads
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -59,18 +49,42 @@ def commands(page):
     return [line.split(" #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
+def run_small(command, capsys):
+    """A command of a page as a test has time for it, on weights of a small ResNet where it names a large one's."""
+    if command == "python examples/shapes.py":
+        runpy.run_path(str(ROOT / "examples" / "shapes.py"))["make_shapes"](Path("shapes"), train=16, val=2)
+        return
+    arguments = shlex.split(command)[1:]
+    name = next(words for words in SMALL if " ".join(arguments).startswith(words))
+    if RESNET in arguments:
+        channels = (16, 32, 64, 128) if name.startswith("maskrcnn") else (8, 16, 32, 64)
+        torch.save(create_model("resnet26", layers=(1, 1, 1, 1), channels=channels).state_dict(), "resnet.pt")
+        arguments[arguments.index(RESNET)] = "resnet.pt"
+    assert main([*arguments, *shlex.split(SMALL[name])]) == 0, (command, capsys.readouterr().err)
+
+
 @pytest.mark.usefixtures("few_digits")
 def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (90, 60), "grey").save(tmp_path / "your-image.jpg")
+    runpy.run_path(str(ROOT / "examples" / "shapes.py"))["make_shapes"](Path("YOUR_FOLDER"), train=8, val=2)
     own = [c for c in commands(PAGES[0]) if c.startswith("botvision")]
-    assert len(own) >= 4
+    assert len(own) >= 8
     for command in own:
-        arguments = shlex.split(command)[1:]
-        name = next(words for words in SMALL if " ".join(arguments).startswith(words))
-        assert main([*arguments, *SMALL[name]]) == 0, capsys.readouterr().err
+        run_small(command, capsys)
     assert (tmp_path / "runs/maskrcnn/demo/summary.json").is_file()
     assert (tmp_path / "predictions/your-image.jpg").is_file()
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda p: p.stem)
+def test_tutorials_run_from_the_first_command_to_the_last(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = commands(page)
+    assert len(own) >= 5
+    for command in own:
+        run_small(command, capsys)
+    assert len(list(tmp_path.glob("runs/*/*/summary.json"))) >= 2
 
 
 def test_other_readme_commands_are_make_targets_that_exist():
@@ -94,7 +108,7 @@ def test_docs_commands_parse(capsys, tmp_path, monkeypatch):
             assert stop.value.code == 0, command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [*PAGES, TUTORIALS[0]], ids=lambda p: p.stem)
 def test_python_snippets_run(page, untrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/maskrcnn/mine/checkpoints").mkdir(parents=True)

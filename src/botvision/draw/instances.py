@@ -9,6 +9,8 @@ from PIL import Image
 
 from botvision.files import whole_file
 
+LEGIBLE = 750  # px of a side to which text of scale 1 is legible when it is shown at half of it
+
 Pixels = NDArray[np.uint8]
 
 
@@ -38,7 +40,7 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
     if detections.mask is not None:
         scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections, custom_color_lookup=colours)
     scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections, custom_color_lookup=colours)
-    text = sv.LabelAnnotator(text_scale=0.5, text_padding=3)
+    text = sv.LabelAnnotator(text_scale=max(image.shape[:2]) / LEGIBLE, text_padding=4)
     scene = text.annotate(scene, detections, labels=labels, custom_color_lookup=colours)
     return np.ascontiguousarray(scene[..., ::-1])
 
@@ -61,7 +63,7 @@ def save_image(image: Pixels, path: Path) -> None:
         Image.fromarray(image).save(unfinished, quality=92)
 
 
-def contact_sheet(images: list[Pixels], *, columns: int = 4, side: int = 320) -> Pixels:
+def contact_sheet(images: list[Pixels], *, columns: int = 3, side: int = 420) -> Pixels:
     """Images in rows, each in a square cell of `side`, as one image."""
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (min(columns, len(images)) * side, rows * side), "white")

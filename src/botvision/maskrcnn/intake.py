@@ -17,7 +17,7 @@ from botvision.maskrcnn.data import CocoInstances
 from botvision.maskrcnn.layouts import Split, find_splits, split_by_image
 from botvision.maskrcnn.masks import paste
 
-SAMPLES = 8  # images of samples.jpg
+SAMPLES = 9  # images of samples.jpg
 NAMED = 12  # classes of which the counts are told
 
 
