@@ -78,11 +78,23 @@ def as_voc(root, name, document, source):
     (root / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(stems))
 
 
+def as_voc_beside(root, name, document, source):
+    """Roboflow's export of Pascal VOC; each split finds its classes in an order of its own."""
+    folder = root / {"val": "valid"}.get(name, name)
+    as_voc(folder, name, document, source)
+    for path in [*(folder / "Annotations").iterdir(), *(folder / "JPEGImages").iterdir()]:
+        path.rename(folder / path.name)
+    for gone in ("Annotations", "JPEGImages", "ImageSets"):
+        shutil.rmtree(folder / gone)
+
+
+COCO = '{"annotations": [], "categories": [], "images": [%s]}'
 LAYOUTS = {
     "COCO": as_coco,
     "Roboflow's COCO export": as_roboflow,
     "YOLO (data.yaml)": as_yolo,
     "Pascal VOC": as_voc,
+    "Pascal VOC, files side by side": as_voc_beside,
 }
 
 
@@ -114,7 +126,7 @@ def test_every_layout_gives_the_same_boxes_and_names(layout, scenes, tmp_path):
             names = [[d.categories[int(n) - 1].name for n in t["labels"]]
                      for d, t in zip((ours, truth), (by_name[0][stem], target), strict=True)]  # fmt: skip
             assert names[0] == names[1]
-            slack = 0.51 if layout == "Pascal VOC" else 1e-4  # whole pixels
+            slack = 0.51 if layout.startswith("Pascal VOC") else 1e-4  # whole pixels
             assert np.allclose(by_name[0][stem]["boxes"], target["boxes"], atol=slack)
 
 
@@ -183,8 +195,12 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
     [
         ({}, FileNotFoundError, r"holds no annotations in a layout that is known: COCO .*Roboflow .*YOLO .*Pascal VOC"),
         ({"a.json": "{}", "b.json": "{}"}, ValueError, r"several annotation files \(a\.json, b\.json\); name one by"),
-        ({"a.json": "[]"}, ValueError, r"a\.json is no COCO file: it needs a list of images with a file_name"),
-        ({"a.json": '{"images": [{"file_name": "x.jpg"}]}'}, FileNotFoundError, r"x\.jpg, which is in none of"),
+        ({"a.json": "[]"}, ValueError, r"a\.json is no COCO file: it needs the lists images, annotations and cat"),
+        ({"a.json": COCO % ""}, ValueError, r"a\.json is no COCO file: it needs a list of images with a file_name"),
+        ({"a.json": COCO % "3"}, ValueError, r"a\.json: images must be a list of dictionaries; got 3 in it"),
+        ({"a.json": COCO % '{"file_name": "x.jpg"}'}, FileNotFoundError, r"x\.jpg, which is in none of"),
+        ({"data.yaml": "train: [a"}, ValueError, r"data\.yaml is not YAML: .*; mend or remove it"),
+        ({"data.yaml": "train: a\nnames: 3"}, ValueError, r"names must be a list of classes, or numbers and cl.*; got 3"),
         ({"data.yaml": "train: there\nnames: [a]"}, FileNotFoundError, r"names there, which is not there; mend"),
         ({"a.xml": "<annotation>"}, FileNotFoundError, r"holds no image of the files in"),
         ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"holds a file that is not Pascal VOC's"),

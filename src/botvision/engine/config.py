@@ -27,7 +27,7 @@ class EngineConfig:
         save_every: steps between saves inside an epoch, from which the run can go on; none saves at its end.
         log_every: steps between rows of metrics.csv.
         progress: show a progress bar.
-        live: tensorboard or wandb, where installed: the run's numbers as they come, besides metrics.csv.
+        live: tensorboard, or wandb where it is installed: the run's numbers as they come, besides metrics.csv.
         stop_after: end this session after so many epochs, to be resumed later; none runs to the end.
     """
 

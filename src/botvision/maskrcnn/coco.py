@@ -11,6 +11,7 @@ from botvision.maskrcnn.config import OnBad
 from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
+LISTS = ("images", "annotations", "categories")
 NO_MASK = "has no segmentation, and Mask R-CNN needs polygons or RLE"
 
 
@@ -36,15 +37,7 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad, masks: bool = True) ->
             name; with `on_bad="refuse"` also a box without area or outside its image, or an annotation without a
             mask. With "skip" these are left out, with a line that says how many.
     """
-    document = read_json(path, what="COCO annotations")
-    if not isinstance(document, dict) or any(
-        not isinstance(document.get(key), list) for key in ("images", "annotations", "categories")
-    ):
-        raise ValueError(f"{path} is no COCO file: it needs the lists images, annotations and categories")
-    for key in ("images", "annotations", "categories"):
-        strange = [entry for entry in document[key] if not isinstance(entry, dict)]
-        if strange:
-            raise ValueError(f"{path}: {key} must be a list of dictionaries; got {strange[0]!r:.60} in it")
+    document = read_document(path)
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
@@ -68,6 +61,22 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad, masks: bool = True) ->
     if bad:
         log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
     document["annotations"] = [a for a, why in zip(document["annotations"], reasons, strict=True) if not why]
+    return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A COCO file's three lists of dictionaries, not looked into.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or none of COCO's form.
+    """
+    document: Any = read_json(path, what="COCO annotations")
+    if not isinstance(document, dict) or any(not isinstance(document.get(key), list) for key in LISTS):
+        raise ValueError(f"{path} is no COCO file: it needs the lists {', '.join(LISTS[:-1])} and {LISTS[-1]}")
+    for key in LISTS:
+        strange = [entry for entry in document[key] if not isinstance(entry, dict)]
+        if strange:
+            raise ValueError(f"{path}: {key} must be a list of dictionaries; got {strange[0]!r:.60} in it")
     return document
 
 

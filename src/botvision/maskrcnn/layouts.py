@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from botvision.files import read_json
-from botvision.maskrcnn.converters import read_voc, read_yolo
+from botvision.maskrcnn.coco import read_document
+from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
-Document = dict[str, Any]
 
 
 class Split(NamedTuple):
@@ -24,10 +23,7 @@ class Split(NamedTuple):
 
     def document(self) -> Document:
         """Its content."""
-        if isinstance(self.annotations, Path):
-            content: Document = read_json(self.annotations, what="COCO annotations")
-            return content
-        return self.annotations
+        return read_document(self.annotations) if isinstance(self.annotations, Path) else self.annotations
 
 
 class Found(NamedTuple):
@@ -130,10 +126,15 @@ def find_single(root: Path) -> Found | None:
 def find_yolo(root: Path) -> Found | None:
     """A YAML with `names`, `train` and `val`, or images and labels with a classes.txt."""
     for path in [*sorted(root.glob("data.y*ml")), *sorted(root.glob("*.y*ml"))]:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; mend or remove it") from error
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
-            named = list(names.values()) if isinstance(names, dict) else list(names)
+            if not isinstance(names, dict | list) or not names:
+                raise ValueError(f"{path}: names must be a list of classes, or numbers and classes; got {names!r:.60}")
+            named = list(names.values()) if isinstance(names, dict) else names
             base = Path(str(content["path"])) if content.get("path") else root
             bases = [base, root / base, root]
             splits = {
@@ -157,16 +158,15 @@ def find_voc(root: Path) -> Found | None:
         listed = {name: listed_in(root, name) for name in ("train", "val")}
         images = next((p for p in (root / "JPEGImages", root / "images") if p.is_dir()), root)
         if listed["train"] and listed["val"]:
-            splits = {
-                name: Split(read_voc(images, root / "Annotations", only=stems), images)
-                for name, stems in listed.items()
-            }
-            return pair("Pascal VOC", splits)
+            documents = {name: read_voc(images, root / "Annotations", only=stems) for name, stems in listed.items()}
+            return pair("Pascal VOC", {name: Split(document, images) for name, document in documents.items()})
         return Found("Pascal VOC", Split(read_voc(images, root / "Annotations"), images), None)
     folders = {name: root / name for name in (*TRAIN, *VAL) if next((root / name).glob("*.xml"), None)}
     if not folders and next(root.glob("*.xml"), None):
         folders = {"train": root}
-    found = {name: Split(read_voc(folder, folder), folder) for name, folder in folders.items()}
+    documents = {name: read_voc(folder, folder) for name, folder in folders.items()}
+    names = sorted({category["name"] for document in documents.values() for category in document["categories"]})
+    found = {name: Split(with_names(document, names), folders[name]) for name, document in documents.items()}
     return pair("Pascal VOC, files side by side", found)
 
 
@@ -189,9 +189,8 @@ def images_of(annotations: Path, root: Path) -> Path:
     Raises:
         FileNotFoundError: in none of the usual ones.
     """
-    content = read_json(annotations, what="COCO annotations")
-    images = content.get("images") if isinstance(content, dict) else None
-    first = images[0].get("file_name") if isinstance(images, list) and images and isinstance(images[0], dict) else None
+    images = read_document(annotations)["images"]
+    first = images[0].get("file_name") if images else None
     if not isinstance(first, str):
         raise ValueError(f"{annotations} is no COCO file: it needs a list of images with a file_name each")
     stem = annotations.stem

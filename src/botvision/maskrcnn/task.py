@@ -14,9 +14,8 @@ from botvision.draw.instances import contact_sheet, draw_instances, save_image
 from botvision.engine.config import EngineConfig, epochs_for
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
-from botvision.files import read_json
 from botvision.maskrcnn.checkpoint import build_model, carry_over
-from botvision.maskrcnn.coco import has_masks
+from botvision.maskrcnn.coco import has_masks, read_document
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.maskrcnn.data import CocoInstances, build_loader, train_set, val_set
 from botvision.maskrcnn.intake import samples_sheet, settle_data, told, unlearnable
@@ -91,7 +90,7 @@ class InstanceSegmentation(Task[Summary]):
         masks, epochs = self.model.masks, self.optim.epochs
         if "auto" in (masks, epochs):
             path = data.training_files[0]
-            document = files[path] if path in files else read_json(path, what="COCO annotations")
+            document = files[path] if path in files else read_document(path)
             epochs = epochs_for(len(document["images"])) if epochs == "auto" else epochs
             masks = has_masks(document, path, on_bad=data.on_bad) if masks == "auto" else masks
         model, optim = replace(self.model, masks=masks), replace(self.optim, epochs=epochs)
