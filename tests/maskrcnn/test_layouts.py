@@ -200,7 +200,7 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
         ({"a.json": COCO % "3"}, ValueError, r"a\.json: images must be a list of dictionaries; got 3 in it"),
         ({"a.json": COCO % '{"file_name": "x.jpg"}'}, FileNotFoundError, r"x\.jpg, which is in none of"),
         ({"data.yaml": "train: [a"}, ValueError, r"data\.yaml is not YAML: .*; mend or remove it"),
-        ({"data.yaml": "train: a\nnames: 3"}, ValueError, r"names must be a list of classes, or numbers and cl.*; got 3"),
+        ({"data.yaml": "train: a\nnames: 3"}, ValueError, r"names must be a list of classes, or numbers.*; got 3"),
         ({"data.yaml": "train: there\nnames: [a]"}, FileNotFoundError, r"names there, which is not there; mend"),
         ({"a.xml": "<annotation>"}, FileNotFoundError, r"holds no image of the files in"),
         ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"holds a file that is not Pascal VOC's"),
