@@ -108,7 +108,7 @@ class OptimConfig:
         milestones: as fractions of the run.
         warmup_epochs: linear warm-up, from a hundredth.
         warmup: length of the warm-up as a share of the run, in place of warmup_epochs.
-        epochs: passes over the training images; auto: by their number (100 for 40 and fewer, 12 for 333 and more).
+        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 267 and more).
         patience: evaluations in a row without a better accuracy that end the run; none runs to the end.
         final: whose weights the run reports, draws and offers: last or best.
         loss: ce (cross-entropy) or bce (a sigmoid a class).

@@ -79,8 +79,8 @@ class DeviceConfig:
 
 
 def epochs_for(images: int) -> int:
-    """Passes over so many training images that `epochs: auto` means: 4,000 images seen, in 12 to 100 passes."""
-    return min(100, max(12, round(4000 / max(1, images))))
+    """Passes over so many training images that `epochs: auto` means: 3,200 images seen, in 12 to 100 passes."""
+    return min(100, max(12, round(3200 / max(1, images))))
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:

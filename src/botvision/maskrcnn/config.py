@@ -115,7 +115,7 @@ class OptimConfig:
         warmup_steps: linear warm-up.
         warmup_from: first rate, as a fraction of lr.
         warmup: length of the warm-up as a share of the run, in place of warmup_steps.
-        epochs: passes over the training images; auto: by their number (100 for 40 and fewer, 12 for 333 and more).
+        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 267 and more).
         patience: evaluations in a row without a better AP that end the run; none runs to the end.
         final: whose weights the run reports, draws and offers: last or best.
         clip: largest norm of the gradient; none leaves it.
