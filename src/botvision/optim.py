@@ -92,22 +92,27 @@ def rate_for(lr: float, name: str, *, batch: int, meant_for: int | None) -> floa
 
 
 def freeze(backbone: nn.Module) -> None:
-    """Keep a backbone as it is, but for blocks with attention, which no ResNet's weights have trained.
+    """Keep a backbone as it is, but its blocks with attention; BatchNorm keeps its running statistics too."""
+    for module in without_attention(backbone):
+        module.eval()
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
-    BatchNorm keeps its running statistics too.
-    """
+
+def without_attention(backbone: nn.Module) -> list[nn.Module]:
+    """The modules with parameters that are in no block with attention: what a ResNet's weights have trained."""
     spared = {
         id(inner)
         for block in backbone.modules()
         if any(isinstance(child, MHSA2d) for child in block.children())
         for inner in block.modules()
     }
-    for module in backbone.modules():
-        own = list(module.parameters(recurse=False))
-        if own and id(module) not in spared:
-            module.eval()
-            for parameter in own:
-                parameter.requires_grad_(False)
+    return [m for m in backbone.modules() if list(m.parameters(recurse=False)) and id(m) not in spared]
+
+
+def trained_before(backbone: nn.Module) -> set[nn.Parameter]:
+    """Parameters of `without_attention`."""
+    return {parameter for module in without_attention(backbone) for parameter in module.parameters(recurse=False)}
 
 
 def names_without_decay(model: nn.Module) -> Iterator[str]:

@@ -13,7 +13,7 @@ from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, Op
 from botvision.classify.data import Batch, Split
 from botvision.classify.model import describe
 from botvision.engine.module import TaskModule
-from botvision.optim import build_optimizer, freeze
+from botvision.optim import build_optimizer, freeze, trained_before
 
 
 class ClassifierModule(TaskModule):
@@ -97,7 +97,7 @@ class ClassifierModule(TaskModule):
             weight_decay=o.weight_decay,
             momentum=o.momentum,
             layer_decay=o.layer_decay,
-            slow=set(self.model.parameters()) - set(head_of(self.model).parameters()),
+            slow=trained_before(self.model) - set(head_of(self.model).parameters()),
             slow_lr=None if o.backbone_lr is None else o.backbone_lr * batch / 256,
         )
         per_epoch = -(-self.steps // o.accumulate)  # lightning steps with what is left at an epoch's end
@@ -113,9 +113,9 @@ class ClassifierModule(TaskModule):
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """A timm model's last layer, which names the classes."""
-    head: nn.Module = cast("Any", model).get_classifier()
-    return head
+    """A timm model's last layer, which names the classes; both of those that have two."""
+    head = cast("Any", model).get_classifier()
+    return nn.ModuleList(head) if isinstance(head, tuple | list) else cast("nn.Module", head)
 
 
 def mixing(augment: AugmentConfig, *, classes: int) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """Sources of labelled images: class folders (ImageNet's layout), digits, timm's datasets."""
 
+import hashlib
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,6 +16,7 @@ from botvision.inputs import image_suffixes, open_image
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 STREAMED = ("hfids/", "tfds/", "wds/")  # of them, those that timm only streams
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".json")
 
 
@@ -48,6 +49,12 @@ class Folders:
                 f"{root} has class folders without an image: {', '.join(empty[:5])} ({len(empty)} of them); "
                 "fill or remove them"
             ) from error
+        if {name.lower() for name in folder.classes} <= SPLITS:
+            first = root / folder.classes[-1]
+            raise ValueError(
+                f"{root} holds splits ({', '.join(folder.classes)}), not classes; give each by itself, e.g. "
+                f"--data.train {first}"
+            )
         self.classes: list[str] = folder.classes
         self.samples: list[tuple[str, int]] = folder.samples
 
@@ -114,6 +121,11 @@ def read_class_names(path: Path | None) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
+def drawn(path: str, *, seed: int) -> str:
+    """A file's place in an order by chance, which does not change when other files come or go."""
+    return hashlib.sha256(f"{seed} {Path(path).parent.name}/{Path(path).name}".encode()).hexdigest()
+
+
 class Part:
     """A share of a source's images, drawn by a seed from each of its classes, or all the others."""
 
@@ -135,7 +147,7 @@ class Part:
             own = [number for number, (_, its) in enumerate(samples) if its == label]
             if len(own) < 2:
                 raise ValueError(f"class {name} has {len(own)} images, and two splits need two; add images")
-            random.Random(f"{seed} {name}").shuffle(own)
+            own.sort(key=lambda number: drawn(samples[number][0], seed=seed))
             share = min(len(own) - 1, max(1, round(fraction * len(own))))
             self.numbers += own[:share] if kept else own[share:]
         self.numbers.sort()

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,7 @@ def run_files(out: Path) -> list[Path]:
     """What an earlier run has left."""
     names = ("config.yaml", "metrics.csv", "curves.png", "confusion.png", "samples.jpg", "summary.json")
     files = [out / name for name in names]
-    for folder, pattern in (
-        ("annotations", "*.json"),
-        ("checkpoints", "*.ckpt"),
-        ("predictions", "*.jpg"),
-        ("tensorboard", "events*"),
-    ):
+    for folder, pattern in (("checkpoints", "*.ckpt"), ("predictions", "*.jpg"), ("tensorboard", "events*")):
         files += (out / folder).glob(pattern)
     return [path for path in files if path.is_file()]
 
@@ -39,11 +34,10 @@ def resume_flags(out: Path) -> str:
     return f"--config {config} --out {folder} --on_existing resume"
 
 
-def clear(out: Path, *, but: Collection[Path] = ()) -> None:
-    """Remove an earlier run, and nothing else; `but` stays."""
+def clear(out: Path) -> None:
+    """Remove an earlier run, and nothing else; annotations stay, which a run may be reading."""
     for path in run_files(out):
-        if path not in but:
-            path.unlink()
+        path.unlink()
 
 
 def clear_unfinished(out: Path) -> None:

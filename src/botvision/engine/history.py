@@ -41,9 +41,9 @@ class History(Callback):
         """The row of the latest evaluation."""
         return next(row for row in reversed(self.rows) if self.metric in row)
 
-    def best_metrics(self, metric: str) -> dict[str, float]:
-        """The row of the evaluation with most of a metric, the first of equals."""
-        return max((row for row in self.rows if metric in row), key=lambda row: row[metric])
+    def metrics_at(self, step: int, metric: str) -> dict[str, float] | None:
+        """The row of the evaluation of the weights after so many steps; none where there was none."""
+        return next((row for row in reversed(self.rows) if metric in row and row["step"] == step), None)
 
     def is_evaluated(self) -> bool:
         """Whether the latest weights have been evaluated."""
@@ -71,7 +71,7 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the files up to date; the plot takes most of a second, and waits where epochs are short."""
         if trainer.is_global_zero and self.rows:
-            is_last = trainer.current_epoch + 1 == trainer.max_epochs
+            is_last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
             self.write(draw=is_last or time.monotonic() - self.drawn >= DRAW_EVERY)
 
     def add(self, trainer: L.Trainer, values: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from botvision.engine.attention import PANELS
-from botvision.engine.checkpoint import newest_whole
+from botvision.engine.checkpoint import newest_whole, read_checkpoint
 from botvision.engine.config import EngineConfig, OnExisting, check_counts
 from botvision.engine.doubts import flat_loss, nothing_found
 from botvision.engine.fit import fit
@@ -238,7 +238,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             share.position.begin(*resume_position(content, parts.train.reading))
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
             if on_existing == "replace":
-                clear(out, but=files)
+                clear(out)
             clear_unfinished(out)
             write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             task.introduce(parts, out)
@@ -248,11 +248,12 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         begun = True
         seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)
-        final = last.with_name(f"{task.fitting.final}.ckpt")
-        if task.fitting.final == "best":
-            metrics = history.best_metrics(task.fitting.monitor)
+        final, best = last, last.with_name("best.ckpt")
+        if task.fitting.final == "best" and best.is_file():
+            step = read_checkpoint(best, task=task.name)["global_step"]  # what the file holds, not what was best
+            final, metrics = best, history.metrics_at(step, task.metric) or metrics
         if trainer.is_global_zero:
-            for doubt in doubts(history.rows, task, ended=trainer.current_epoch):
+            for doubt in doubts(history.rows, task, ended=trainer.current_epoch if trainer.should_stop else None):
                 print(doubt, file=sys.stderr)
             task.draw(final, parts, out, device=trainer.strategy.root_device)
         summary = task.summarise(
@@ -271,12 +272,12 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         return summary
 
 
-def doubts(rows: Sequence[Mapping[str, float]], task: Task[Any], *, ended: int) -> list[str]:
-    """Lines on how a fit ended: early, or with signs that it did not learn."""
+def doubts(rows: Sequence[Mapping[str, float]], task: Task[Any], *, ended: int | None) -> list[str]:
+    """Lines on how a fit went: that it ended early after an epoch, and signs that it did not learn."""
     fitting = task.fitting
     name = fitting.shown.get(fitting.monitor, fitting.monitor)
     lines = []
-    if fitting.patience is not None and ended < fitting.epochs:
+    if ended is not None and ended < fitting.epochs:
         best = max((row for row in rows if fitting.monitor in row), key=lambda row: row[fitting.monitor])
         lines.append(
             f"ended after epoch {ended} of {fitting.epochs}: no better {name} in {fitting.patience} evaluations than "

@@ -69,7 +69,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         every = engine.save_every
         callbacks.append(ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False))
     if fitting.patience is not None:
-        callbacks.append(EarlyStopping(fitting.monitor, mode="max", patience=fitting.patience, check_finite=False))
+        callbacks.append(Patience(fitting.monitor, mode="max", patience=fitting.patience, check_finite=False))
     if fitting.ema is not None:
         callbacks.append(WeightAveraging(avg_fn=partial(averaged, decay=fitting.ema)))
     callbacks.append(Interruptible(folder / "last.ckpt"))  # after the weights were averaged
@@ -98,6 +98,20 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+class Patience(EarlyStopping):
+    """Early stopping that waits for a first finding, and does not train on when a run is resumed that it had ended."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning keeps the count, and not that it had stopped."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+        """Count, unless the metric is still zero: a detector finds nothing for its first epochs."""
+        found = trainer.callback_metrics.get(self.monitor)
+        if found is None or float(found) > 0 or float(self.best_score) > 0:
+            super()._run_early_stopping_check(trainer)
 
 
 def averaged(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor, *, decay: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
 LISTS = ("images", "annotations", "categories")
+FEW = 0.05  # of the objects may be without a mask for masks to be trained on
 NO_MASK = "has no segmentation, and Mask R-CNN needs polygons or RLE"
 
 
@@ -81,15 +82,21 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
-    """Whether a file's annotations have masks; with `on_bad="skip"` some are enough.
+    """Whether a file's annotations have masks; with `on_bad="skip"` nearly all are enough, and fewer are boxes.
 
     Raises:
         ValueError: some have and some have not, and none may be left out.
     """
     annotations = [a for a in document["annotations"] if not a.get("iscrowd", 0)]
     bare = sum(not annotation.get("segmentation") for annotation in annotations)
-    if 0 < bare < len(annotations) and on_bad == "skip":
-        return True
+    if bare <= FEW * len(annotations) and on_bad == "skip":
+        return bool(annotations)
+    if bare < len(annotations) and on_bad == "skip":
+        log.warning(
+            "%s: %d of %d objects have no mask, so all are trained on as boxes; --model.masks true leaves these out",
+            path, bare, len(annotations),
+        )  # fmt: skip
+        return False
     if 0 < bare < len(annotations):
         raise ValueError(
             f"{path}: {bare} of {len(annotations)} annotations have no mask; --data.on_bad skip leaves them "
@@ -192,7 +199,7 @@ def for_counting(document: dict[str, Any], *, masks: bool = True) -> dict[str, A
     annotations: list[dict[str, Any]] = []
     for given in document["annotations"]:
         height, width = sizes[given["image_id"]]
-        if bad_mask(given, height, width) if masks else bad_box(given, height, width):
+        if bad_box(given, height, width) or (masks and bad_mask(given, height, width)):
             continue
         annotation = {"iscrowd": 0, **given, "id": len(annotations) + 1}
         if not masks:

@@ -1,6 +1,7 @@
 """YOLO's and Pascal VOC's labels as COCO documents."""
 
 import math
+import struct
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,16 @@ def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Docu
         root: what file names are told from.
 
     Raises:
-        FileNotFoundError: no image, or one that a list names is not there.
+        FileNotFoundError: no image or no label, or an image that a list names is not there.
         ValueError: a line that is neither a box nor a polygon, or a class that has no name.
     """
-    document = empty_document(names)
+    document, labelled, label = empty_document(names), 0, root
     for path in (path for source in sources for path in images_in(source)):
         width, height = size_of(path)
         image = add_image(document, file_name=relative(path, root), width=width, height=height)
-        label = label_of(path)
-        lines = label.read_text(encoding="utf-8").splitlines() if label.is_file() else []
+        label = label_of(path, root)
+        lines = text_of(label).splitlines() if label.is_file() else []
+        labelled += label.is_file()
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -44,16 +46,24 @@ def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Docu
             add_annotation(document, image, kind + 1, **yolo_form(places, width=width, height=height))
     if not document["images"]:
         raise FileNotFoundError(f"{', '.join(map(str, sources))} hold no image; check train and val")
+    if not labelled:
+        raise FileNotFoundError(
+            f"none of {len(document['images'])} images has a label: the last one's was looked for at {label}; put "
+            "labels into a folder labels beside images, or beside the images"
+        )
     return document
 
 
-def read_voc(images: Path, annotations: Path, *, only: Collection[str] | None = None) -> Document:
+def read_voc(
+    images: Path, annotations: Path, *, only: Collection[str] | None = None, but: Collection[str] = ()
+) -> Document:
     """Images with Pascal VOC's XML files, read by supervision: boxes; files are told from `images`.
 
     Args:
         images: folder of the images.
         annotations: folder of the XML files.
-        only: stems of the files that are wanted.
+        only: stems of the files that are wanted; none for all.
+        but: stems of those that are not.
 
     Raises:
         FileNotFoundError: no image.
@@ -66,7 +76,7 @@ def read_voc(images: Path, annotations: Path, *, only: Collection[str] | None = 
     document = empty_document(dataset.classes)
     for name in dataset.image_paths:
         path = Path(name)
-        if only is not None and path.stem not in only:
+        if path.stem in but or (only is not None and path.stem not in only):
             continue
         width, height = size_of(path)
         image = add_image(document, file_name=path.name, width=width, height=height)
@@ -119,13 +129,29 @@ def images_in(source: Path) -> list[Path]:
     return paths
 
 
-def label_of(image: Path) -> Path:
-    """Where an image's label is: `labels` for the last `images` of its path, `.txt` for its ending."""
+def label_of(image: Path, root: Path) -> Path:
+    """Where an image's label is: `labels` for the last `images` of its path below the root, or beside the image."""
+    beside = image.with_suffix(".txt")
     parts = list(image.parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[:-1][::-1].index("images")
-        parts[last] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    own = len(root.parts) if image.is_relative_to(root) else 0
+    places = [place for place in range(own, len(parts) - 1) if parts[place] == "images"]
+    if not places:
+        return beside
+    parts[places[-1]] = "labels"
+    label = Path(*parts).with_suffix(".txt")
+    return beside if beside.is_file() and not label.is_file() else label
+
+
+def text_of(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ValueError: not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -138,7 +164,14 @@ def size_of(path: Path) -> tuple[int, int]:
         with Image.open(path) as opened:
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (opened.height, opened.width) if turned else opened.size
-    except (OSError, UnidentifiedImageError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
 
 

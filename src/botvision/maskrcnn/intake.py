@@ -29,7 +29,10 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
     """
     if data.root is not None:
         if any(getattr(data, name) is not None for name in FILES):
-            raise ValueError(f"data.root={data.root} brings its own files; leave data.{', data.'.join(FILES)} out")
+            raise ValueError(
+                f"data.root={data.root} brings its own files; leave data.{', data.'.join(FILES)} out, and a recipe "
+                "that names them: --recipe finetune names none"
+            )
         found = find_splits(data.root)
         print(f"data: {found.layout} at {data.root}", file=sys.stderr)
         train, val = found.train, found.val
@@ -78,7 +81,13 @@ def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
 
 
 def unlearnable(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
-    """Warnings of classes that only one split has."""
+    """Warnings of classes that only one split has, and of images that both have."""
+    both = files_of(train) & files_of(val)
+    if both:
+        yield (
+            f"warning: {len(both)} of {len(val)} validation images are trained on, e.g. {sorted(both)[0]}: AP says "
+            "nothing of others; give other images, or keep a part by --data.val_fraction"
+        )
     unseen = [category.name for category in train.categories if not train.counts[category.id]]
     if unseen:
         yield (
@@ -88,6 +97,11 @@ def unlearnable(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
     untested = [category.name for category in val.categories if not val.counts[category.id]]
     if untested:
         yield f"warning: no validation image has {', '.join(untested[:NAMED])}, so AP says nothing of them"
+
+
+def files_of(dataset: CocoInstances) -> set[str]:
+    """Its images, by their paths."""
+    return {str((dataset.images / dataset.record(index)[0]["file_name"]).resolve()) for index in range(len(dataset))}
 
 
 def samples_sheet(train: CocoInstances) -> Pixels:

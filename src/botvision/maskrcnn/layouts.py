@@ -105,7 +105,7 @@ def find_coco(root: Path) -> Found | None:
     paths = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
     for path in sorted(paths, key=lambda path: "instances" not in path.stem):  # COCO has captions and keypoints beside
         name = split_name(path.stem)
-        if name and name not in splits:
+        if name and name not in splits and is_coco(path):
             splits[name] = Split(path, images_of(path, root))
     if "train" not in splits or "val" not in splits:
         return None
@@ -114,7 +114,8 @@ def find_coco(root: Path) -> Found | None:
 
 def find_single(root: Path) -> Found | None:
     """One COCO file for all images."""
-    paths = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
+    every = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
+    paths = [path for path in every if is_coco(path)] or every[:1]
     if not paths:
         return None
     if len(paths) > 1:
@@ -129,14 +130,16 @@ def find_yolo(root: Path) -> Found | None:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
+            if path.stem != "data":
+                continue
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; mend or remove it") from error
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
             if not isinstance(names, dict | list) or not names:
                 raise ValueError(f"{path}: names must be a list of classes, or numbers and classes; got {names!r:.60}")
-            named = list(names.values()) if isinstance(names, dict) else names
-            base = Path(str(content["path"])) if content.get("path") else root
-            bases = [base, root / base, root]
+            named = names if isinstance(names, list) else numbered(names, path)
+            base = Path(str(content.get("path") or "."))
+            bases = [root / base, base, root]  # an absolute one is itself
             splits = {
                 split: Split(read_yolo(yolo_folders(content[split], bases, path), named, root), root)
                 for split in ("train", "val")
@@ -144,7 +147,7 @@ def find_yolo(root: Path) -> Found | None:
             }
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
-    if classes is not None and (root / "images").is_dir():
+    if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
         named = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
@@ -154,13 +157,15 @@ def find_yolo(root: Path) -> Found | None:
 
 def find_voc(root: Path) -> Found | None:
     """`Annotations/*.xml` with lists in `ImageSets`, or XML files beside their images."""
-    if next((root / "Annotations").glob("*.xml"), None):
-        listed = {name: listed_in(root, name) for name in ("train", "val")}
+    labels = next((p for p in (root / "Annotations", root / "annotations") if next(p.glob("*.xml"), None)), None)
+    if labels is not None:
+        listed = {name: listed_in(root, name) for name in ("train", "val", "trainval", "test")}
         images = next((p for p in (root / "JPEGImages", root / "images") if p.is_dir()), root)
-        if listed["train"] and listed["val"]:
-            documents = {name: read_voc(images, root / "Annotations", only=stems) for name, stems in listed.items()}
-            return pair("Pascal VOC", {name: Split(document, images) for name, document in documents.items()})
-        return Found("Pascal VOC", Split(read_voc(images, root / "Annotations"), images), None)
+        train = listed["train"] if listed["train"] and listed["val"] else listed["trainval"] or listed["train"]
+        documents = {"train": read_voc(images, labels, only=train or None, but=listed["test"] - train)}
+        if train and listed["val"] - train:
+            documents["val"] = read_voc(images, labels, only=listed["val"])
+        return pair("Pascal VOC", {name: Split(document, images) for name, document in documents.items()})
     folders = {name: root / name for name in (*TRAIN, *VAL) if next((root / name).glob("*.xml"), None)}
     if not folders and next(root.glob("*.xml"), None):
         folders = {"train": root}
@@ -175,6 +180,15 @@ def pair(layout: str, splits: dict[str, Split]) -> Found | None:
     train = next((splits[name] for name in TRAIN if name in splits), None)
     val = next((splits[name] for name in VAL if name in splits), None)
     return None if train is None else Found(layout, train, val)
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file is COCO's, and not a log or settings beside it."""
+    try:
+        read_document(path)
+    except ValueError:
+        return False
+    return True
 
 
 def split_name(stem: str) -> str:
@@ -230,5 +244,24 @@ def listed_in(root: Path, split: str) -> set[str]:
     for kind in ("Main", "Segmentation", ""):
         path = root / "ImageSets" / kind / f"{split}.txt"
         if path.is_file():
-            return {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            # the lists of one class have a column of 1 and -1 beside the names
+            return {re.sub(r"\s+-?[01]$", "", line) for line in lines}
     return set()
+
+
+def numbered(names: dict[Any, Any], path: Path) -> list[str]:
+    """Classes by their numbers, which may have gaps.
+
+    Raises:
+        ValueError: keys that are no numbers.
+    """
+    try:
+        by_number = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: names must be numbered from 0, e.g. {{0: cat, 1: dog}}; got {names!r:.60}"
+        ) from error
+    if min(by_number) < 0:
+        raise ValueError(f"{path}: names must be numbered from 0; got {min(by_number)}")
+    return [by_number.get(number, f"class {number}") for number in range(max(by_number) + 1)]

@@ -12,7 +12,7 @@ from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.evaluation import Metrics, coco_metrics
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.results import Result, batch_results
-from botvision.optim import build_optimizer, freeze, rate_for
+from botvision.optim import build_optimizer, freeze, rate_for, trained_before
 
 
 class MaskRCNNModule(TaskModule):
@@ -96,7 +96,7 @@ class MaskRCNNModule(TaskModule):
             lr=cast("float", rates[0]),
             weight_decay=o.weight_decay,
             momentum=o.momentum,
-            slow=set(self.detector.pyramid.body.parameters()),
+            slow=trained_before(self.detector.pyramid.body),
             slow_lr=rates[1],
         )
         per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
