@@ -49,7 +49,8 @@ def test_help_shows_choices_and_what_a_recipe_may_give(capsys):
     text = " ".join(help_of(["maskrcnn", "train"], capsys).split())
     assert "--model.preset paper|torchvision_v2|tiny|nano " in text
     assert "--data.flip true|false mirror half of the images (default: true)" in text
-    assert "--data.train_images PATH folder of its images (required, here or in the recipe)" in text
+    assert "--out PATH folder of the run, e.g. runs/maskrcnn/mine (required, here or in the recipe)" in text
+    assert "--data.root PATH|none in place of these four, a folder in" in text
     assert "--data.jitter NUMBER NUMBER" in text
     assert "usage: botvision maskrcnn train [--recipe NAME] [--FLAG VALUE ...]" in text
 
@@ -105,7 +106,7 @@ def test_the_nearest_name_may_be_in_another_group(name, meant):
         (["train", "--model.preset", "papr"], "--model.preset takes paper|torchvision_v2|tiny|nano"),
         (["train", "--engine.live", "x"], "--engine.live takes tensorboard|wandb|none"),
         (["train", "--data.jitter", "0.5"], "--data.jitter takes NUMBER NUMBER; got [0.5];"),
-        (["train", "--engine.compile"], "--engine.compile takes true|false; got nothing;"),
+        (["train", "--engine.compile", "maybe"], "--engine.compile takes true|false; got maybe;"),
         (["predict", "a.ckpt"], "missing SOURCE; flags: botvision maskrcnn predict --help"),
     ],
 )

@@ -125,7 +125,8 @@ def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
     """What a command's function returns for the flags that were typed."""
     parser = command_parser(command, prog=f"botvision {' '.join(words)}")
     flags = flags_of(load(command.function))
-    given = switched_on(as_jsonargparse_reads(arguments, lists_of(flags)), switches_of(flags))
+    given = as_jsonargparse_reads(arguments, lists_of(flags))
+    given = switched_on(given, switches_of(flags), before_words=command.recipes is None)
     options = parser.instantiate_classes(parser.parse_args(none_as_null(given, flags)))
     if command.recipes:  # it trains
         quiet_libraries()
@@ -310,11 +311,13 @@ def switches_of(flags: Mapping[str, Flag]) -> set[str]:
     return {name for name, flag in flags.items() if flag.kind is bool}
 
 
-def switched_on(arguments: list[str], switches: set[str]) -> list[str]:
-    """`--track` alone as `--track true`."""
+def switched_on(arguments: list[str], switches: set[str], *, before_words: bool) -> list[str]:
+    """`--track` alone as `--track true`; `before_words` too, where a command takes words without a flag."""
     read: list[str] = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        ends = following == "" or following.startswith("--")
         bare = argument.removeprefix("--") in switches and following.lower() not in {"true", "false"}
+        bare = bare and (ends or before_words)
         read += [argument, "true"] if bare and argument.startswith("--") else [argument]
     return read
 

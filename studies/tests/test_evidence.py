@@ -252,7 +252,7 @@ def recipe(**parts):
         ({"remarks": {"sides": "x"}}, r"remarks has an unknown key 'sides'; it takes plain, side"),
         (
             recipe(optim={"epochs": 2, "lrr": 1}),
-            r"train\.optim has an unknown key 'lrr'; it takes clip, ema, epochs, lr,",
+            r"train\.optim has an unknown key 'lrr'; it takes backbone_lr, clip, ema, epochs, ",
         ),
         (recipe(optim={"epochs": 2, "lr": "fast"}), r"resnet, train\.optim: .*lr.* fast; mend the grid"),
         (recipe(optim={}), r"train\.optim lacks 'epochs'; add it"),

@@ -1,16 +1,20 @@
 """A stranger's own images: one folder, a part of it kept, a frozen model, an end that says what was learnt."""
 
 import csv
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from botvision.classify import evaluate, train
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
 from botvision.classify.model import build_model
+from botvision.classify.module import head_of
 from botvision.classify.sources import Folders, Part
 from botvision.cli import main
 from botvision.engine.config import EngineConfig
@@ -79,6 +83,31 @@ def test_parts_are_for_class_folders(tmp_path, folder, capsys):
         arguments = ["--data.train", source, "--out", str(tmp_path / "x"), "--data.workers", "0"]
         assert main(["classify", "train", "--recipe", "finetune", *arguments]) == 2
         assert match in capsys.readouterr().err
+
+
+def test_a_folder_of_splits_is_no_folder_of_classes(folder, tmp_path):
+    (tmp_path / "set").mkdir()
+    for split in ("train", "valid"):
+        (tmp_path / "set" / split).symlink_to(folder)
+    with pytest.raises(
+        ValueError, match=r"holds splits \(train, valid\), not classes; give each by itself, e\.g\. --data"
+    ):
+        Folders(tmp_path / "set")
+
+
+def test_one_image_more_moves_no_other_to_the_other_split(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "more")
+    shutil.copy(folder / "red" / "3.png", tmp_path / "more" / "red" / "0new.png")
+    before, after = (
+        {Path(path).name for path, label in Part(Folders(root), 0.3, seed=0, kept=True).samples if label == 2}
+        for root in (folder, tmp_path / "more")
+    )
+    assert len(before & after) >= len(before) - 1
+
+
+def test_models_with_two_heads_are_trained():
+    head = head_of(timm.create_model("levit_128s", num_classes=3))
+    assert len(list(head.parameters())) >= 4
 
 
 def test_a_frozen_classifier_learns_its_attention_blocks_and_its_last_layer(folder, tmp_path):

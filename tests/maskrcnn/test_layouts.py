@@ -176,6 +176,35 @@ def test_one_file_is_split_by_image_and_by_the_seed(scenes, tmp_path):
         split_by_image(found.train, fraction=1.5, seed=0)
 
 
+def test_a_test_split_of_pascal_voc_is_left_alone(scenes, tmp_path):
+    document = json.loads((scenes / "annotations" / "train.json").read_text())
+    as_voc(tmp_path, "train", document, scenes / "train")
+    (tmp_path / "Annotations").rename(tmp_path / "annotations")
+    stems = sorted(path.stem for path in (tmp_path / "JPEGImages").iterdir())
+    lists = tmp_path / "ImageSets" / "Main"
+    (lists / "train.txt").unlink()
+    (lists / "trainval.txt").write_text("\n".join(f"{stem}  1" for stem in stems[:10]))
+    (lists / "test.txt").write_text("\n".join(stems[10:]))
+    found = find_splits(tmp_path)
+    assert found.val is None
+    assert sorted(Path(i["file_name"]).stem for i in found.train.annotations["images"]) == stems[:10]
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [("{1: b, 0: a}", ["a", "b"]), ("{0: a, 2: c}", ["a", "class 1", "c"]), ("{'0': a}", ["a"])],
+)
+def test_yolo_names_go_by_their_numbers(names, read, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "x.JPG")
+    (tmp_path / "images" / "x.txt").write_text("0 0.5 0.5 0.2 0.2")  # beside the image, as some tools write it
+    (tmp_path / "data.yaml").write_text(f"path: .\ntrain: images\nnames: {names}")
+    (tmp_path / "mkdocs.yml").write_text("a: !!python/name:x.y")  # of something else
+    document = find_splits(tmp_path).train.annotations
+    assert [category["name"] for category in document["categories"]] == read
+    assert len(document["annotations"]) == 1
+
+
 def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
     """A camera's tag turns 40×20 into 20×40, and boxes are told in what people see."""
     (tmp_path / "images").mkdir()
@@ -194,7 +223,7 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
     ("files", "error", "match"),
     [
         ({}, FileNotFoundError, r"holds no annotations in a layout that is known: COCO .*Roboflow .*YOLO .*Pascal VOC"),
-        ({"a.json": "{}", "b.json": "{}"}, ValueError, r"several annotation files \(a\.json, b\.json\); name one by"),
+        ({"a.json": COCO % "", "b.json": COCO % ""}, ValueError, r"several annotation files \(a\.json, b\.json\)"),
         ({"a.json": "[]"}, ValueError, r"a\.json is no COCO file: it needs the lists images, annotations and cat"),
         ({"a.json": COCO % ""}, ValueError, r"a\.json is no COCO file: it needs a list of images with a file_name"),
         ({"a.json": COCO % "3"}, ValueError, r"a\.json: images must be a list of dictionaries; got 3 in it"),
@@ -202,20 +231,28 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
         ({"data.yaml": "train: [a"}, ValueError, r"data\.yaml is not YAML: .*; mend or remove it"),
         ({"data.yaml": "train: a\nnames: 3"}, ValueError, r"names must be a list of classes, or numbers.*; got 3"),
         ({"data.yaml": "train: there\nnames: [a]"}, FileNotFoundError, r"names there, which is not there; mend"),
+        ({"data.yaml": "train: a\nnames: {a: 0}"}, ValueError, r"names must be numbered from 0"),
+        ({"images/x.png": None, "classes.txt": "a", "labels/y.txt": ""}, FileNotFoundError,
+         r"none of 1 images has a label: the last one's was looked for at .*labels/x\.txt"),
+        ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": b"\xff"}, ValueError,
+         r"x\.txt is not text in UTF-8"),
         ({"a.xml": "<annotation>"}, FileNotFoundError, r"holds no image of the files in"),
         ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"holds a file that is not Pascal VOC's"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 12 14 3 5"}, ValueError,
          r"x\.txt, line 1 has numbers beyond the image; they are shares of it"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 0.1 0.2 0.3"}, ValueError,
          r"x\.txt, line 1 is neither `class x y w h` nor a class and a polygon"),
-        ({"images/x.png": "no image", "classes.txt": "a"}, ValueError, r"cannot read image .*x\.png"),
+        ({"images/x.png": "no image", "classes.txt": "a", "labels/x.txt": ""}, ValueError,
+         r"cannot read image .*x\.png"),
     ],
 )  # fmt: skip
 def test_folders_that_cannot_be_read_say_why(files, error, match, tmp_path):
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        if text is None:
+        if isinstance(text, bytes):
+            path.write_bytes(text)
+        elif text is None:
             Image.new("RGB", (8, 8)).save(path)
         else:
             path.write_text(text)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from PIL import Image
 from botvision.cli import main
 from botvision.engine.config import EngineConfig, epochs_for
 from botvision.engine.doubts import flat_loss, nothing_found, slow_start
-from botvision.engine.trainer import averaged
+from botvision.engine.folder import clear
+from botvision.engine.trainer import Patience, averaged
 from botvision.maskrcnn import evaluate, predict, train
 from botvision.maskrcnn.checkpoint import build_model, load_detector
+from botvision.maskrcnn.coco import has_masks
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
-from botvision.maskrcnn.intake import settle_data
+from botvision.maskrcnn.data import CocoInstances
+from botvision.maskrcnn.intake import settle_data, unlearnable
 from botvision.maskrcnn.model import build_mask_rcnn
 from botvision.optim import build_optimizer, freeze, rate_for
 
@@ -115,6 +119,52 @@ def test_best_weights_are_reported(scenes, tmp_path):
     assert done.mask_ap == max(float(row["val/mask_ap"]) for row in rows)
     again = evaluate(done.checkpoint, files[2], files[3], workers=0)
     assert (again.box["AP"], again.mask["AP"]) == pytest.approx((done.box_ap, done.mask_ap), abs=1e-6)
+
+
+def test_replacing_a_run_leaves_labels_alone(run, boxes, tmp_path):
+    """Those that a run has converted, which its config.yaml names, and those of a folder that it is written into."""
+    done, _ = run
+    shutil.copytree(done.out, tmp_path / "run")
+    (tmp_path / "run" / "annotations" / "train.json").write_text("mine")
+    clear(tmp_path / "run")
+    kept = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert kept == {"train.json", *(path.name for path in (done.out / "annotations").iterdir())}
+
+
+def test_few_masks_among_boxes_are_not_trained_on(coco, caplog):
+    document, save = coco
+    for annotation in document["annotations"][3:]:
+        del annotation["segmentation"]
+    path, _ = save()
+    assert not has_masks(document, path, on_bad="skip")
+    assert "objects have no mask, so all are trained on as boxes; --model.masks true leaves these out" in caplog.text
+    for annotation in document["annotations"]:
+        annotation["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    assert has_masks(document, path, on_bad="refuse")
+    del document["annotations"][0]["segmentation"]
+    assert has_masks(document, path, on_bad="skip")
+
+
+def test_patience_waits_for_a_first_finding_and_outlives_a_resume():
+    patience = Patience("val/box_ap", mode="max", patience=2, check_finite=False)
+    trainer = SimpleNamespace(callback_metrics={}, should_stop=False, fast_dev_run=False, world_size=1, current_epoch=0)
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    counts = []
+    for found in (0.0, 0.0, 0.0, 0.1, 0.0, 0.05):
+        trainer.callback_metrics = {"val/box_ap": torch.tensor(found)}
+        patience._run_early_stopping_check(trainer)
+        counts.append(patience.wait_count)
+    assert counts == [0, 0, 0, 0, 1, 2]
+    assert trainer.should_stop
+    again = SimpleNamespace(should_stop=False)
+    patience.on_train_start(again, None)
+    assert again.should_stop
+
+
+def test_images_of_both_splits_are_warned_of(scenes):
+    sets = [CocoInstances(scenes / "annotations" / f"{n}.json", scenes / n, on_bad="skip") for n in ("train", "val")]
+    assert not [line for line in unlearnable(*sets) if "trained on" in line]
+    assert "16 of 16 validation images are trained on, e.g. " in "".join(unlearnable(sets[0], sets[0]))
 
 
 def test_annotations_of_which_some_have_masks(coco, tmp_path):

@@ -98,9 +98,9 @@ class OptimConfig:
     Args:
         optimizer: timm's name: momentum (SGD, the paper's), sgd (with Nesterov), adamw, lamb, …
         lr_per_256: base rate for 256 images a step; the batch of all devices together scales it.
-        backbone_lr: the same for all but the classifier's layer, e.g. a tenth of lr_per_256 where trained weights are
-            loaded; none for lr_per_256.
-        freeze: keep the weights as they were loaded, but for attention blocks and the classifier's layer.
+        backbone_lr: the same for what `freeze` would keep, e.g. a tenth of lr_per_256 where trained weights are loaded;
+            none for lr_per_256.
+        freeze: keep the weights as they were loaded, except those of blocks with attention and of the last layer.
         weight_decay: on weights only, never on norms, biases and position tables.
         momentum: of those that take one.
         layer_decay: rate of each layer as a share of the next one's (timm's groups); none for one rate.
@@ -108,7 +108,7 @@ class OptimConfig:
         milestones: as fractions of the run.
         warmup_epochs: linear warm-up, from a hundredth.
         warmup: length of the warm-up as a share of the run, in place of warmup_epochs.
-        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 267 and more).
+        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 256 and more).
         patience: evaluations in a row without a better accuracy that end the run; none runs to the end.
         final: whose weights the run reports, draws and offers: last or best.
         loss: ce (cross-entropy) or bce (a sigmoid a class).

@@ -30,7 +30,7 @@ class Summary(RunSummary):
     """How a run ended; also in `summary.json`.
 
     Attributes:
-        top1, top5: of the last weights on the validation images, as fractions.
+        top1, top5: on the validation images, as fractions.
         unreadable: different images that the first process skipped in the last session.
     """
 
@@ -124,7 +124,7 @@ class Classification(Task[Summary]):
         save_samples(parts.train, classes, out / "samples.jpg", mean=mean, std=std)
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
-        """Accuracies of the last weights."""
+        """Accuracies."""
         bad = cast("ClassifierModule", parts.module).bad
         return Summary(
             top1=metrics["val/top1"], top5=metrics["val/top5"], unreadable=len(bad), model=self.model.name, **common

@@ -162,7 +162,7 @@ class Task(ABC, Generic[Summary]):
 
     @abstractmethod
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
-        """Its summary: metrics of the last weights, and the fields of `RunSummary`."""
+        """Its summary: metrics of the weights that it ends with, and the fields of `RunSummary`."""
 
     def options(self) -> dict[str, Any]:
         """Its fields."""

@@ -106,8 +106,9 @@ class OptimConfig:
         lr: base rate, at the batch of all devices together.
         lr_batch_size: batch that lr is given for: it is scaled to the run's own, in proportion for SGD and by the root
             for adaptive optimisers; none takes lr as it is.
-        backbone_lr: the backbone's own base rate, e.g. a tenth of lr where its weights are trained; none for lr.
-        freeze: keep the backbone's weights as they were loaded, but for its attention blocks.
+        backbone_lr: base rate of what `freeze` would keep, e.g. a tenth of lr where its weights are
+            trained; none for lr.
+        freeze: keep the backbone's weights as they were loaded, except those of its blocks with attention.
         weight_decay: on weights only, never on norms, biases and position tables.
         momentum: of those that take one.
         schedule: steps (×0.1 at each milestone) or cosine (to 0).
@@ -115,7 +116,7 @@ class OptimConfig:
         warmup_steps: linear warm-up.
         warmup_from: first rate, as a fraction of lr.
         warmup: length of the warm-up as a share of the run, in place of warmup_steps.
-        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 267 and more).
+        epochs: passes over the training images; auto: by their number (100 for 32 and fewer, 12 for 256 and more).
         patience: evaluations in a row without a better AP that end the run; none runs to the end.
         final: whose weights the run reports, draws and offers: last or best.
         clip: largest norm of the gradient; none leaves it.

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import supervision as sv
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from botvision.inputs import image_suffixes
 
 Document = dict[str, Any]
+# what Pillow says of a file that is no image, and its tags; ImportError where ultralytics looks for a HEIF reader
+UNREADABLE = (OSError, ValueError, SyntaxError, ImportError, struct.error, Image.DecompressionBombError)
 
 
 def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Document:
@@ -164,14 +166,7 @@ def size_of(path: Path) -> tuple[int, int]:
         with Image.open(path) as opened:
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (opened.height, opened.width) if turned else opened.size
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except UNREADABLE as error:
         raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
 
 

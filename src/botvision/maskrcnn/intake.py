@@ -1,4 +1,4 @@
-"""What a training takes in: files found in a folder, told in a few lines, drawn as they are trained on."""
+"""What a training takes in: files found in a folder, told in lines, drawn as trained on."""
 
 import hashlib
 import json
