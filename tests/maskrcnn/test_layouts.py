@@ -161,6 +161,9 @@ def test_polygons_keep_their_corners(scenes, tmp_path):
 def test_one_file_is_split_by_image_and_by_the_seed(scenes, tmp_path):
     shutil.copytree(scenes / "train", tmp_path / "images")
     shutil.copy(scenes / "annotations" / "train.json", tmp_path / "labels.json")
+    (tmp_path / "annotations").mkdir()  # as a run into this very folder leaves it
+    for name in ("train-0123abcd.json", "val-0123abcd.json"):
+        shutil.copy(tmp_path / "labels.json", tmp_path / "annotations" / name)
     found = find_splits(tmp_path)
     assert (found.layout, found.val) == ("one COCO file", None)
     parts = [split_by_image(found.train, fraction=0.25, seed=seed) for seed in (0, 0, 1)]
@@ -236,6 +239,8 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
          r"none of 1 images has a label: the last one's was looked for at .*labels/x\.txt"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": b"\xff"}, ValueError,
          r"x\.txt is not text in UTF-8"),
+        ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 0.64 0.71 0.95 0.71"}, ValueError,
+         r"x\.txt, line 1 has a box that reaches out of the image, as a line of two corners would"),
         ({"a.xml": "<annotation>"}, FileNotFoundError, r"holds no image of the files in"),
         ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"holds a file that is not Pascal VOC's"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 12 14 3 5"}, ValueError,

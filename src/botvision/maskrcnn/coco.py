@@ -12,7 +12,7 @@ from botvision.maskrcnn.masks import Box, decode
 
 log = logging.getLogger("botvision.maskrcnn")
 LISTS = ("images", "annotations", "categories")
-FEW = 0.05  # of the objects may be without a mask for masks to be trained on
+FEW = 0.2  # of the objects may be without a mask for masks to be trained on
 NO_MASK = "has no segmentation, and Mask R-CNN needs polygons or RLE"
 
 
@@ -93,7 +93,7 @@ def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
         return bool(annotations)
     if bare < len(annotations) and on_bad == "skip":
         log.warning(
-            "%s: %d of %d objects have no mask, so all are trained on as boxes; --model.masks true leaves these out",
+            "warning: %s: %d of %d objects have no mask, so all are trained as boxes; --model.masks true leaves these out",
             path, bare, len(annotations),
         )  # fmt: skip
         return False

@@ -12,6 +12,7 @@ from PIL import Image
 from botvision.inputs import image_suffixes
 
 Document = dict[str, Any]
+OVER = 0.05  # of the image's side by which a box may reach out of it
 # what Pillow says of a file that is no image, and its tags; ImportError where ultralytics looks for a HEIF reader
 UNREADABLE = (OSError, ValueError, SyntaxError, ImportError, struct.error, Image.DecompressionBombError)
 
@@ -184,6 +185,13 @@ def yolo_line(line: str, *, where: str) -> tuple[int, list[float]]:
         raise ValueError(f"{where} is neither `class x y w h` nor a class and a polygon of x y: {line!r:.60}; mend it")
     if max(map(abs, places)) > 2:
         raise ValueError(f"{where} has numbers beyond the image; they are shares of it, 0 … 1: {line!r:.60}; mend it")
+    if len(places) == 4 and any(
+        abs(centre - 0.5) + size / 2 > 0.5 + OVER for centre, size in zip(places[:2], places[2:], strict=True)
+    ):
+        raise ValueError(
+            f"{where} has a box that reaches out of the image, as a line of two corners would: {line!r:.60}; boxes are "
+            "`class x y w h` with x and y of the centre; mend it"
+        )
     return int(kind), places
 
 

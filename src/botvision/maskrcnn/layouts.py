@@ -102,7 +102,7 @@ def find_roboflow(root: Path) -> Found | None:
 def find_coco(root: Path) -> Found | None:
     """`annotations/*train*.json` and `*val*.json`, with images in folders so named, in `images` or at the root."""
     splits = {}
-    paths = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
+    paths = json_files(root)
     for path in sorted(paths, key=lambda path: "instances" not in path.stem):  # COCO has captions and keypoints beside
         name = split_name(path.stem)
         if name and name not in splits and is_coco(path):
@@ -114,7 +114,7 @@ def find_coco(root: Path) -> Found | None:
 
 def find_single(root: Path) -> Found | None:
     """One COCO file for all images."""
-    every = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
+    every = json_files(root)
     paths = [path for path in every if is_coco(path)] or every[:1]
     if not paths:
         return None
@@ -180,6 +180,12 @@ def pair(layout: str, splits: dict[str, Split]) -> Found | None:
     train = next((splits[name] for name in TRAIN if name in splits), None)
     val = next((splits[name] for name in VAL if name in splits), None)
     return None if train is None else Found(layout, train, val)
+
+
+def json_files(root: Path) -> list[Path]:
+    """JSON files in `annotations` and at the root, without those that a run into the same folder has converted."""
+    every = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
+    return [path for path in every if not re.fullmatch(r"(train|val)-[0-9a-f]{8}\.json", path.name)]
 
 
 def is_coco(path: Path) -> bool:
