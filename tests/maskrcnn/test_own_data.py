@@ -137,7 +137,7 @@ def test_few_masks_among_boxes_are_not_trained_on(coco, caplog):
         del annotation["segmentation"]
     path, _ = save()
     assert not has_masks(document, path, on_bad="skip")
-    assert "objects have no mask, so all are trained as boxes; --model.masks true leaves these out" in caplog.text
+    assert "objects have no mask: all are trained as boxes; --model.masks true leaves these out" in caplog.text
     for annotation in document["annotations"]:
         annotation["segmentation"] = [[0, 0, 9, 0, 9, 9]]
     assert has_masks(document, path, on_bad="refuse")

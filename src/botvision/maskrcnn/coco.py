@@ -93,7 +93,7 @@ def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
         return bool(annotations)
     if bare < len(annotations) and on_bad == "skip":
         log.warning(
-            "warning: %s: %d of %d objects have no mask, so all are trained as boxes; --model.masks true leaves these out",
+            "warning: %s: %d of %d objects have no mask: all are trained as boxes; --model.masks true leaves these out",
             path, bare, len(annotations),
         )  # fmt: skip
         return False
