@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -183,8 +183,8 @@ def open_real_labels(path: Path | None, dataset: object) -> RealLabelsImagenet |
     return RealLabelsImagenet(names, real_json=str(path))
 
 
-def to_image(image: Tensor, classifier: Classifier) -> NDArray[np.uint8]:
-    """A normalised image (3, H, W) as uint8 (H, W, 3)."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (classifier.mean, classifier.std))
-    pixels: NDArray[np.uint8] = ((image * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+def to_image(image: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """An image (3, H, W), normalised by these, as uint8 (H, W, 3)."""
+    shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    pixels: NDArray[np.uint8] = ((image * scale + shift) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return pixels

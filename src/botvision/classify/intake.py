@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from botvision.classify.data import Bad, ImageDataset
+from botvision.classify.evaluation import to_image
 from botvision.draw.classes import draw_predictions
 from botvision.engine.loader import ResumableLoader
 
@@ -36,6 +35,5 @@ def save_samples(
     chosen = range(0, len(dataset), -(-len(dataset) // SAMPLES))
     good = [sample for sample in (dataset[number] for number in chosen) if not isinstance(sample, Bad)]
     if good:
-        shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
-        images = [((image * scale + shift) * 255).clamp(0, 255).byte().permute(1, 2, 0).numpy() for image, _ in good]
+        images = [to_image(image, mean=mean, std=std) for image, _ in good]
         draw_predictions(images, [(names[label], None) for _, label in good], path)

@@ -11,6 +11,7 @@ from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_images
+from botvision.engine.loader import images_kept
 from botvision.inputs import image_suffixes, open_image
 
 DIGITS = "digits"
@@ -135,8 +136,6 @@ class Part:
         Raises:
             ValueError: a fraction outside 0 … 1, a source that does not tell its labels, or a class of one image.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1; e.g. 0.2")
         samples = getattr(source, "samples", None)
         if samples is None:
             raise ValueError("a part can be kept of class folders alone; give --data.val")
@@ -148,7 +147,7 @@ class Part:
             if len(own) < 2:
                 raise ValueError(f"class {name} has {len(own)} images, and two splits need two; add images")
             own.sort(key=lambda number: drawn(samples[number][0], seed=seed))
-            share = min(len(own) - 1, max(1, round(fraction * len(own))))
+            share = images_kept(len(own), fraction=fraction)
             self.numbers += own[:share] if kept else own[share:]
         self.numbers.sort()
 

@@ -149,7 +149,7 @@ def draw_end(checkpoint: Path, data: DataConfig, out: Path, *, device: torch.dev
     evaluated = evaluate_at(classifier, data, size=classifier.config.img_size, keep=EXAMPLES, seed=seed)
     title = f"{classifier.config.name}, top-1 {evaluated.top1:.4f} of {evaluated.images}"
     draw_confusion(evaluated.confusion.numpy(), classifier.classes, out / "confusion.png", title=title)
-    images = [to_image(image, classifier) for image in evaluated.examples]
+    images = [to_image(image, mean=classifier.mean, std=classifier.std) for image in evaluated.examples]
     labels = []
     for is_, named, sure in evaluated.predicted:
         name, truth = classifier.classes[named], classifier.classes[is_]

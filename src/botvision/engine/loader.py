@@ -117,6 +117,17 @@ def leave_signals(_: int) -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
+def images_kept(count: int, *, fraction: float) -> int:
+    """How many of so many images `data.val_fraction` keeps to evaluate on: at least one, and never all.
+
+    Raises:
+        ValueError: a fraction outside 0 … 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1; e.g. 0.2")
+    return min(count - 1, max(1, round(fraction * count)))
+
+
 def check_enough(what: str, *, samples: int, batches: int, share: Share) -> None:
     """Refuse a split that leaves a process without a batch.
 

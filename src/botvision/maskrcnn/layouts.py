@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from botvision.engine.loader import images_kept
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
@@ -66,8 +67,6 @@ def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, 
     Raises:
         ValueError: a fraction outside 0 … 1, or too few images with objects.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1; e.g. 0.2")
     document = split.document()
     annotated = {annotation.get("image_id") for annotation in document["annotations"]}
     with_objects = [image for image in document["images"] if image.get("id") in annotated]
@@ -77,7 +76,7 @@ def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, 
     for group in (with_objects, [image for image in document["images"] if image.get("id") not in annotated]):
         ids = [image.get("id") for image in group]
         random.Random(seed).shuffle(ids)
-        chosen |= set(ids[: min(len(ids) - 1, max(1, round(fraction * len(ids))))] if ids else [])
+        chosen |= set(ids[: images_kept(len(ids), fraction=fraction)] if ids else [])
 
     def part(inside: bool) -> Split:
         return Split(
