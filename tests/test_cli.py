@@ -1,5 +1,6 @@
 """The command line: help of every command, every recipe, one line and exit code 2 for a user's mistake."""
 
+import errno
 import importlib
 import subprocess
 import sys
@@ -333,3 +334,10 @@ def test_a_switch_needs_no_value(capsys):
         main(["maskrcnn", "predict", "--track", "a.ckpt", "0", "--draw", "false", "--print_config"])
     said = yaml.safe_load(capsys.readouterr().out)
     assert (said["track"], said["draw"], said["source"]) == (True, False, "0")
+
+
+def test_what_the_system_refuses_is_told_with_its_path_and_a_cure():
+    refused = PermissionError(errno.EACCES, "Permission denied", "/there/a.json")
+    assert first_cause(refused) == "/there/a.json: permission denied; give a path that can be read and written"
+    assert first_cause(IsADirectoryError(errno.EISDIR, "Is a directory", "/there")) == "/there: is a directory"
+    assert first_cause(OSError("no room to write a.json")) == "no room to write a.json"

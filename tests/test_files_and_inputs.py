@@ -1,5 +1,7 @@
 """Whole files or none; images upright, whatever their mode."""
 
+import re
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -69,6 +71,13 @@ def test_files_folders_and_globs(tmp_path):
     assert [p.name for p in find_images(f"{tmp_path}/*.png")] == ["b.png"]
     with pytest.raises(FileNotFoundError, match=r"no image at .*\*\.gif; give an image, a folder or a quoted glob of"):
         find_images(f"{tmp_path}/*.gif")
+    (tmp_path / "below").mkdir()
+    shutil.move(tmp_path / "b.png", tmp_path / "below")
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"but in folders below it, e\.g\. .*b\.png; give '.*/\*\*/\*'") as told:
+        find_images(tmp_path)
+    pattern = re.search(r"give '(.*)' for all", str(told.value))[1]
+    assert [p.name for p in find_images(pattern)] == ["b.png"]  # and not notes.txt
 
 
 def test_a_image_is_named_where_another_library_opens_it(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from botvision.usage import Flag, Paragraphs, about, explain, flags_of, refusal,
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
+NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Command(NamedTuple):
@@ -344,13 +346,14 @@ def command_parser(command: Command, *, prog: str) -> Any:
     function = load(command.function)
     flags = flags_of(function)
     recipes = recipe_names(command.recipes) if command.recipes else []
+    contents = {name: recipe_path(name, command.recipes) for name in recipes}
 
     class OneLineParser(ArgumentParser):
         """A mistake is one line, with the flag that may have been meant."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             positionals = [action.dest for action in self._actions if not action.option_strings]
-            told = refusal(" ".join(message.split()), flags, positionals=positionals, recipes=recipes)
+            told = refusal(" ".join(message.split()), flags, positionals=positionals, recipes=contents)
             refuse(f"{told}; flags: {prog} --help")
 
     parser = OneLineParser(prog=prog, description=about(function), formatter_class=Paragraphs)
@@ -404,6 +407,9 @@ def recipe_path(value: str, package: str | None) -> Path:
 def first_cause(error: BaseException) -> str:
     """One line: what was wrong, without the traceback that a data-loading process puts before it."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        cure = "; give a path that can be read and written" if error.errno in NO_ACCESS else ""
+        return f"{error.filename}: {error.strerror.lower()}{cure}"
     last = lines[-1] if lines else type(error).__name__
     return last.removeprefix("ValueError: ").removeprefix("FileNotFoundError: ")
 

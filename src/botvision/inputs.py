@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import shlex
 import urllib.request
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -64,7 +65,8 @@ def is_video(path: PurePath) -> bool:
 def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
     """Paths of an image, of a folder's images (sorted, not in subfolders), or of a glob's.
 
-    A folder's images are the files that Pillow reads by their suffix, and those whose suffix tells what it lacks.
+    A folder's images are the files that Pillow reads by their suffix, and those whose suffix tells what it lacks; a
+    glob's too, unless it finds none of these.
 
     Args:
         source: an image, a folder or a glob.
@@ -74,14 +76,21 @@ def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
         FileNotFoundError: nothing there, or no image in it.
     """
     path = Path(source)
+    wanted = image_suffixes() | CURES.keys() | (VIDEOS if videos else set())
     if path.is_dir():
-        wanted = image_suffixes() | CURES.keys() | (VIDEOS if videos else set())
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted)
     elif path.is_file():
         found = [path]
     else:
-        found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
+        every = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
+        found = [p for p in every if p.suffix.lower() in wanted] or every
     if not found:
+        below = next((p for p in path.glob("*/**/*") if p.suffix.lower() in wanted), None)
+        if below is not None:
+            raise FileNotFoundError(
+                f"no image in {source} itself, but in folders below it, e.g. {below}; give "
+                f"{shlex.quote(str(path / '**' / '*'))} for all of them"
+            )
         raise FileNotFoundError(
             f"no image at {source}; give an image, a folder or a quoted glob of files that Pillow reads, such as .jpg, "
             ".png or .webp"

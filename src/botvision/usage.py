@@ -5,7 +5,7 @@ import difflib
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -159,14 +159,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return next(iter([*same, *difflib.get_close_matches(name, known, n=1), *alike]), "")
 
 
-def refusal(message: str, flags: Mapping[str, Flag], *, positionals: Sequence[str], recipes: Sequence[str]) -> str:
+def refusal(message: str, flags: Mapping[str, Flag], *, positionals: Sequence[str], recipes: Mapping[str, Path]) -> str:
     """Jsonargparse's message in our words: flags as they are typed, kinds as the help has them.
 
     Args:
         message: as one line.
         flags: of the command.
         positionals: those of them that need no name.
-        recipes: names of those that the command has.
+        recipes: those that the command has, by name.
     """
 
     def typed(name: str) -> str:
@@ -174,7 +174,8 @@ def refusal(message: str, flags: Mapping[str, Flag], *, positionals: Sequence[st
 
     if missing := re.search(r'arguments are required: ([\w., ]+)|Key "([\w.]+)" is required', message):
         names = next(filter(None, missing.groups())).split(", ")
-        cure = f"; give them, or --recipe with one that does: {', '.join(recipes)}" if recipes else ""
+        able = [recipe for recipe, path in recipes.items() if gives(path, names)]
+        cure = f"; give them, or --recipe with one that does: {', '.join(able)}" if able else ""
         return f"missing {', '.join(map(typed, names))}{cure}"
     if nothing := re.search(r"argument (?:-\w/)?--([\w.]+)\S*: expected", message):
         kind = flags[nothing[1]].kind if nothing[1] in flags else str
@@ -185,6 +186,20 @@ def refusal(message: str, flags: Mapping[str, Flag], *, positionals: Sequence[st
     return message + unknown(message, flags, recipes)
 
 
+def gives(recipe: Path, names: Iterable[str]) -> bool:
+    """Whether a recipe has a value for each of these flags."""
+    import yaml
+
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for name in names:
+        value = content
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
+            return False
+    return True
+
+
 def unfit(name: str, flag: Flag, message: str) -> str:
     """A value of another kind than the flag's, with the choice that may have been meant."""
     value = re.search(r"(?:Got|Given) value: (.*)$", message)
@@ -193,7 +208,7 @@ def unfit(name: str, flag: Flag, message: str) -> str:
     return f"{name} takes {said(flag.kind)}{got}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def unknown(message: str, flags: Mapping[str, Flag], recipes: Sequence[str]) -> str:
+def unknown(message: str, flags: Mapping[str, Flag], recipes: Collection[str]) -> str:
     """What may have been meant by a flag, by a key of a file, or by a recipe without its flag."""
     word = re.search(r"arguments: ([\w-]+)", message)
     if word and word[1] in recipes:

@@ -71,6 +71,7 @@ def test_one_folder_trains_and_says_what_it_read(folder, tmp_path, capsys):
     assert done.top1 == max(float(row["val/top1"]) for row in rows)
     assert done.checkpoint.name == "best.ckpt"
     assert f"{done.top1:.4f}" in str(evaluate(done.checkpoint, str(folder), workers=0)) or done.top1 < 1
+    assert "best.ckpt was trained on most of these images: the figures say nothing" in capsys.readouterr().err
 
 
 def test_parts_are_for_class_folders(tmp_path, folder, capsys):

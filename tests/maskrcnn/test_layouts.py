@@ -1,6 +1,7 @@
 """Folders as people have them: COCO, Roboflow, one file, YOLO and Pascal VOC, beside what they were made of."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_polygons_keep_their_corners(scenes, tmp_path):
     document = json.loads((scenes / "annotations" / "train.json").read_text())
     as_yolo(tmp_path, "train", document, scenes / "train")
     (tmp_path / "data.yaml").write_text("train: train/images\nnames: {0: '0', 1: '1'}\n")
-    with pytest.raises(ValueError, match=r"\.txt, line \d+: class \d+ has no name among 2; mend either"):
+    with pytest.raises(ValueError, match=r"\.txt, line \d+: class \d+ has no name among 2; correct either"):
         find_splits(tmp_path)
     (tmp_path / "data.yaml").write_text(f"train: train/images\nnames: {[str(n) for n in range(10)]}\n")
     read_back = find_splits(tmp_path).train.annotations
@@ -195,7 +196,7 @@ def test_a_test_split_of_pascal_voc_is_left_alone(scenes, tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "read"),
-    [("{1: b, 0: a}", ["a", "b"]), ("{0: a, 2: c}", ["a", "class 1", "c"]), ("{'0': a}", ["a"])],
+    [("{1: b, 0: a}", ["a", "b"]), ("{0: a, 2: c}", ["a", "c"]), ("{'0': a}", ["a"])],
 )
 def test_yolo_names_go_by_their_numbers(names, read, tmp_path):
     (tmp_path / "images").mkdir()
@@ -206,6 +207,38 @@ def test_yolo_names_go_by_their_numbers(names, read, tmp_path):
     document = find_splits(tmp_path).train.annotations
     assert [category["name"] for category in document["categories"]] == read
     assert len(document["annotations"]) == 1
+
+
+def test_a_yolo_label_of_a_number_without_a_name_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "x.png")
+    (tmp_path / "images" / "x.txt").write_text("2 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: {0: a, 2: c}")
+    with pytest.raises(ValueError, match=r"x\.txt, line 2: class 1 has no name among 2"):
+        find_splits(tmp_path)
+    (tmp_path / "images" / "x.txt").write_text("2 0.5 0.5 0.2 0.2\n")
+    document = find_splits(tmp_path).train.annotations
+    assert document["categories"][document["annotations"][0]["category_id"] - 1]["name"] == "c"
+
+
+def test_images_without_labels_and_labels_without_images_are_told(scenes, tmp_path, capsys):
+    document = json.loads((scenes / "annotations" / "train.json").read_text())
+    for layout, labels in (("YOLO (data.yaml)", "train/labels/*.txt"), ("Pascal VOC", "Annotations/*.xml")):
+        root = tmp_path / layout
+        root.mkdir()
+        LAYOUTS[layout](root, "train", document, scenes / "train")
+        if "YOLO" in layout:
+            (root / "data.yaml").write_text((root / "data.yaml").read_text().replace("val: ../val/images\n", ""))
+        capsys.readouterr()
+        find_splits(root)
+        assert "data:" not in capsys.readouterr().err
+        sorted(root.glob(labels))[0].unlink()
+        find_splits(root)
+        assert re.search(r"data: 1 of 16 images have no (XML|label) file and count as", capsys.readouterr().err)
+    next((root / "JPEGImages").iterdir()).unlink()
+    (root / "ImageSets" / "Main" / "train.txt").unlink()
+    find_splits(root)
+    assert re.search(r"data: 1 of 15 images are left out, for they are not in .*JPEGImages", capsys.readouterr().err)
 
 
 def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
@@ -231,9 +264,9 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
         ({"a.json": COCO % ""}, ValueError, r"a\.json is no COCO file: it needs a list of images with a file_name"),
         ({"a.json": COCO % "3"}, ValueError, r"a\.json: images must be a list of dictionaries; got 3 in it"),
         ({"a.json": COCO % '{"file_name": "x.jpg"}'}, FileNotFoundError, r"x\.jpg, which is in none of"),
-        ({"data.yaml": "train: [a"}, ValueError, r"data\.yaml is not YAML: .*; mend or remove it"),
+        ({"data.yaml": "train: [a"}, ValueError, r"data\.yaml is not YAML: .*; correct or remove it"),
         ({"data.yaml": "train: a\nnames: 3"}, ValueError, r"names must be a list of classes, or numbers.*; got 3"),
-        ({"data.yaml": "train: there\nnames: [a]"}, FileNotFoundError, r"names there, which is not there; mend"),
+        ({"data.yaml": "train: there\nnames: [a]"}, FileNotFoundError, r"names there, which is not there; correct"),
         ({"data.yaml": "train: a\nnames: {a: 0}"}, ValueError, r"names must be numbered from 0"),
         ({"images/x.png": None, "classes.txt": "a", "labels/y.txt": ""}, FileNotFoundError,
          r"none of 1 images has a label: the last one's was looked for at .*labels/x\.txt"),
@@ -242,7 +275,9 @@ def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 0.64 0.71 0.95 0.71"}, ValueError,
          r"x\.txt, line 1 has a box that reaches out of the image, as a line of two corners would"),
         ({"a.xml": "<annotation>"}, FileNotFoundError, r"holds no image of the files in"),
-        ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"holds a file that is not Pascal VOC's"),
+        ({"a.xml": "<annotation>", "a.png": None}, ValueError, r"a\.xml is not Pascal VOC's: .*; correct it"),
+        ({"a.xml": "<annotation><object><name>a</name></object></annotation>", "a.png": None}, ValueError,
+         r"a\.xml is not Pascal VOC's"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 12 14 3 5"}, ValueError,
          r"x\.txt, line 1 has numbers beyond the image; they are shares of it"),
         ({"images/x.png": None, "classes.txt": "a", "labels/x.txt": "0 0.1 0.2 0.3"}, ValueError,

@@ -58,7 +58,7 @@ def run(boxes, tmp_path_factory):
         return train(data, out, model=MODEL, optim=optim, engine=ENGINE), said
 
 
-def test_boxes_alone_train_a_faster_rcnn(run, boxes, tmp_path):
+def test_boxes_alone_train_a_faster_rcnn(run, boxes, tmp_path, capsys):
     done, said = run
     assert done.mask_ap is None
     model = load_detector(done.checkpoint).model
@@ -68,6 +68,9 @@ def test_boxes_alone_train_a_faster_rcnn(run, boxes, tmp_path):
     assert metrics.mask == {}
     assert "mask" not in str(metrics)
     assert len(json.loads((tmp_path / "metrics.json").read_text())["box"]) == 12
+    assert "was trained on" not in capsys.readouterr().err
+    evaluate(done.checkpoint, next((done.out / "annotations").glob("train-*.json")), boxes, workers=0)
+    assert "best.ckpt was trained on these images: the figures say nothing of others" in capsys.readouterr().err
     predicted = predict(done.checkpoint, str(boxes / "000001.jpg"), out=tmp_path / "found", threshold=0.0)
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert len(results) == predicted.objects > 0

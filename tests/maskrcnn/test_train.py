@@ -310,6 +310,10 @@ def test_predict_never_replaces_the_images_it_was_given(run, scenes, tmp_path):
     with pytest.raises(ValueError, match="would replace the image itself; give another --out"):
         predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path), out=tmp_path)
     assert (tmp_path / "a.jpg").read_bytes() == before
+    (tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="would be taken for images the next time; give another --out"):
+        predict(run.out / "checkpoints" / "last.ckpt", str(tmp_path), out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.slow

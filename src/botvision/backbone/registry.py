@@ -30,7 +30,7 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
     try:
         return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
     except TypeError as error:  # an option that this model's constructor lacks
-        raise ValueError(f"{name} does not take these options: {error}; leave it out or mend its name") from error
+        raise ValueError(f"{name} does not take these options: {error}; leave it out or correct its name") from error
 
 
 def check_name(name: str) -> None:

@@ -80,6 +80,7 @@ def evaluate(
     from botvision.classify.evaluation import Evaluations, evaluate_at
     from botvision.classify.model import load_classifier
     from botvision.draw.classes import draw_confusion
+    from botvision.engine.folder import warn_of_training_images
 
     if out is not None:
         out = Path(out)
@@ -87,6 +88,7 @@ def evaluate(
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
+    warn_of_training_images(Path(checkpoint), images, field="train", unless="val")
     data = DataConfig(images, images, batch_size=batch_size, workers=workers)
     if crop is not None:
         classifier = replace(classifier, crop=crop)

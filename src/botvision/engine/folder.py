@@ -23,6 +23,25 @@ def run_files(out: Path) -> list[Path]:
     return [path for path in files if path.is_file()]
 
 
+def warn_of_training_images(checkpoint: Path, given: str | Path, *, field: str, unless: str) -> None:
+    """Say on stderr that a checkpoint is to be evaluated on what its run was trained on, where that is known.
+
+    Args:
+        checkpoint: in the folder of its run.
+        given: what it is evaluated on.
+        field: of the run's data, which names what it was trained on.
+        unless: field of the run's data whose absence means that a part of the same images was kept to evaluate on.
+    """
+    try:
+        data = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text(encoding="utf-8"))["data"]
+        trained, kept = data[field], data[unless] is None
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return  # a checkpoint without its run
+    if trained is not None and Path(trained).resolve() == Path(given).resolve():
+        most = "most of these images" if kept else "these images"
+        print(f"warning: {checkpoint} was trained on {most}: the figures say nothing of others", file=sys.stderr)
+
+
 def resume_command(task: str, out: Path) -> str:
     """What to type to go on with a run."""
     return f"botvision {task} train {resume_flags(out)}"

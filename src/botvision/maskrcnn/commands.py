@@ -80,11 +80,13 @@ def evaluate(
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
     """
+    from botvision.engine.folder import warn_of_training_images
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
 
     if out is not None:
         check_no_file(Path(out))
+    warn_of_training_images(Path(checkpoint), annotations, field="train_annotations", unless="val_annotations")
     metrics, results = evaluate_detector(
         load_detector(Path(checkpoint)),
         Path(annotations),

@@ -2,9 +2,11 @@
 
 import math
 import struct
-from collections.abc import Collection, Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import supervision as sv
 from PIL import Image
@@ -17,7 +19,7 @@ OVER = 0.05  # of the image's side by which a box may reach out of it
 UNREADABLE = (OSError, ValueError, SyntaxError, ImportError, struct.error, Image.DecompressionBombError)
 
 
-def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Document:
+def read_yolo(sources: Iterable[Path], names: Mapping[int, str], root: Path) -> Document:
     """Images with YOLO's text labels: `class x y w h`, or `class x1 y1 x2 y2 …` for a polygon, in shares of the image.
 
     Read here and not by supervision, which would hold a dense mask of every object in memory and round corners to
@@ -26,33 +28,40 @@ def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Docu
     Args:
         sources: folders of images, whose labels lie in `labels` where the path says `images`, or text files that list
             images.
-        names: of the classes.
+        names: of the classes, by their numbers in labels.
         root: what file names are told from.
 
     Raises:
         FileNotFoundError: no image or no label, or an image that a list names is not there.
         ValueError: a line that is neither a box nor a polygon, or a class that has no name.
     """
-    document, labelled, label = empty_document(names), 0, root
+    document, label = empty_document(names.values()), root
+    number_of = {kind: number for number, kind in enumerate(names, 1)}
+    unlabelled: list[Path] = []
     for path in (path for source in sources for path in images_in(source)):
         width, height = size_of(path)
         image = add_image(document, file_name=relative(path, root), width=width, height=height)
         label = label_of(path, root)
         lines = text_of(label).splitlines() if label.is_file() else []
-        labelled += label.is_file()
+        unlabelled += [] if label.is_file() else [path]
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             kind, places = yolo_line(line, where=f"{label}, line {number}")
-            if not 0 <= kind < len(names):
-                raise ValueError(f"{label}, line {number}: class {kind} has no name among {len(names)}; mend either")
-            add_annotation(document, image, kind + 1, **yolo_form(places, width=width, height=height))
+            if kind not in names:
+                raise ValueError(f"{label}, line {number}: class {kind} has no name among {len(names)}; correct either")
+            add_annotation(document, image, number_of[kind], **yolo_form(places, width=width, height=height))
     if not document["images"]:
         raise FileNotFoundError(f"{', '.join(map(str, sources))} hold no image; check train and val")
-    if not labelled:
+    if len(unlabelled) == len(document["images"]):
         raise FileNotFoundError(
             f"none of {len(document['images'])} images has a label: the last one's was looked for at {label}; put "
             "labels into a folder labels beside images, or beside the images"
+        )
+    if unlabelled:
+        say(
+            f"{len(unlabelled)} of {len(document['images'])} images have no label file and count as images without "
+            f"objects, e.g. {unlabelled[0]}"
         )
     return document
 
@@ -75,7 +84,8 @@ def read_voc(
     try:
         dataset = sv.DetectionDataset.from_pascal_voc(str(images), str(annotations))
     except Exception as error:  # whatever an XML reader says of a broken file
-        raise ValueError(f"{annotations} holds a file that is not Pascal VOC's: {error}; mend it") from error
+        which = broken_xml(annotations) or f"{annotations} holds a file that"
+        raise ValueError(f"{which} is not Pascal VOC's: {error}; correct it") from error
     document = empty_document(dataset.classes)
     for name in dataset.image_paths:
         path = Path(name)
@@ -89,10 +99,40 @@ def read_voc(
             add_annotation(document, image, int(kind) + 1, bbox=[x1, y1, x2 - x1, y2 - y1])
     if not document["images"]:
         raise FileNotFoundError(f"{images} holds no image of the files in {annotations}; check the folders")
+    labels = {path.stem for path in annotations.glob("*.xml")}
+    wanted = (labels if only is None else set(only)) - set(but)
+    stems = {Path(image["file_name"]).stem for image in document["images"]}
+    if absent := sorted(wanted - stems):
+        say(f"{len(absent)} of {len(wanted)} images are left out, for they are not in {images}, e.g. {absent[0]}")
+    if unlabelled := sorted(stems - labels):
+        say(
+            f"{len(unlabelled)} of {len(stems)} images have no XML file and count as images without objects, e.g. "
+            f"{unlabelled[0]}"
+        )
     return document
 
 
-def empty_document(names: Sequence[str]) -> Document:
+def broken_xml(folder: Path) -> Path | None:
+    """The first file that is no XML, or lacks what every Pascal VOC file has."""
+    for path in sorted(folder.glob("*.xml")):
+        try:
+            root = ElementTree.parse(path).getroot()
+            boxes = [own.find("bndbox") for own in root.iter("object")]
+            corners = [box.findtext(name) for box in boxes for name in ("xmin", "ymin", "xmax", "ymax")]  # type: ignore[union-attr]
+            [float(corner) for corner in corners]  # type: ignore[arg-type]
+            if any(own.findtext("name") is None for own in root.iter("object")):
+                return path
+        except (ElementTree.ParseError, AttributeError, TypeError, ValueError, OSError):
+            return path
+    return None
+
+
+def say(line: str) -> None:
+    """Tell what was read."""
+    print(f"data: {line}", file=sys.stderr)
+
+
+def empty_document(names: Iterable[str]) -> Document:
     """A COCO document of these classes, with nothing in it."""
     categories = [{"id": number, "name": str(name)} for number, name in enumerate(names, 1)]
     return {"images": [], "annotations": [], "categories": categories}
@@ -128,7 +168,7 @@ def images_in(source: Path) -> list[Path]:
     paths = [path if path.is_absolute() else source.parent / path for path in paths]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{source} lists {path}, which is not there; mend the list")
+            raise FileNotFoundError(f"{source} lists {path}, which is not there; correct the list")
     return paths
 
 
@@ -182,15 +222,19 @@ def yolo_line(line: str, *, where: str) -> tuple[int, list[float]]:
         places = places[:4]
     polygon = len(places) >= 6 and len(places) % 2 == 0
     if not kind.is_integer() or not (len(places) == 4 or polygon) or not all(map(math.isfinite, places)):
-        raise ValueError(f"{where} is neither `class x y w h` nor a class and a polygon of x y: {line!r:.60}; mend it")
+        raise ValueError(
+            f"{where} is neither `class x y w h` nor a class and a polygon of x y: {line!r:.60}; correct it"
+        )
     if max(map(abs, places)) > 2:
-        raise ValueError(f"{where} has numbers beyond the image; they are shares of it, 0 … 1: {line!r:.60}; mend it")
+        raise ValueError(
+            f"{where} has numbers beyond the image; they are shares of it, 0 … 1: {line!r:.60}; correct it"
+        )
     if len(places) == 4 and any(
         abs(centre - 0.5) + size / 2 > 0.5 + OVER for centre, size in zip(places[:2], places[2:], strict=True)
     ):
         raise ValueError(
             f"{where} has a box that reaches out of the image, as a line of two corners would: {line!r:.60}; boxes are "
-            "`class x y w h` with x and y of the centre; mend it"
+            "`class x y w h` with x and y of the centre; correct it"
         )
     return int(kind), places
 

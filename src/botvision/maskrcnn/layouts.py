@@ -10,7 +10,7 @@ import yaml
 
 from botvision.engine.loader import images_kept
 from botvision.maskrcnn.coco import read_document
-from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
+from botvision.maskrcnn.converters import Document, read_voc, read_yolo, text_of, with_names
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
@@ -131,12 +131,12 @@ def find_yolo(root: Path) -> Found | None:
         except yaml.YAMLError as error:
             if path.stem != "data":
                 continue
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; mend or remove it") from error
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; correct or remove it") from error
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
             if not isinstance(names, dict | list) or not names:
                 raise ValueError(f"{path}: names must be a list of classes, or numbers and classes; got {names!r:.60}")
-            named = names if isinstance(names, list) else numbered(names, path)
+            named = dict(enumerate(map(str, names))) if isinstance(names, list) else numbered(names, path)
             base = Path(str(content.get("path") or "."))
             bases = [root / base, base, root]  # an absolute one is itself
             splits = {
@@ -147,7 +147,8 @@ def find_yolo(root: Path) -> Found | None:
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
     if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
-        named = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = (line.strip() for line in text_of(classes).splitlines())
+        named = dict(enumerate(line for line in lines if line))
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
         return pair("YOLO", {name: Split(read_yolo([folder], named, root), root) for name, folder in folders.items()})
@@ -239,7 +240,7 @@ def yolo_folders(entry: Any, bases: Iterable[Path], path: Path) -> list[Path]:
         tried = [base / part for base in bases for part in (text, text.removeprefix("../"))]
         there = next((folder for folder in tried if folder.exists()), None)
         if there is None:
-            raise FileNotFoundError(f"{path} names {text}, which is not there; mend its path, train and val")
+            raise FileNotFoundError(f"{path} names {text}, which is not there; correct its path, train and val")
         folders.append(there)
     return folders
 
@@ -255,8 +256,8 @@ def listed_in(root: Path, split: str) -> set[str]:
     return set()
 
 
-def numbered(names: dict[Any, Any], path: Path) -> list[str]:
-    """Classes by their numbers, which may have gaps.
+def numbered(names: dict[Any, Any], path: Path) -> dict[int, str]:
+    """Classes by their numbers, which may have gaps where no label uses them.
 
     Raises:
         ValueError: keys that are no numbers.
@@ -269,4 +270,4 @@ def numbered(names: dict[Any, Any], path: Path) -> list[str]:
         ) from error
     if min(by_number) < 0:
         raise ValueError(f"{path}: names must be numbered from 0; got {min(by_number)}")
-    return [by_number.get(number, f"class {number}") for number in range(max(by_number) + 1)]
+    return dict(sorted(by_number.items()))

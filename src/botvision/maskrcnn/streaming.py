@@ -108,7 +108,7 @@ def predict_files(
     check_format(output.format)
     media = find_media(source, output.folder)
     if output.draw:
-        check_drawings(media)
+        check_drawings(media, source, output.folder)
     if output.track and not any(item.moves for item in media):
         raise ValueError("track follows objects through a video or a camera, and here are images alone; leave it out")
     if output.track:
@@ -334,16 +334,21 @@ def drawing_names(names: list[Path], out: Path) -> list[Path]:
     return [out / (brief if times[str(brief).casefold()] == 1 else f"{name}{end}") for name, brief, end in whole]
 
 
-def check_drawings(media: list[Media]) -> None:
-    """Refuse drawings that would be lost, or make something else lost.
+def check_drawings(media: list[Media], source: str, folder: Path) -> None:
+    """Refuse drawings that would be lost, make something else lost, or be taken for images the next time.
 
     Raises:
-        ValueError: a drawing would take the place of what was given, or of another drawing.
+        ValueError: a drawing would take the place of what was given, or of another drawing; the drawings' folder is the
+            images'.
     """
     own = {item.place.resolve() for item in media if isinstance(item.place, Path)}
     lost = [item.drawing for item in media if item.drawing.resolve() in own]
     if lost:
         raise ValueError(f"the drawing of {lost[0]} would replace the image itself; give another --out")
+    if Path(source).is_dir() and folder.resolve() == Path(source).resolve():
+        raise ValueError(
+            f"drawings in {folder}, the images' own folder, would be taken for images the next time; give another --out"
+        )
     times = Counter(str(item.drawing).casefold() for item in media)
     twice = [item.drawing for item in media if times[str(item.drawing).casefold()] > 1]
     if twice:
