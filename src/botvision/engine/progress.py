@@ -44,10 +44,10 @@ class RunProgress(ProgressBar):
             self.bar = tqdm(
                 total=self.total(trainer),
                 initial=self.first,
-                unit="step",
+                unit=" it",
                 dynamic_ncols=False,
                 ncols=COLUMNS,
-                bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
+                bar_format="{desc} {percentage:3.0f}% {rate_noinv_fmt} {remaining} left{postfix}",
             )
 
     def total(self, trainer: L.Trainer) -> int:
@@ -58,7 +58,7 @@ class RunProgress(ProgressBar):
         """One step on."""
         if self.bar is not None:
             self.bar.set_description_str(place(trainer), refresh=False)
-            self.bar.set_postfix_str(self.figures(trainer), refresh=False)
+            self.show_figures(trainer)
             self.bar.update(trainer.global_step - self.bar.n)
         elif self.shown and time.monotonic() - self.told >= EVERY:
             self.tell(trainer)
@@ -66,13 +66,14 @@ class RunProgress(ProgressBar):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluating takes a while."""
         if self.bar is not None:
-            self.bar.set_description_str(f"{place(trainer)} evaluating", refresh=True)
+            self.bar.set_description_str("evaluating", refresh=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What it gave."""
         if self.bar is not None:
             self.bar.set_description_str(place(trainer), refresh=False)
-            self.bar.set_postfix_str(self.figures(trainer), refresh=True)
+            self.show_figures(trainer)
+            self.bar.refresh()
         elif self.shown and trainer.state.fn == "fit":
             self.tell(trainer)
 
@@ -90,6 +91,11 @@ class RunProgress(ProgressBar):
             self.bar.close()
             self.bar = None
 
+    def show_figures(self, trainer: L.Trainer) -> None:
+        """Loss and metrics at the line's end; tqdm puts a comma before them itself."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.figures(trainer).removeprefix(", "), refresh=False)
+
     def tell(self, trainer: L.Trainer) -> None:
         """A line of its own."""
         self.told = time.monotonic()
@@ -101,9 +107,22 @@ class RunProgress(ProgressBar):
 
     def figures(self, trainer: L.Trainer) -> str:
         """Loss and metrics in a few characters."""
-        named = {"train/loss": "loss", **self.metrics}
-        values = {named[key]: float(value) for key, value in trainer.callback_metrics.items() if key in named}
-        return "".join(f", {name} {values[name]:.3f}" for name in named.values() if name in values)
+        return figures({"train/loss": "loss", **self.metrics}, trainer.callback_metrics)
+
+
+def figures(named: Mapping[str, str], metrics: Mapping[str, Any]) -> str:
+    """Metrics by their names, those that share a last word together: `, loss 0.51, box/mask AP 0.421/0.398`."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for key, name in named.items():
+        if key in metrics:
+            first, _, last = name.rpartition(" ")
+            groups.setdefault(last, []).append((first, float(metrics[key])))
+    text = ""
+    for last, pairs in groups.items():
+        digits = "3g" if last == "loss" else "3f"
+        name = " ".join(filter(None, ["/".join(first for first, _ in pairs), last]))
+        text += f", {name} {'/'.join(f'{value:.{digits}}' for _, value in pairs)}"
+    return text
 
 
 def place(trainer: L.Trainer) -> str:
