@@ -56,6 +56,7 @@ class Folders:
                 f"{root} holds splits ({', '.join(folder.classes)}), not classes; give each by itself, e.g. "
                 f"--data.train {first}"
             )
+        check_links(root, [path for path, _ in folder.samples])
         self.classes: list[str] = folder.classes
         self.samples: list[tuple[str, int]] = folder.samples
 
@@ -66,6 +67,22 @@ class Folders:
         """Image and label."""
         path, label = self.samples[index]
         return open_image(Path(path)), label
+
+
+def check_links(root: Path, paths: Sequence[str]) -> None:
+    """Refuse images that are found twice, through links to folders that are among them already.
+
+    Raises:
+        ValueError: they are.
+    """
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(map(os.path.dirname, paths)):
+        first = found.setdefault(os.path.realpath(folder), folder)
+        if first != folder:
+            raise ValueError(
+                f"{root}: {folder[-200:]} and {first[-200:]} are one folder, by a link, and its images would count "
+                "twice; remove the link"
+            )
 
 
 def has_image(folder: Path) -> bool:

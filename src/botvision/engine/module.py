@@ -17,6 +17,30 @@ from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
 
 
+class Unreadable:
+    """Images of a process that could not be read: each said once, and counted up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reasons: dict[str, None] = {}  # in their order, each once
+
+    def count(self, reasons: Sequence[str]) -> None:
+        """Say what is new.
+
+        Raises:
+            ValueError: more than the limit.
+        """
+        for reason in reasons:
+            if reason not in self.reasons:
+                print(f"skipped: {reason}", file=sys.stderr)
+                self.reasons[reason] = None
+        if len(self.reasons) > self.limit:
+            raise ValueError(
+                f"{len(self.reasons)} images could not be read, more than --data.bad_limit {self.limit} allows: "
+                f"{'; '.join(self.reasons)}"
+            )
+
+
 class TaskModule(L.LightningModule):
     """What every task's module does; a task adds its steps, its metrics and its optimiser.
 

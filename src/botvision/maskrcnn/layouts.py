@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from botvision.engine.loader import images_kept
+from botvision.files import read_yaml
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
@@ -127,11 +126,11 @@ def find_yolo(root: Path) -> Found | None:
     """A YAML with `names`, `train` and `val`, or images and labels with a classes.txt."""
     for path in [*sorted(root.glob("data.y*ml")), *sorted(root.glob("*.y*ml"))]:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+            content = read_yaml(path, what="YAML of a YOLO set")
+        except ValueError:
             if path.stem != "data":
                 continue
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; mend or remove it") from error
+            raise
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
             if not isinstance(names, dict | list) or not names:
