@@ -177,6 +177,18 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ValueError: not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
+
+
 def read_json(path: Path, *, what: str) -> Any:
     """Read a JSON file; `what` names it in the error.
 

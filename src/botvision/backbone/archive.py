@@ -39,4 +39,6 @@ def check_tensors(state: Mapping[Any, Any], path: str | Path) -> None:
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise ValueError(f"{path}: {name:.80} is a sparse or quantised tensor; save it as a dense one")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise ValueError(f"{path}: {name:.80} claims {tensor.numel():,} numbers that the file does not hold")
+            raise ValueError(
+                f"{path}: {name:.80} claims {tensor.numel():,} numbers that the file does not hold; do not open it"
+            )

@@ -95,6 +95,11 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
     except RuntimeError as error:  # torch's list of names and shapes, on several lines
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error
+    except (TypeError, AttributeError, KeyError, AssertionError, IndexError) as error:  # of a configuration that is odd
+        raise ValueError(
+            f"{source} describes no model that can be built: {type(error).__name__}: {error}; give a folder that "
+            "save_pretrained wrote"
+        ) from error
     except OSError as error:  # of huggingface_hub: no such repository, no network
         raise FileNotFoundError(f"neither a folder nor on the hub: {source}; {error}") from error
 

@@ -83,7 +83,7 @@ def shards_of_pattern(source: str) -> list[Shard]:
             return [known[url] for url in urls]
         if remote:
             raise ValueError(f"{index} does not list {next(url for url in urls if url not in known)}; write it anew")
-    missing = [url for url in urls if not Path(url).is_file()]
+    missing = [url for url in urls if not is_file(url)]
     if missing:
         raise FileNotFoundError(f"no shard at {missing[0]} ({len(missing)} of {len(urls)} are missing)")
     return [Shard(url, count_samples(url)) for url in tqdm(urls, desc="count", unit="shard", disable=None)]
@@ -104,10 +104,25 @@ def read_index(source: str) -> list[Shard]:
     if not entries or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in entries):
         raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
     for entry in entries:
-        if type(entry["nsamples"]) is not int or not 0 <= entry["nsamples"] < MOST_SAMPLES:
-            named = f"{entry['url']!r:.80} must be a number of samples"
+        if type(entry["nsamples"]) is not int or not 0 < entry["nsamples"] < MOST_SAMPLES:
+            named = f"{entry['url']!r:.80} must be a number of samples from 1"
             raise ValueError(f"{source}: nsamples of {named}; got {entry['nsamples']!r:.40}; write the index anew")
-    return [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in entries]
+    shards = [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in entries]
+    missing = [shard.url for shard in shards if not is_remote(shard.url) and not is_file(shard.url)]
+    if missing:
+        raise FileNotFoundError(
+            f"{source} lists {missing[0]!r:.200}, which is not there ({len(missing)} of {len(shards)} are missing); put "
+            "it back, or write the index anew"
+        )
+    return shards
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file; false for what can be no name."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parsed(text: bytes, source: str) -> Any:
@@ -124,7 +139,9 @@ def count_samples(path: str) -> int:
         with tarfile.open(path) as tar:
             return sum(PurePosixPath(entry.name).suffix == LABEL for entry in tar)
     except BROKEN as error:
-        raise ValueError(f"shard {path} is no whole tar file: {error}; write it again") from error
+        raise ValueError(
+            f"shard {path} is no whole tar file: {' '.join(str(error).split())}; write it again"
+        ) from error
 
 
 class ShardBatches(IterableDataset[list[Raw]]):
@@ -180,6 +197,7 @@ class ShardBatches(IterableDataset[list[Raw]]):
             batch = list(islice(samples, self.share.batch_size))
             if number >= taken:
                 yield batch
+        next(samples, None)  # to the end of the last shard, where a wrong count shows
 
 
 def taken_before(counts: Sequence[int], batches: int) -> list[int]:

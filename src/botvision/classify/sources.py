@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_images
 from botvision.engine.loader import images_kept
+from botvision.files import read_text
 from botvision.inputs import image_suffixes, open_image
 
 DIGITS = "digits"
@@ -136,7 +137,7 @@ def read_class_names(path: Path | None) -> list[str]:
         return []
     if not path.is_file():
         raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def drawn(path: str, *, seed: int) -> str:

@@ -60,7 +60,8 @@ def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | No
     Raises:
         ValueError: none is whole, or one is of another task.
     """
-    paths = sorted(folder.glob("[!.]*.ckpt"), key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
+    there = (path for path in folder.glob("[!.]*.ckpt") if path.is_file())
+    paths = sorted(there, key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
     torn: list[str] = []
     for path in paths:
         try:
@@ -102,8 +103,11 @@ def described_by(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError):
-        raise
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        cure = "" if "; " in str(error) else "; give a .ckpt that a run has written"
+        raise ValueError(f"{path}: {error}{cure}") from error
     except Exception as error:  # a description may hold anything
         reason = " ".join(str(error).split())
         raise ValueError(

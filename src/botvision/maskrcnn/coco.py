@@ -111,7 +111,9 @@ def read_document(path: Path) -> Document:
         return _recent[key]
     document: Any = read_json(path, what="COCO annotations")
     if not isinstance(document, dict) or any(not isinstance(document.get(key), list) for key in LISTS):
-        raise ValueError(f"{path} is no COCO file: it needs the lists {', '.join(LISTS[:-1])} and {LISTS[-1]}")
+        raise ValueError(
+            f"{path} is no COCO file: it needs the lists {', '.join(LISTS[:-1])} and {LISTS[-1]}; export it anew"
+        )
     for name in LISTS:
         strange = [entry for entry in document[name] if not isinstance(entry, dict)]
         if strange:

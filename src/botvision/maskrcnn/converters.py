@@ -9,6 +9,7 @@ from typing import Any
 import supervision as sv
 from PIL import Image
 
+from botvision.files import read_text
 from botvision.inputs import image_suffixes
 
 Document = dict[str, Any]
@@ -38,7 +39,7 @@ def read_yolo(sources: Iterable[Path], names: Sequence[str], root: Path) -> Docu
         width, height = size_of(path)
         image = add_image(document, file_name=relative(path, root), width=width, height=height)
         label = label_of(path, root)
-        lines = text_of(label).splitlines() if label.is_file() else []
+        lines = read_text(label).splitlines() if label.is_file() else []
         labelled += label.is_file()
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -124,7 +125,7 @@ def images_in(source: Path) -> list[Path]:
     """A folder's images, those in folders below it too, or those that a text file lists."""
     if source.is_dir():
         return sorted(path for path in source.rglob("*") if path.suffix.lower() in image_suffixes())
-    paths = [Path(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    paths = [Path(line.strip()) for line in read_text(source).splitlines() if line.strip()]
     paths = [path if path.is_absolute() else source.parent / path for path in paths]
     for path in paths:
         if not path.is_file():
@@ -143,18 +144,6 @@ def label_of(image: Path, root: Path) -> Path:
     parts[places[-1]] = "labels"
     label = Path(*parts).with_suffix(".txt")
     return beside if beside.is_file() and not label.is_file() else label
-
-
-def text_of(path: Path) -> str:
-    """A text file's content.
-
-    Raises:
-        ValueError: not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from botvision.engine.loader import images_kept
-from botvision.files import read_yaml
+from botvision.files import read_text, read_yaml
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
@@ -146,7 +146,7 @@ def find_yolo(root: Path) -> Found | None:
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
     if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
-        named = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        named = [line.strip() for line in read_text(classes).splitlines() if line.strip()]
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
         return pair("YOLO", {name: Split(read_yolo([folder], named, root), root) for name, folder in folders.items()})
@@ -248,7 +248,7 @@ def listed_in(root: Path, split: str) -> set[str]:
     for kind in ("Main", "Segmentation", ""):
         path = root / "ImageSets" / kind / f"{split}.txt"
         if path.is_file():
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             # the lists of one class have a column of 1 and -1 beside the names
             return {re.sub(r"\s+-?[01]$", "", line) for line in lines}
     return set()
