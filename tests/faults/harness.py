@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 SURVIVED, REFUSED, LOST = "survived", "refused", "lost"
-SECONDS = 20  # that a case may take
+SECONDS = 20  # of computing that a case may take
+SILENT = 600  # seconds that a case may take without computing, on a machine that others use
 MEMORY = 1 << 31  # bytes that a case may take besides what the process has
 LONG = 1500  # characters of a message
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect",
@@ -127,7 +129,7 @@ def apart(family: Family, numbers: Iterable[int]) -> Tally:
         child = fork.Process(target=_serve, args=(family, waiting, theirs), daemon=True)
         child.start()
         theirs.close()
-        for verdict, detail in _answers(ours):
+        for verdict, detail in _answers(ours, child.pid or 0):
             tally.add(waiting.pop(0), verdict, detail)
         if waiting:
             reason = "hung" if child.is_alive() else f"crashed ({child.exitcode})"
@@ -138,13 +140,26 @@ def apart(family: Family, numbers: Iterable[int]) -> Tally:
     return tally
 
 
-def _answers(pipe: Connection) -> Iterator[tuple[str, str]]:
-    """Verdicts as they come, until the process is silent for too long, or gone."""
+def _answers(pipe: Connection, pid: int) -> Iterator[tuple[str, str]]:
+    """Verdicts as they come, until the process computes or is silent for too long, or is gone."""
     try:
-        while pipe.poll(SECONDS):
+        while True:
+            begun, computed = time.monotonic(), _computed(pid)
+            while not pipe.poll(0.2):
+                if _computed(pid) - computed > SECONDS or time.monotonic() - begun > SILENT:
+                    return
             yield pipe.recv()
     except EOFError:
         return
+
+
+def _computed(pid: int) -> float:
+    """Seconds that a process has computed; none of one that is gone."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _serve(family: Family, numbers: Sequence[int], pipe: Connection) -> None:

@@ -22,8 +22,8 @@ from tests.faults.harness import Family, Wrong
 Document = dict[str, Any]
 NAME = "labels.json"
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 10**9, 10**30, -(10**30), 0.5, -0.0, 1e308, -1e308, math.nan, math.inf, -math.inf, "",
-    "0", "1", "a", "é\u202e", "\ud800", "\0", "x" * 300, [], [[]], [1, 2], [None], {}, {"a": 1}, [[1, 2, 3, 4, 5, 6]],
+    None, True, False, 0, 1, -1, 2, 10**9, 10**30, -(10**30), 0.5, -0.0, 1e308, -1e308, math.nan, math.inf, -math.inf,
+    "", "0", "1", "a", "é\u202e", "\ud800", "\0", "x" * 300, [], [[]], [1, 2], [None], {}, {"a": 1}, [[1, 2, 3, 4, 5, 6]],
     [[[[[[1]]]]]], {"size": [1, 1], "counts": "1"}, "1e5", 3.0, 1e-320, 2**31, 2**63, 2**64,
 ]  # fmt: skip
 
@@ -299,7 +299,8 @@ def compare(written: Document, entry: Any, image: Any, target: Any, data: CocoIn
     names = {c["id"]: c["name"] for c in written["categories"]}
     own = [a for a in written["annotations"] if a["image_id"] == entry["id"] and not a.get("iscrowd")]
     got = [
-        (box.tolist(), data.categories[int(label) - 1].name) for box, label in zip(target["boxes"], target["labels"])
+        (box.tolist(), data.categories[int(label) - 1].name)
+        for box, label in zip(target["boxes"], target["labels"], strict=True)
     ]
     want = []
     for a in own:

@@ -111,8 +111,8 @@ def read_index(source: str) -> list[Shard]:
     missing = [shard.url for shard in shards if not is_remote(shard.url) and not is_file(shard.url)]
     if missing:
         raise FileNotFoundError(
-            f"{source} lists {missing[0]!r:.200}, which is not there ({len(missing)} of {len(shards)} are missing); put "
-            "it back, or write the index anew"
+            f"{source} lists {missing[0]!r:.200}, which is not there ({len(missing)} of {len(shards)} are missing); "
+            "put it back, or write the index anew"
         )
     return shards
 

@@ -129,7 +129,7 @@ def load_weights(build: Callable[[], torch.nn.Module], content: dict[str, Any], 
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+        first = str(error).splitlines()[1].strip()[:300]
         raise ValueError(f"{path} does not fit the model that it describes: {first}; is the file mixed up?") from error
     return model.eval()
 
