@@ -258,8 +258,8 @@ class Loads:
         name = rng.choice(list(state))
         state[name] = rng.choice(
             (torch.zeros(1).expand(10**6, 10**6), torch.eye(4).to_sparse(), torch.zeros(0),
-             torch.zeros(3, dtype=torch.complex64), torch.tensor(float("nan")), 5, None, "x", [torch.zeros(2)], {"a": torch.zeros(1)},
-             torch.zeros(7, 7, 7, 7, 7))
+             torch.zeros(3, dtype=torch.complex64), torch.tensor(float("nan")), 5, None, "x", [torch.zeros(2)],
+             {"a": torch.zeros(1)}, torch.zeros(7, 7, 7, 7, 7))
         )  # fmt: skip
         if rng.random() < 0.2:
             state[rng.choice((7, None, ("a", "b")))] = torch.zeros(1)

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,8 +226,6 @@ def broken(scenes, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_left_out_of_training_and_told(broken, workers):
-    from dataclasses import replace
-
     data = replace(broken, workers=workers)
     loader = build_loader(train_set(data, image_size(64), masks=True), data, Share(4, True, EpochPosition()))
     batches = list(loader)

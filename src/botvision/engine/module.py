@@ -78,7 +78,8 @@ class TaskModule(L.LightningModule):
         if self.left_out > IN_A_ROW:
             raise ValueError(
                 f"gradients were not finite in {self.left_out} steps in a row, up to step {self.global_step}; the "
-                "weights are those before; begin anew with a lower learning rate or a longer warm-up, and --on_existing replace"
+                "weights are those before; begin anew with a lower learning rate or a longer warm-up, and "
+                "--on_existing replace"
             )
         optimizer.zero_grad()
         if self.global_rank == 0:
