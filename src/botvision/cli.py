@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
 from botvision import __version__
 from botvision.completion import Shell, add_flags, script
+from botvision.files import read_yaml
 from botvision.usage import Flag, Paragraphs, about, explain, flags_of, refusal, types_in
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
@@ -397,6 +398,7 @@ def recipe_path(value: str, package: str | None) -> Path:
     if package and value in recipe_names(package):
         return Path(str(files(package) / f"{value}.yaml"))
     if Path(value).is_file():
+        read_yaml(Path(value), what="settings")  # refused here, before the parser unfolds its aliases
         return Path(value)
     names = recipe_names(package) if package else []
     near = difflib.get_close_matches(value, names, n=1)

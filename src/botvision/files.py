@@ -1,16 +1,28 @@
-"""Write files atomically: whole files or none."""
+"""Read and write files: whole files or none, and leftovers of killed runs removed."""
 
 import errno
+import glob
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers stay
+    fcntl = None
+
 UNFINISHED = ".unfinished-"  # before the name of a file that is being written
+STALE = 2.0  # seconds from which an unfinished file that nobody holds is a leftover
+ALIASES = 100  # of a YAML file; a few hundred that name each other stand for more than any memory holds
+MOST_TEXT = 2**26  # bytes of a YAML file
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -31,11 +43,12 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
         os.close(handle)
         unfinished = Path(name)
-        yield unfinished
-        unfinished.chmod(0o644)
-        if sync:
-            synced(unfinished)
-        unfinished.replace(path)
+        with held(unfinished):
+            yield unfinished
+            unfinished.chmod(0o644)
+            if sync:
+                synced(unfinished)
+            unfinished.replace(path)
         if sync and os.name == "posix":
             synced(path.parent)
     except OSError as error:
@@ -45,6 +58,47 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold an unfinished file or folder, so that no other run takes it for a leftover; a killed process lets go."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether nobody holds an unfinished file or folder, and has not only just begun it."""
+    if fcntl is None or time.time() - path.stat().st_mtime < STALE:
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED) -> None:
+    """Remove unfinished files and folders that killed processes have left, and none that another is writing."""
+    for path in folder.glob(f"{glob.escape(prefix)}*") if folder.is_dir() else ():
+        with suppress(OSError):  # another process may be quicker
+            if not re.fullmatch(r"[a-z0-9_]{8}(\.\w+)?", path.name.removeprefix(prefix)) or not is_leftover(path):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def synced(path: Path) -> None:
@@ -69,13 +123,15 @@ def no_space(path: Path) -> OSError:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, not there yet or empty, that takes its place only without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent, prefix=f".{path.name}-")
     unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        unfinished.rename(path)
+        with held(unfinished):
+            yield unfinished
+            unfinished.chmod(0o755)
+            if path.exists():
+                path.rmdir()
+            unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -121,6 +177,18 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ValueError: not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
+
+
 def read_json(path: Path, *, what: str) -> Any:
     """Read a JSON file; `what` names it in the error.
 
@@ -134,3 +202,28 @@ def read_json(path: Path, *, what: str) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} {path} is not JSON: {error}; is the file whole?") from error
+
+
+def read_yaml(path: Path, *, what: str) -> Any:
+    """Read a YAML file of plain values; `what` names it in the error.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, too large, or so many aliases that it may stand for more than the memory holds.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}; give a YAML file that exists")
+    if path.stat().st_size > MOST_TEXT:
+        raise ValueError(f"{path} has more than {MOST_TEXT >> 20} MiB, which is too much for YAML; write less into it")
+    try:
+        text = path.read_text(encoding="utf-8")
+        few = text.count("*") <= ALIASES or sum(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)) <= ALIASES
+        content = yaml.safe_load(text) if few else None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {reason:.300}; correct or remove it") from error
+    if not few:
+        raise ValueError(f"{path} has more than {ALIASES} aliases (*name), which may fill the memory; write them out")
+    return content

@@ -4,12 +4,17 @@ import glob
 import io
 import os
 import shlex
+import struct
+import time
 import urllib.request
+import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path, PurePath
 
@@ -35,6 +40,22 @@ TAKEN = (
     "floats in 0 … 1"
 )
 SECONDS = 30  # that a server may be silent
+LONGEST = 300  # seconds that an image may take from its server
+MOST_BYTES = 2**28  # of an image from a server
+PIECE = 2**20  # bytes
+
+
+# what decoders say of broken files: Pillow's own, and those of the Python in its plug-ins
+FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+          RuntimeError, EOFError, MemoryError, NotImplementedError, struct.error, zlib.error)  # fmt: skip
+WEB = (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+)  # an address of any other kind, by redirection too, finds no handler
 
 
 @cache
@@ -109,6 +130,23 @@ def folder_of(source: str | Path) -> Path:
     return fixed
 
 
+def most_pixels() -> float:
+    """Pixels of the largest image that is decoded: twice Pillow's MAX_IMAGE_PIXELS, from which it refuses them too."""
+    return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an upright image by its header alone; none where it cannot be told so."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                turned = "exif" in opened.info and opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except Exception:  # whatever a decoder says of a broken file: reading it says it again, with its name
+        return None
+
+
 def read_image(path: str | Path) -> Tensor:
     """An image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
 
@@ -144,9 +182,16 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     if suffix in RAW:  # some hold a thumbnail that Pillow would take for the image
         raise ValueError(f"cannot read image {path}: {cure}")
     try:
-        with Image.open(Path(path) if content is None else io.BytesIO(content)) as opened:
-            return upright(opened)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd files, and of half the size that is refused
+            with Image.open(Path(path) if content is None else io.BytesIO(content)) as opened:
+                return upright(opened)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"cannot read image {path}: it has more than {most_pixels():,.0f} pixels, from which images are refused "
+            "lest they fill the memory; cut it into tiles"
+        ) from error
+    except (*FAULTS, UnidentifiedImageError) as error:
         raise ValueError(unreadable(path, error, cure)) from error
     except ImportError as error:  # ultralytics puts an Image.open in PIL's place that then asks for a HEIF reader
         if not isinstance(error.__context__, UnidentifiedImageError):
@@ -156,22 +201,30 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 
 def unreadable(path: str | Path, error: BaseException, cure: str | None) -> str:
     """What to say of an image that is none: what it lacks, or why not."""
-    return f"cannot read image {path}: " + (cure or f"{error}; replace the file or leave it out")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot read image {path}: " + (cure or f"{reason:.300}; replace the file or leave it out")
 
 
 def fetch(url: str) -> bytes:
-    """What is at an address.
+    """What is at an address, by http and https alone, whatever it redirects to.
 
     Raises:
-        ValueError: no answer, or a refusal.
+        ValueError: no answer, a refusal, or more than an image has.
     """
+    opener = urllib.request.OpenerDirector()
+    for handler in WEB:
+        opener.add_handler(handler())
     request = urllib.request.Request(url, headers={"User-Agent": "botvision"})  # some servers refuse Python's own
+    content, begun = bytearray(), time.monotonic()
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            content: bytes = answer.read()
-    except (OSError, ValueError) as error:
+        with opener.open(request, timeout=SECONDS) as answer:
+            while piece := answer.read1(PIECE):
+                content += piece
+                if len(content) > MOST_BYTES or time.monotonic() - begun > LONGEST:
+                    raise OSError(f"more than {MOST_BYTES >> 20} MiB, or {LONGEST} s; download it and give its path")
+    except (OSError, ValueError, HTTPException) as error:
         raise ValueError(f"cannot fetch {url}: {error}; check the address and the connection") from error
-    return content
+    return bytes(content)
 
 
 def upright(image: Image.Image) -> Image.Image:

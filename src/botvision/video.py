@@ -76,7 +76,8 @@ def opened(source: str | Path, camera: str | None) -> Iterator[tuple[Any, Any]]:
     cure = "replace the file or leave it out" if camera is None else "is it plugged in, and does nothing else use it?"
     file, form = (str(source), None) if camera is None else device_of(camera)
     try:
-        container = av.open(file, format=form)
+        # a playlist may call itself a film, and name addresses
+        container = av.open(file, format=form, options={"protocol_whitelist": "file"} if camera is None else None)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ValueError(f"cannot open video {source}: {error}; {cure}") from error
     with container:

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from botvision.draw.instances import Pixels, contact_sheet, draw_instances, save_image
 from botvision.files import read_json
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.coco import corners
 from botvision.maskrcnn.data import CocoInstances
+from botvision.maskrcnn.labels import corners
 from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, World, build_world

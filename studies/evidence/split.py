@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from botvision.maskrcnn.coco import corners
 from botvision.maskrcnn.evaluation import coco_metrics
+from botvision.maskrcnn.labels import corners
 from botvision.maskrcnn.results import Result
 
 FOUND = 0.5  # IoU from which a detection is of an object

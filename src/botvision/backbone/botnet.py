@@ -19,6 +19,7 @@ from botvision.backbone.blocks import POOLS_BIND_SIZES, BoTBlock, StemPool
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 INSERT_BLOCKS = ("bot", "non_local")
 UNTOLD = {"num_classes", "global_pool", "device", "dtype"}  # options that the model itself tells later
+MOST_BLOCKS = 1000  # of all stages; a checkpoint may ask for any number
 EXTRA = "extra"  # name of an inserted block; the ResNet's own keep their numbers, and so their weights
 
 
@@ -64,6 +65,8 @@ class BoTNet(ResNet):
         output_stride: int = 32,
         **resnet: Any,
     ) -> None:
+        if sum(layers) > MOST_BLOCKS:
+            raise ValueError(f"layers={layers} have more than {MOST_BLOCKS} blocks; e.g. [3, 4, 6, 3]")
         check_insert(insert, insert_block, layers=layers)
         if insert and insert_block == "non_local" and start != "paper":
             raise ValueError(f"start={start!r} is of BoT blocks; insert_block='non_local' has none; leave start out")

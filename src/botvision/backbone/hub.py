@@ -15,6 +15,7 @@ from botvision.backbone.botnet import BoTNet
 from botvision.backbone.counts import count
 from botvision.backbone.registry import create_model
 from botvision.backbone.weights import unwrapped
+from botvision.files import clear_leftovers, held
 
 PAPER = "arXiv 2101.11605"
 
@@ -57,7 +58,8 @@ def save_pretrained(
     folder.parent.mkdir(parents=True, exist_ok=True)
     plain: Any = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants
     plain.pretrained_cfg = dict(plain.pretrained_cfg, license=licence, input_size=input_size(model))
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+    clear_leftovers(folder.parent, prefix=f".{folder.name}-")
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, held(Path(unfinished)):
         save_for_hf(plain, unfinished, model_args=options or None, safe_serialization=True)
         card = model_card(model, how_trained=how_trained, licence=licence, name=name or str(folder))
         (Path(unfinished) / "README.md").write_text(card, encoding="utf-8")
@@ -93,6 +95,13 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
     except RuntimeError as error:  # torch's list of names and shapes, on several lines
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except (TypeError, AttributeError, KeyError, AssertionError, IndexError) as error:  # of a configuration that is odd
+        raise ValueError(
+            f"{source} describes no model that can be built: {type(error).__name__}: {error}; give a folder that "
+            "save_pretrained wrote"
+        ) from error
     except OSError as error:  # of huggingface_hub: no such repository, no network
         raise FileNotFoundError(f"neither a folder nor on the hub: {source}; {error}") from error
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from botvision.attention import MHSA2d
+from botvision.backbone.archive import check_archive, check_tensors
 from botvision.backbone.blocks import BoTBlock
 from botvision.backbone.botnet import EXTRA
 from botvision.backbone.convert import Converted, convert, find_port, first, is_last, without_prefix
@@ -236,13 +237,15 @@ def read_weights(source: str | Path) -> Mapping[str, Tensor]:
     path = Path(source)
     if path.is_file():
         try:
+            check_archive(path)
             content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        except Exception as error:  # torch and safetensors raise eight kinds between them
+        except Exception as error:  # torch and safetensors raise nine kinds between them
             raise ValueError(f"{source} is not a file of weights; give a .pth or .safetensors state dict") from error
         for key in ("state_dict", "model_state", "model"):
             content = content.get(key, content) if isinstance(content, dict) else content
-        if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        if not isinstance(content, dict):
             raise ValueError(f"{source} holds no state dict; give a file with tensors by name")
+        check_tensors(content, source)
         return content
     on_hub = str(source).startswith(("hf_hub:", "hf-hub:", "timm/"))
     if isinstance(source, Path) or path.suffix in SUFFIXES or ("/" in str(source) and not on_hub):

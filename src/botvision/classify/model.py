@@ -10,7 +10,7 @@ from torch import nn
 
 from botvision.backbone import VARIANTS, check_offline, create_model
 from botvision.classify.config import ModelConfig
-from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+from botvision.engine.checkpoint import KEY, described_by, load_weights, read_checkpoint
 from botvision.engine.settings import built
 
 SMALLEST = 32  # px
@@ -93,9 +93,13 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
         ValueError: not a classifier's checkpoint, or one whose tensors do not fit its own description.
     """
     content = read_checkpoint(path, task="classify")
-    about = content[KEY]
-    config = built(ModelConfig, about["model"], path)
-    model = load_weights(build_model(config, len(about["classes"])), content, path)
+    with described_by(path):
+        about = content[KEY]
+        config = built(ModelConfig, about["model"], path)
+        classes = [str(name) for name in about["classes"]]
+        mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
+        crop = float(about["crop"])
+    model = load_weights(lambda: build_model(config, len(classes)), content, path)
     if device is not None:
         model = model.to(device)
-    return Classifier(model, about["classes"], config, tuple(about["mean"]), tuple(about["std"]), about["crop"])
+    return Classifier(model, classes, config, mean, std, crop)

@@ -1,6 +1,5 @@
 """LightningModule of a classifier: loss, optimiser, validation accuracies, unreadable images."""
 
-import sys
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from torchvision.transforms import v2
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Batch, Split
 from botvision.classify.model import describe
-from botvision.engine.module import TaskModule
+from botvision.engine.module import TaskModule, Unreadable
 from botvision.optim import build_optimizer, freeze, trained_before
 
 
@@ -35,11 +34,11 @@ class ClassifierModule(TaskModule):
         self.steps = train.steps
         self.mix = mixing(data.augment, classes=len(train.classes))
         self.counts: list[Tensor] = []
-        self.bad: dict[str, None] = {}  # reasons, in their order, each once
+        self.bad = Unreadable(data.bad_limit)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, mixed."""
-        batch = self.checked(batch)
+        self.bad.count(batch.bad)
         if not len(batch.labels):  # every process must have a loss
             return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
@@ -54,7 +53,7 @@ class ClassifierModule(TaskModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How many are right, and the plain loss."""
-        batch = self.checked(batch)
+        self.bad.count(batch.bad)
         if len(batch.labels):
             logits = self.model(batch.images).float()
             loss = cross_entropy(logits, batch.labels, reduction="sum")
@@ -71,20 +70,6 @@ class ClassifierModule(TaskModule):
             raise ValueError(f"{self.data.evaluated} has no image that can be read")
         figures = {"val/top1": top1 / seen, "val/top5": top5 / seen, "val/loss": loss / seen}
         self.log_dict(figures, prog_bar=True, rank_zero_only=False)
-
-    def checked(self, batch: Batch) -> Batch:
-        """Count what could not be read; past the limit, stop with the list."""
-        for reason in batch.bad:
-            if reason not in self.bad:
-                print(f"skipped: {reason}", file=sys.stderr)
-                self.bad[reason] = None
-        if len(self.bad) > self.data.bad_limit:
-            listed = "; ".join(self.bad)
-            raise ValueError(
-                f"{len(self.bad)} images could not be read, more than --data.bad_limit {self.data.bad_limit} allows: "
-                f"{listed}"
-            )
-        return batch
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its rate at each step."""

@@ -1,13 +1,15 @@
 """WebDataset tar shards as a stream: every sample once an epoch, resumable inside one."""
 
 import json
+import lzma
 import random
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
@@ -18,6 +20,11 @@ from botvision.files import read_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 LABEL = ".cls"
+MOST = 2**28  # bytes of a file in a shard, and of an index from a server
+MOST_SAMPLES = 2**40  # of a shard: any more is no count
+NO_SAMPLES = re.compile(r"__[^/]*__($|/)")  # WebDataset's own notes in a shard
+BROKEN = (OSError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError, LookupError,
+          RuntimeError)  # fmt: skip
 
 
 class Shard(NamedTuple):
@@ -76,7 +83,7 @@ def shards_of_pattern(source: str) -> list[Shard]:
             return [known[url] for url in urls]
         if remote:
             raise ValueError(f"{index} does not list {next(url for url in urls if url not in known)}; write it anew")
-    missing = [url for url in urls if not Path(url).is_file()]
+    missing = [url for url in urls if not is_file(url)]
     if missing:
         raise FileNotFoundError(f"no shard at {missing[0]} ({len(missing)} of {len(urls)} are missing)")
     return [Shard(url, count_samples(url)) for url in tqdm(urls, desc="count", unit="shard", disable=None)]
@@ -86,16 +93,36 @@ def read_index(source: str) -> list[Shard]:
     """An index's shards; relative URLs are beside it."""
     if is_remote(source):
         with opened(source) as stream:
-            content = parsed(stream.read(), source)
+            text = stream.read(MOST + 1)
+        if len(text) > MOST:
+            raise ValueError(f"index of shards {source} has more than {MOST >> 20} MiB; is it the index itself?")
+        content = parsed(text, source)
     else:
         content = read_json(Path(source), what="index of shards")
     listed = content.get("shardlist") if isinstance(content, dict) else None
-    if not listed or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in listed):
+    entries = listed if isinstance(listed, list) else []
+    if not entries or not all(isinstance(entry, dict) and {"url", "nsamples"} <= entry.keys() for entry in entries):
         raise ValueError(f"{source} is no index of shards; it needs a shardlist of url and nsamples")
-    wrong = [entry for entry in listed if type(entry["nsamples"]) is not int or entry["nsamples"] < 0]
-    if wrong:
-        raise ValueError(f"{source}: nsamples of {wrong[0]['url']} must be a number of samples; write the index anew")
-    return [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in listed]
+    for entry in entries:
+        if type(entry["nsamples"]) is not int or not 0 < entry["nsamples"] < MOST_SAMPLES:
+            named = f"{entry['url']!r:.80} must be a number of samples from 1"
+            raise ValueError(f"{source}: nsamples of {named}; got {entry['nsamples']!r:.40}; write the index anew")
+    shards = [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in entries]
+    missing = [shard.url for shard in shards if not is_remote(shard.url) and not is_file(shard.url)]
+    if missing:
+        raise FileNotFoundError(
+            f"{source} lists {missing[0]!r:.200}, which is not there ({len(missing)} of {len(shards)} are missing); "
+            "put it back, or write the index anew"
+        )
+    return shards
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file; false for what can be no name."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parsed(text: bytes, source: str) -> Any:
@@ -111,8 +138,10 @@ def count_samples(path: str) -> int:
     try:
         with tarfile.open(path) as tar:
             return sum(PurePosixPath(entry.name).suffix == LABEL for entry in tar)
-    except tarfile.TarError as error:
-        raise ValueError(f"shard {path} is no whole tar file: {error}; write it again") from error
+    except BROKEN as error:
+        raise ValueError(
+            f"shard {path} is no whole tar file: {' '.join(str(error).split())}; write it again"
+        ) from error
 
 
 class ShardBatches(IterableDataset[list[Raw]]):
@@ -168,6 +197,7 @@ class ShardBatches(IterableDataset[list[Raw]]):
             batch = list(islice(samples, self.share.batch_size))
             if number >= taken:
                 yield batch
+        next(samples, None)  # to the end of the last shard, where a wrong count shows
 
 
 def taken_before(counts: Sequence[int], batches: int) -> list[int]:
@@ -188,7 +218,13 @@ def read_interval(shards: Sequence[Shard], first: int, last: int) -> Iterator[Ra
         skip, stop = max(first - start, 0), min(last - start, shard.samples)
         start += shard.samples
         if skip < stop:
-            yield from islice(read_shard(shard), skip, stop)
+            samples = read_shard(shard)
+            yield from islice(samples, skip, stop)
+            if stop == shard.samples and next(samples, None) is not None:
+                raise ValueError(
+                    f"shard {shard.url} holds more than the {shard.samples} samples that its index says, and they "
+                    "would be left out; write the index anew"
+                )
 
 
 def read_shard(shard: Shard) -> Iterator[Raw]:
@@ -197,32 +233,58 @@ def read_shard(shard: Shard) -> Iterator[Raw]:
     Raises:
         ValueError: it is gone, cut short, or holds fewer samples than are known of it.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
-
-    found = 0
-    try:
-        with opened(shard.url) as stream:
-            files = ({**file, "__url__": shard.url} for file in tar_file_iterator(stream))
-            for sample in group_by_keys(files):
-                if LABEL[1:] in sample:
-                    found += 1
-                    yield to_raw(sample, shard.url)
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise ValueError(
-            f"shard {shard.url} could not be read after {found} of {shard.samples} samples: {error}; put it back and "
-            "go on with --on_existing resume"
-        ) from error
+    found, samples = 0, grouped(shard.url)
+    while True:
+        try:
+            sample = next(samples, None)
+        except BROKEN as error:
+            reason = error.args[0] if error.args and not isinstance(error, OSError) else error
+            raise ValueError(
+                f"shard {shard.url} could not be read after {found} of {shard.samples} samples: {reason}; put it back "
+                "and go on with --on_existing resume"
+            ) from error
+        if sample is None:
+            break
+        if LABEL[1:] in sample:
+            found += 1
+            yield to_raw(sample, shard.url)
     if found < shard.samples:
         cure = "a server may have ended early: go on with --on_existing resume, or write both anew"
         cure = cure if is_remote(shard.url) else "write both anew"
         raise ValueError(f"shard {shard.url} holds {found} samples, its index says {shard.samples}; {cure}")
 
 
+def grouped(url: str) -> Iterator[dict[str, Any]]:
+    """Files of a shard whose names differ in their endings alone, as one sample."""
+    from webdataset.tariterators import group_by_keys
+
+    with opened(url) as stream:
+        yield from group_by_keys(members(stream, url))
+
+
+def members(stream: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
+    """Files of a tar, one in memory at a time; WebDataset's own reader takes them of any size.
+
+    Raises:
+        ValueError: a file that is larger than any image.
+    """
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for entry in tar:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+            if not entry.isreg() or NO_SAMPLES.match(entry.name):
+                continue
+            if entry.size > MOST or entry.issparse():
+                raise ValueError(f"{entry.name:.80} is said to have {entry.size:,} bytes, which no image has")
+            file = tar.extractfile(entry)
+            if file is not None:
+                yield {"fname": entry.name, "data": file.read(), "__url__": url}
+
+
 def to_raw(sample: dict[str, Any], url: str) -> Raw:
     """An image and its label out of a sample's files."""
     name = f"{url}/{sample['__key__']}"
     label = sample[LABEL[1:]].strip()
-    if not label.isdigit():
+    if not label.isdigit() or len(label) > 9:
         raise ValueError(f"{name}{LABEL} must hold a class number from 0; got {label[:20]!r}")
     image = next((sample[ending[1:]] for ending in IMAGES if ending[1:] in sample), b"")
     return Raw(name, image, int(label))

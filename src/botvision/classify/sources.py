@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_images
 from botvision.engine.loader import images_kept
+from botvision.files import read_text
 from botvision.inputs import image_suffixes, open_image
 
 DIGITS = "digits"
@@ -56,6 +57,7 @@ class Folders:
                 f"{root} holds splits ({', '.join(folder.classes)}), not classes; give each by itself, e.g. "
                 f"--data.train {first}"
             )
+        check_links(root, [path for path, _ in folder.samples])
         self.classes: list[str] = folder.classes
         self.samples: list[tuple[str, int]] = folder.samples
 
@@ -66,6 +68,22 @@ class Folders:
         """Image and label."""
         path, label = self.samples[index]
         return open_image(Path(path)), label
+
+
+def check_links(root: Path, paths: Sequence[str]) -> None:
+    """Refuse images that are found twice, through links to folders that are among them already.
+
+    Raises:
+        ValueError: they are.
+    """
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(map(os.path.dirname, paths)):
+        first = found.setdefault(os.path.realpath(folder), folder)
+        if first != folder:
+            raise ValueError(
+                f"{root}: {folder[-200:]} and {first[-200:]} are one folder, by a link, and its images would count "
+                "twice; remove the link"
+            )
 
 
 def has_image(folder: Path) -> bool:
@@ -119,7 +137,7 @@ def read_class_names(path: Path | None) -> list[str]:
         return []
     if not path.is_file():
         raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def drawn(path: str, *, seed: int) -> str:

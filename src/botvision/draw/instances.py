@@ -1,5 +1,6 @@
 """Draw detections on their image: masks, boxes, class names, scores."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,10 @@ def magnify(detections: sv.Detections, times: int) -> sv.Detections:
 
 def save_image(image: Pixels, path: Path) -> None:
     """Write an RGB image whole."""
+    encoded = io.BytesIO()  # Pillow's own writer does not see that a disk takes only half of it
+    Image.fromarray(image).save(encoded, Image.registered_extensions()[path.suffix.lower()], quality=92)
     with whole_file(path) as unfinished:
-        Image.fromarray(image).save(unfinished, quality=92)
+        unfinished.write_bytes(encoded.getvalue())
 
 
 def contact_sheet(images: list[Pixels], *, columns: int = 3, side: int = 420) -> Pixels:

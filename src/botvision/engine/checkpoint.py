@@ -1,16 +1,19 @@
 """Read checkpoints: tensors and plain numbers, which say what they are of."""
 
-import pickle
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from botvision.backbone.archive import check_archive, check_tensors
 from botvision.files import whole_file
 
 KEY = "botvision"
+SLACK = 2**24  # numbers that a model may have besides its weights
 
 
 class TornCheckpointError(ValueError):
@@ -22,23 +25,29 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a whole checkpoint, or not one of this task.
+        ValueError: not a whole checkpoint, not one of this task, or one that holds no state dict.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{task}/demo/checkpoints/best.ckpt")
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch has no kind of its own for what is no file of tensors
         beside = ", ".join(sorted(p.name for p in path.parent.glob("[!.]*.ckpt") if p != path))
         hint = f"; beside it: {beside}" if beside else ""
         raise TornCheckpointError(
             f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written{hint}"
         ) from error
     about = content.get(KEY) if isinstance(content, dict) else None
-    whose = about.get("task", about.get("house")) if about else None  # "house" is the name before 0.1
+    about = about if isinstance(about, dict) else {}
+    whose = about.get("task", about.get("house"))  # "house" is the name before 0.1
     if whose != task:
-        whose = f"one of `botvision {whose}`" if whose else "no checkpoint of ours"
+        whose = f"one of `botvision {whose}`" if isinstance(whose, str) else "no checkpoint of ours"
         raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise TornCheckpointError(f"{path} holds no state dict; give a .ckpt that a run has written")
+    check_tensors(state, path)
     return dict(content)
 
 
@@ -51,11 +60,13 @@ def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | No
     Raises:
         ValueError: none is whole, or one is of another task.
     """
-    paths = sorted(folder.glob("[!.]*.ckpt"), key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
+    there = (path for path in folder.glob("[!.]*.ckpt") if path.is_file())
+    paths = sorted(there, key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
     torn: list[str] = []
     for path in paths:
         try:
             content = read_checkpoint(path, task=task)
+            check_progress(content, path)
         except TornCheckpointError:
             torn.append(path.name)
             continue
@@ -73,16 +84,71 @@ def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | No
     return None
 
 
-def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> torch.nn.Module:
-    """The checkpoint's weights into the model that it describes; in eval mode.
+def check_progress(content: dict[str, Any], path: Path) -> None:
+    """Refuse to go on from what does not say where the run was.
+
+    Raises:
+        TornCheckpointError: no numbers of steps and epochs.
+    """
+    if not all(type(content.get(name)) is int for name in ("global_step", "epoch")):
+        raise TornCheckpointError(f"{path} does not say at which step it was saved; give one that a run has written")
+
+
+@contextmanager
+def described_by(path: Path) -> Iterator[None]:
+    """Read or build what a checkpoint describes: whatever fails, the description is at fault.
+
+    Raises:
+        ValueError: it failed.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        cure = "" if "; " in str(error) else "; give a .ckpt that a run has written"
+        raise ValueError(f"{path}: {error}{cure}") from error
+    except Exception as error:  # a description may hold anything
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} describes no model that can be built: {type(error).__name__}: {reason:.200}; give a .ckpt that a "
+            "run has written"
+        ) from error
+
+
+def load_weights(build: Callable[[], torch.nn.Module], content: dict[str, Any], path: Path) -> torch.nn.Module:
+    """The model that a checkpoint describes, with its weights; in eval mode.
 
     Raises:
         ValueError: tensors that do not fit the description.
     """
     state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+    with described_by(path):
+        check_size(build, state, path)
+        model = build()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+        first = str(error).splitlines()[1].strip()[:300]
         raise ValueError(f"{path} does not fit the model that it describes: {first}; is the file mixed up?") from error
     return model.eval()
+
+
+def check_size(build: Callable[[], torch.nn.Module], state: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse to allocate a model that is far larger than the weights that are there for it.
+
+    Raises:
+        ValueError: it is.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (ValueError, OSError):
+        raise
+    except Exception:  # a few of timm's models compute with numbers while they are built
+        return
+    wanted, there = (sum(t.numel() for t in some) for some in (model.state_dict().values(), state.values()))
+    if wanted > 2 * there + SLACK:
+        raise ValueError(
+            f"{path} describes a model of {wanted:,} numbers and holds {there:,}; give a .ckpt that a run has written"
+        )

@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain
-from botvision.files import UNFINISHED, check_no_file
+from botvision.files import check_no_file, clear_leftovers, read_yaml
 
 
 def run_files(out: Path) -> list[Path]:
@@ -33,9 +31,9 @@ def warn_of_training_images(checkpoint: Path, given: str | Path, *, field: str, 
         unless: field of the run's data whose absence means that a part of the same images was kept to evaluate on.
     """
     try:
-        data = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text(encoding="utf-8"))["data"]
+        data = read_yaml(checkpoint.parent.parent / "config.yaml", what="settings")["data"]
         trained, kept = data[field], data[unless] is None
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return  # a checkpoint without its run
     if trained is not None and Path(trained).resolve() == Path(given).resolve():
         most = "most of these images" if kept else "these images"
@@ -61,8 +59,8 @@ def clear(out: Path) -> None:
 
 def clear_unfinished(out: Path) -> None:
     """Remove what a killed run was writing."""
-    for path in (out / "checkpoints").glob(f"{UNFINISHED}*.ckpt"):
-        path.unlink()
+    for folder in (out, out / "annotations", out / "checkpoints", out / "predictions"):
+        clear_leftovers(folder)
 
 
 def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
@@ -83,7 +81,12 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
             "anew, or give another --out"
         )
     if on_existing == "resume" and (out / "config.yaml").is_file():
-        old = yaml.safe_load((out / "config.yaml").read_text())
+        old = read_yaml(out / "config.yaml", what="settings")
+        if not isinstance(old, dict):
+            raise ValueError(
+                f"{out / 'config.yaml'} holds no settings of a run; begin anew with --on_existing replace, or put a "
+                "copy back"
+            )
         data = old.get("data")
         if isinstance(data, dict) and "workers" in data:
             data["workers"] = config["data"]["workers"]  # as many as the machine has

@@ -146,11 +146,17 @@ def resume_position(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple
         ValueError: inside an epoch, whose images were given out in another way than `reading` says: seed, devices,
             and workers where these matter.
     """
-    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    try:
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        reading_then = list(checkpoint[READING])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            "the checkpoint to resume does not say what was read; begin anew, or put a copy back"
+        ) from error
     if batches["is_last_batch"]:
         return checkpoint["epoch"] + 1, 0
-    if list(reading) != list(checkpoint[READING])[: len(reading)]:
+    if list(reading) != reading_then[: len(reading)]:
         names = ("engine.seed", "devices", "data.workers")
-        was = ", ".join(f"{name} {value}" for name, value in zip(names, checkpoint[READING], strict=False))
+        was = ", ".join(f"{name} {value}" for name, value in zip(names, reading_then, strict=False))
         raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
     return checkpoint["epoch"], batches["current"]["processed"]

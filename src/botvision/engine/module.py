@@ -1,10 +1,11 @@
-"""LightningModule of any task: order of epochs, learning rates, content of checkpoints."""
+"""LightningModule of any task: order of epochs, rates, steps that are left out, checkpoints."""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,6 +16,32 @@ from botvision.engine.doubts import slow_start
 from botvision.engine.loader import READING, ResumableLoader
 from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
+
+IN_A_ROW = 10  # steps that may be left out before a run ends
+
+
+class Unreadable:
+    """Images of a process that could not be read: each said once, and counted up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reasons: dict[str, None] = {}  # in their order, each once
+
+    def count(self, reasons: Sequence[str]) -> None:
+        """Say what is new.
+
+        Raises:
+            ValueError: more than the limit.
+        """
+        for reason in reasons:
+            if reason not in self.reasons:
+                print(f"skipped: {reason}", file=sys.stderr)
+                self.reasons[reason] = None
+        if len(self.reasons) > self.limit:
+            raise ValueError(
+                f"{len(self.reasons)} images could not be read, more than --data.bad_limit {self.limit} allows: "
+                f"{'; '.join(self.reasons)}"
+            )
 
 
 class TaskModule(L.LightningModule):
@@ -33,6 +60,30 @@ class TaskModule(L.LightningModule):
         self.about = about
         self.config = config
         self.loader = loader
+        self.left_out = 0
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave a step out whose gradients are not finite: it would make every weight so.
+
+        Raises:
+            ValueError: too many in a row.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:  # which looks itself, in 16-mixed
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            self.left_out = 0
+            return
+        self.left_out += 1
+        if self.left_out > IN_A_ROW:
+            raise ValueError(
+                f"gradients were not finite in {self.left_out} steps in a row, up to step {self.global_step}; the "
+                "weights are those before; begin anew with a lower learning rate or a longer warm-up, and "
+                "--on_existing replace"
+            )
+        optimizer.zero_grad()
+        if self.global_rank == 0:
+            print(f"step {self.global_step}: gradients are not finite; the step is left out", file=sys.stderr)
 
     def on_train_epoch_start(self) -> None:
         """Another order of the images each epoch."""

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from botvision.backbone import LoadReport, check_offline
 from botvision.backbone import load_weights as load_backbone
-from botvision.engine.checkpoint import KEY, load_weights, read_checkpoint
+from botvision.engine.checkpoint import KEY, described_by, load_weights, read_checkpoint
 from botvision.engine.settings import built
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
@@ -59,9 +59,11 @@ def load_detector(path: Path) -> Detector:
         ValueError: not a checkpoint of ours, or one whose tensors do not fit its own description.
     """
     content = read_checkpoint(path, task="maskrcnn")
-    about = content[KEY]
-    categories = [Category(*c) for c in about["categories"]]
-    model = load_weights(build_model(built(ModelConfig, about["model"], path), len(categories)), content, path)
+    with described_by(path):
+        about = content[KEY]
+        categories = [Category(int(number), str(name)) for number, name in about["categories"]]
+        config = built(ModelConfig, about["model"], path)
+    model = load_weights(lambda: build_model(config, len(categories)), content, path)
     return Detector(cast("MaskRCNN", model), categories)
 
 

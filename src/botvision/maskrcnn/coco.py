@@ -1,19 +1,29 @@
 """Read and check COCO annotations: every reference leads somewhere, every image is there."""
 
 import logging
-import math
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from posixpath import normpath
+from typing import Any, NamedTuple, cast
 
 from botvision.files import read_json
-from botvision.maskrcnn.config import OnBad
-from botvision.maskrcnn.masks import Box, decode
+from botvision.inputs import header_size, most_pixels
+from botvision.maskrcnn.config import BoxFormat, OnBad
+from botvision.maskrcnn.labels import NO_MASK, bad_box, bad_mask, from_corners, look_at_boxes, shown, told_as_corners
+from botvision.maskrcnn.masks import decode
 
 log = logging.getLogger("botvision.maskrcnn")
 LISTS = ("images", "annotations", "categories")
+IDS = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
 FEW = 0.2  # of the objects may be without a mask for masks to be trained on
-NO_MASK = "has no segmentation, and Mask R-CNN needs polygons or RLE"
+KEPT = 2  # documents: a split to train on, and one to evaluate on
+HEADERS = 2000  # images whose size is looked up on opening, spread over the file
+READERS = 8  # threads that look
+
+Document = dict[str, Any]
+_recent: OrderedDict[tuple[str, int, int], Document] = OrderedDict()
 
 
 class Category(NamedTuple):
@@ -23,7 +33,9 @@ class Category(NamedTuple):
     name: str
 
 
-def read_coco(path: Path, images: Path, *, on_bad: OnBad, masks: bool = True) -> dict[str, Any]:
+def read_coco(
+    path: Path, images: Path, *, on_bad: OnBad, masks: bool = True, box_format: BoxFormat = "auto"
+) -> Document:
     """A COCO file, checked: every reference leads somewhere and every image is there.
 
     Args:
@@ -31,57 +43,109 @@ def read_coco(path: Path, images: Path, *, on_bad: OnBad, masks: bool = True) ->
         images: folder of its images.
         on_bad: what is to be done with annotations that cannot be used.
         masks: whether they need masks.
+        box_format: of the file's boxes; auto is COCO's own, and refuses a file whose boxes seem to be two corners.
+
+    Returns:
+        The document, boxes as x, y, width, height.
 
     Raises:
         FileNotFoundError: no such file or image.
-        ValueError: no COCO file, no annotation, a dangling image_id, a category that is not in the list or has no
-            name; with `on_bad="refuse"` also a box without area or outside its image, or an annotation without a
-            mask. With "skip" these are left out, with a line that says how many.
+        ValueError: no COCO file, no annotation, crowds alone, a dangling image_id, a category that is not in the list
+            or has no name, an image that is listed twice or is of another size than its entry; with `on_bad="refuse"`
+            also a box without area or outside its image, or an annotation without a mask. With "skip" these are left
+            out, with a line that says how many.
     """
-    document = read_document(path)
+    document = in_format(read_document(path), box_format)
+    forget(path)
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     check_references(path, document, sizes)
+    check_corners(path, document, sizes, box_format)
+    annotations: list[dict[str, Any]] = document["annotations"]
     reasons = [
-        bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "")
-        for a in document["annotations"]
+        bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "") for a in annotations
     ]
-    bad = [(a.get("id"), why) for a, why in zip(document["annotations"], reasons, strict=True) if why]
+    bad = [(shown(a.get("id")), why) for a, why in zip(annotations, reasons, strict=True) if why]
     if bad and on_bad == "refuse":
         number, why = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
         boxes = "; --model.masks false trains on boxes alone" if why == NO_MASK else ""
         raise ValueError(
-            f"{path}: annotation {number} {why}{more}; mend it, or leave such out by --data.on_bad skip{boxes}"
+            f"{path}: annotation {number} {why}{more}; correct it, or leave such out by --data.on_bad skip{boxes}"
         )
-    if len(bad) == len(document["annotations"]):
+    if len(bad) == len(annotations):
         number, why = bad[0] if bad else ("", "")
         first = f" that can be used: annotation {number} {why}" if bad else ""
         raise ValueError(f"{path} has no annotation{first}; nothing can be learnt or evaluated from it")
     if bad:
         log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
-    document["annotations"] = [a for a, why in zip(document["annotations"], reasons, strict=True) if not why]
-    return document
+    kept = [a for a, why in zip(annotations, reasons, strict=True) if not why]
+    if all(a.get("iscrowd") for a in kept):
+        raise ValueError(
+            f"{path}: all {len(kept)} annotations are crowds (iscrowd 1), and nothing can be learnt or evaluated from "
+            "these; set iscrowd to 0 where an annotation is one object"
+        )
+    check_headers(path, document["images"], images)
+    return {**document, "annotations": kept}
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """A COCO file's three lists of dictionaries, not looked into.
+def in_format(document: Document, box_format: BoxFormat) -> Document:
+    """A COCO document with boxes as x, y, width, height."""
+    if box_format != "xyxy":
+        return document
+    return {**document, "annotations": from_corners(document["annotations"])}
+
+
+def read_document(path: Path) -> Document:
+    """A COCO file's three lists of dictionaries, not looked into; nobody may write into them.
+
+    The latest ones are kept, so that finding a folder's layout and opening its splits parses each file once.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or none of COCO's form.
     """
+    key = key_of(path)
+    if key is not None and key in _recent:
+        _recent.move_to_end(key)
+        return _recent[key]
     document: Any = read_json(path, what="COCO annotations")
     if not isinstance(document, dict) or any(not isinstance(document.get(key), list) for key in LISTS):
-        raise ValueError(f"{path} is no COCO file: it needs the lists {', '.join(LISTS[:-1])} and {LISTS[-1]}")
-    for key in LISTS:
-        strange = [entry for entry in document[key] if not isinstance(entry, dict)]
+        raise ValueError(
+            f"{path} is no COCO file: it needs the lists {', '.join(LISTS[:-1])} and {LISTS[-1]}; export it anew"
+        )
+    for name in LISTS:
+        strange = [entry for entry in document[name] if not isinstance(entry, dict)]
         if strange:
-            raise ValueError(f"{path}: {key} must be a list of dictionaries; got {strange[0]!r:.60} in it")
+            raise ValueError(f"{path}: {name} must be a list of dictionaries; got {shown(strange[0])} in it; remove it")
+        for entry in document[name]:
+            for number in IDS[name]:
+                if isinstance(entry.get(number), list | dict):
+                    raise ValueError(f"{path}: {number} of {shown(entry)} in {name} must be a whole number; correct it")
+    if key is not None:
+        _recent[key] = document
+        while len(_recent) > KEPT:
+            _recent.popitem(last=False)
     return document
 
 
-def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
+def key_of(path: Path) -> tuple[str, int, int] | None:
+    """What tells a file as it is now from any other; none where it cannot be looked up."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return str(path.absolute()), found.st_mtime_ns, found.st_size
+
+
+def forget(path: Path) -> None:
+    """Let a document that was kept go: it may take gigabytes."""
+    key = key_of(path)
+    if key is not None:
+        _recent.pop(key, None)
+
+
+def has_masks(document: Document, path: Path, *, on_bad: OnBad) -> bool:
     """Whether a file's annotations have masks; with `on_bad="skip"` nearly all are enough, and fewer are boxes.
 
     Raises:
@@ -105,95 +169,135 @@ def has_masks(document: dict[str, Any], path: Path, *, on_bad: OnBad) -> bool:
     return bool(annotations) and not bare
 
 
+def is_id(value: object) -> bool:
+    """Whether both AP packages take it for an id."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def twice_in(values: Sequence[Any]) -> Any:
+    """The first value that occurs twice; none where all differ."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
 def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
     """Ids that are unique, names that are there."""
     if not categories:
         raise ValueError(f"{path} lists no category; it needs at least one with id and name")
     for category in categories:
-        if not isinstance(category.get("id"), int) or not str(category.get("name") or "").strip():
-            raise ValueError(f"{path}: category {category} needs a whole-number id and a name; give it both")
-    twice = [i for i, count in Counter(c["id"] for c in categories).items() if count > 1]
-    if twice:
-        raise ValueError(f"{path}: category id {twice[0]} occurs twice; give each category its own")
+        number, name = category.get("id"), category.get("name")
+        if type(number) is not int or name is None or name == "" or (isinstance(name, str) and not name.strip()):
+            raise ValueError(f"{path}: category {shown(category)} needs a whole-number id and a name; give it both")
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: the name of category {number} must be text; got {shown(name)}; put it in quotes")
+        if not is_id(number):
+            raise ValueError(f"{path}: category id {shown(number)} must lie in 0 … 2^63 − 1; renumber the categories")
+    twice = twice_in([category["id"] for category in categories])
+    if twice is not None:
+        raise ValueError(f"{path}: category id {twice} occurs twice; give each category its own")
 
 
 def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
-    """Each entry complete, each image in the folder."""
+    """Each entry complete and listed once, each image in the folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder at {folder}; give the folder that the names in {path} belong to")
-    twice = [i for i, count in Counter(entry.get("id") for entry in entries).items() if count > 1]
-    if twice:
-        raise ValueError(f"{path}: image id {twice[0]} occurs twice; give each image its own")
     there = {entry.name for entry in folder.iterdir()}
+    most = most_pixels()
     for entry in entries:
-        whole = all(isinstance(entry.get(key), int) for key in ("id", "height", "width"))
-        if not whole or not isinstance(entry.get("file_name"), str):
-            raise ValueError(f"{path}: image {entry} needs id, file_name, height and width; add what is missing")
-        if not 0 <= entry["id"] < 2**63:
-            raise ValueError(f"{path}: image id {entry['id']} must lie in 0 … 2^63 − 1; renumber the images")
-        name = entry["file_name"]
-        if name not in there and not (folder / name).is_file():
-            raise FileNotFoundError(f"{path} names image {name}, which is not in {folder}; check the folder")
+        number, height, width, name = (cast("Any", entry.get(key)) for key in ("id", "height", "width", "file_name"))
+        if not all(type(value) is int for value in (number, height, width)) or not isinstance(name, str):
+            raise ValueError(
+                f"{path}: image {shown(entry)} needs id, file_name, height and width; add what is missing, ids and "
+                "sides as whole numbers"
+            )
+        if not is_id(number):
+            raise ValueError(f"{path}: image id {shown(number)} must lie in 0 … 2^63 − 1; renumber the images")
+        if min(height, width) < 1 or height * width > most:
+            raise ValueError(
+                f"{path}: image {number} is said to be {shown(width)}×{shown(height)} px, which must be at least 1×1 "
+                f"and at most {most:,.0f} together; correct its entry"
+            )
+        if name not in there and not is_file(folder, name):
+            named = name if name.isprintable() else ascii(name)
+            raise FileNotFoundError(f"{path} names image {named:.200}, which is not in {folder}; check the folder")
+    twice = twice_in([entry["id"] for entry in entries])
+    if twice is not None:
+        raise ValueError(f"{path}: image id {twice} occurs twice; give each image its own")
+    twice = twice_in([normpath(entry["file_name"]) for entry in entries])
+    if twice is not None:
+        ids = [entry["id"] for entry in entries if normpath(entry["file_name"]) == twice]
+        raise ValueError(
+            f"{path} lists image {twice} {len(ids)} times, as {', '.join(map(str, ids[:4]))}: each would be trained "
+            "without the others' objects; list it once, with all its annotations"
+        )
 
 
-def check_references(path: Path, document: dict[str, Any], sizes: dict[int, tuple[int, int]]) -> None:
-    """Each annotation's image and category exist."""
+def is_file(folder: Path, name: str) -> bool:
+    """Whether a folder has a file of this name; false for what can be none's."""
+    try:
+        return (folder / name).is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
+def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
+    """Images whose headers tell another size than their entries: their boxes would lie elsewhere.
+
+    Of a large file some are looked up, spread over it; all are compared when they are read. One that cannot be read is
+    told then, too.
+    """
+    some = entries[:: -(-len(entries) // HEADERS)] if entries else []
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda entry: header_size(folder / entry["file_name"]), some)
+        for entry, size in zip(some, found, strict=True):
+            if size is not None and size != (entry["height"], entry["width"]):
+                raise ValueError(other_size(path, entry, size))
+
+
+def other_size(path: Path, entry: dict[str, Any], size: Sequence[int]) -> str:
+    """What to say of an image that is not as large as its entry says."""
+    return (
+        f"image {entry['file_name']} is {size[1]}×{size[0]}, but {path} says {entry['width']}×{entry['height']}; correct "
+        "the file's entry"
+    )
+
+
+def check_references(path: Path, document: Document, sizes: dict[int, tuple[int, int]]) -> None:
+    """Each annotation's image and category exist, and whether it is a crowd is said by 0 or 1."""
     known = {c["id"] for c in document["categories"]}
     for annotation in document["annotations"]:
-        number = annotation.get("id")
-        if annotation.get("image_id") not in sizes:
+        number, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
+        if type(image) is not int or image not in sizes:
             raise ValueError(
-                f"{path}: annotation {number} names image_id {annotation.get('image_id')}, which is not among its "
+                f"{path}: annotation {shown(number)} names image_id {shown(image)}, which is not among its "
                 f"{len(sizes)} images; remove the annotation or add the image"
             )
-        if annotation.get("category_id") not in known:
+        if type(category) is not int or category not in known:
             raise ValueError(
-                f"{path}: annotation {number} has category_id {annotation.get('category_id')}, which is not in its "
-                f"list of {len(known)} categories; add the category or mend the annotation"
+                f"{path}: annotation {shown(number)} has category_id {shown(category)}, which is not in its "
+                f"list of {len(known)} categories; add the category or correct the annotation"
+            )
+        crowd = annotation.get("iscrowd")
+        if crowd is not None and (not isinstance(crowd, int) or crowd not in (0, 1)):
+            raise ValueError(
+                f"{path}: iscrowd of annotation {shown(number)} must be 0 or 1; got {shown(crowd)}; write the number"
             )
 
 
-def bad_box(annotation: dict[str, Any], height: int, width: int) -> str:
-    """What is wrong with an annotation's box, or nothing."""
-    bbox = annotation.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_finite, bbox)):
-        return f"has bbox {bbox}, not [x, y, width, height] in finite numbers"
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        return f"has a box without area, {bbox}"
-    x1, y1, x2, y2 = clip(corners(bbox), height, width)
-    if x2 <= x1 or y2 <= y1:
-        return f"has a box outside its image of {width}×{height}, {bbox}"
-    return ""
+def check_corners(path: Path, document: Document, sizes: dict[int, tuple[int, int]], box_format: BoxFormat) -> None:
+    """Refuse boxes that are two corners, unless their format was given."""
+    why = told_as_corners(look_at_boxes(document["annotations"], sizes)) if box_format == "auto" else ""
+    if why:
+        raise ValueError(
+            f"{path}: {why}: the boxes seem to be two corners, not COCO's [x, y, width, height]; --data.box_format "
+            "xyxy reads them so, xywh takes them as they are (evaluate: --box_format)"
+        )
 
 
-def bad_mask(annotation: dict[str, Any], height: int, width: int) -> str:
-    """What is wrong with an annotation's polygons or RLE, or nothing."""
-    form = annotation.get("segmentation")
-    if not form:
-        return NO_MASK
-    if isinstance(form, list):
-        fine = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_finite, p)) for p in form)
-        return "" if fine else "has a polygon that is no list of at least three x, y in finite numbers"
-    if not isinstance(form, dict) or not {"size", "counts"} <= set(form):
-        return "has a segmentation that is neither polygons nor RLE with size and counts"
-    if list(form["size"]) != [height, width]:
-        return f"has an RLE of size {form['size']} on an image of height {height}, width {width}"
-    counts = form["counts"]
-    if isinstance(counts, list):
-        fine = all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
-        return "" if fine else f"has an RLE whose counts are not whole numbers that add up to {height} × {width}"
-    return "" if isinstance(counts, str) else "has an RLE whose counts are neither text nor whole numbers"
+def for_counting(document: Document, *, masks: bool = True) -> Document:
+    """A COCO document as both AP packages read it alike: what they count by and nothing else, ids from 1.
 
-
-def is_finite(value: object) -> bool:
-    """Whether it is a number that a place can have."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def for_counting(document: dict[str, Any], *, masks: bool = True) -> dict[str, Any]:
-    """A COCO document as both AP packages read it alike: ids from 1, iscrowd and area there, masks that are masks.
-
-    Without `masks` its annotations are boxes alone.
+    An area that is no number is the mask's, or without `masks` the box's. Without `masks` its annotations are boxes
+    alone.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     annotations: list[dict[str, Any]] = []
@@ -201,25 +305,22 @@ def for_counting(document: dict[str, Any], *, masks: bool = True) -> dict[str, A
         height, width = sizes[given["image_id"]]
         if bad_box(given, height, width) or (masks and bad_mask(given, height, width)):
             continue
-        annotation = {"iscrowd": 0, **given, "id": len(annotations) + 1}
-        if not masks:
-            annotation.pop("segmentation", None)
-        if "area" not in given:
+        kept = {key: given[key] for key in ("image_id", "category_id", "bbox")}
+        annotation = {**kept, "id": len(annotations) + 1, "iscrowd": int(bool(given.get("iscrowd")))}
+        area = given.get("area")
+        if masks:
+            annotation["segmentation"] = given["segmentation"]
+        if not is_area(area):
             side, other = given["bbox"][2:]
-            mask_area = decode(given["segmentation"], height=height, width=width).sum() if masks else side * other
-            annotation["area"] = float(mask_area)
-        annotations.append(annotation)
-    return {**document, "annotations": annotations}
+            area = float(decode(given["segmentation"], height=height, width=width).sum()) if masks else side * other
+        annotations.append({**annotation, "area": area})
+    return {
+        "images": [{key: image[key] for key in ("id", "height", "width")} for image in document["images"]],
+        "annotations": annotations,
+        "categories": [{key: category[key] for key in ("id", "name")} for category in document["categories"]],
+    }
 
 
-def corners(bbox: list[float]) -> Box:
-    """COCO's x, y, width, height → x1, y1, x2, y2."""
-    x, y, width, height = bbox
-    return x, y, x + width, y + height
-
-
-def clip(box: Box, height: int, width: int) -> Box:
-    """The part of a box inside the image."""
-    x1, x2 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
-    y1, y2 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))
-    return x1, y1, x2, y2
+def is_area(value: object) -> bool:
+    """Whether it is an area as it can be."""
+    return type(value) in (int, float) and 0 <= value < 2**53  # type: ignore[operator]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
 from botvision.files import check_no_file, write_json
-from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimConfig
+from botvision.maskrcnn.config import Backend, BoxFormat, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
     from botvision.maskrcnn.evaluation import Metrics
@@ -60,6 +60,7 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 2,
     backend: Backend = "auto",
+    box_format: BoxFormat = "auto",
     engine: DeviceConfig = DeviceConfig(),
 ) -> "Metrics":
     """Evaluate a trained detector on any COCO file: box and mask AP.
@@ -72,6 +73,8 @@ def evaluate(
         batch_size: images at a time.
         workers: processes that read images.
         backend: "hotcoco", "pycocotools", or "auto" for the first that is installed.
+        box_format: xywh (x, y, width, height: COCO's), or xyxy (two corners); auto is xywh, and refuses a file whose
+            boxes seem to be two corners.
         engine: the device.
 
     Returns:
@@ -95,6 +98,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         backend=backend,
+        box_format=box_format,
     )
     if out is not None:
         write_json(Path(out) / "results.json", results)

@@ -8,6 +8,7 @@ from botvision.engine.config import Final, Schedule
 
 Backend = Literal["auto", "hotcoco", "pycocotools"]
 OnBad = Literal["refuse", "skip"]
+BoxFormat = Literal["auto", "xywh", "xyxy"]
 PresetName = Literal["paper", "torchvision_v2", "tiny", "nano"]  # the keys of model.PRESETS
 
 FILES = ("train_annotations", "train_images", "val_annotations", "val_images")
@@ -30,6 +31,9 @@ class DataConfig:
         workers: processes that read images, a device.
         on_bad: annotations without a mask, without area or outside their image: "refuse" the file, or "skip" them
             (COCO has some).
+        box_format: xywh (x, y, width, height: COCO's), or xyxy (two corners); auto is xywh, and refuses a file whose
+            boxes seem to be two corners.
+        bad_limit: different images that may turn out unreadable in training, for a process; one more stops the run.
     """
 
     train_annotations: Path | None = None
@@ -43,6 +47,8 @@ class DataConfig:
     batch_size: int = 8
     workers: int = 2
     on_bad: OnBad = "refuse"
+    box_format: BoxFormat = "auto"
+    bad_limit: int = 10
 
     def __post_init__(self) -> None:
         """Paths may come as text."""

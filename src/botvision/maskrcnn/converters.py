@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import supervision as sv
 from PIL import Image
 
+from botvision.files import read_text
 from botvision.inputs import image_suffixes
 
 Document = dict[str, Any]
@@ -42,7 +43,7 @@ def read_yolo(sources: Iterable[Path], names: Mapping[int, str], root: Path) -> 
         width, height = size_of(path)
         image = add_image(document, file_name=relative(path, root), width=width, height=height)
         label = label_of(path, root)
-        lines = text_of(label).splitlines() if label.is_file() else []
+        lines = read_text(label).splitlines() if label.is_file() else []
         unlabelled += [] if label.is_file() else [path]
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -164,7 +165,7 @@ def images_in(source: Path) -> list[Path]:
     """A folder's images, those in folders below it too, or those that a text file lists."""
     if source.is_dir():
         return sorted(path for path in source.rglob("*") if path.suffix.lower() in image_suffixes())
-    paths = [Path(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    paths = [Path(line.strip()) for line in read_text(source).splitlines() if line.strip()]
     paths = [path if path.is_absolute() else source.parent / path for path in paths]
     for path in paths:
         if not path.is_file():
@@ -183,18 +184,6 @@ def label_of(image: Path, root: Path) -> Path:
     parts[places[-1]] = "labels"
     label = Path(*parts).with_suffix(".txt")
     return beside if beside.is_file() and not label.is_file() else label
-
-
-def text_of(path: Path) -> str:
-    """A text file's content.
-
-    Raises:
-        ValueError: not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -17,14 +17,34 @@ from torchvision.transforms.v2 import functional as F
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import read_image
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.coco import Category, clip, corners, read_coco
-from botvision.maskrcnn.config import DataConfig, OnBad
+from botvision.maskrcnn.coco import Category, Document, forget, in_format, other_size, read_coco, read_document
+from botvision.maskrcnn.config import BoxFormat, DataConfig, OnBad
+from botvision.maskrcnn.labels import clip, corners
 from botvision.maskrcnn.resize import MEAN, ImageSize
 from botvision.maskrcnn.targets import CROP_SIDE
 
 Sample = tuple[Tensor, dict[str, Tensor]]
-Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 FILL = [round(255 * value) for value in MEAN]  # padding that normalises to about 0, as the model's own
+
+
+class Bad(NamedTuple):
+    """An image that could not be read, and why."""
+
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What a loader gives.
+
+    Attributes:
+        images: (3, H, W) each; sizes may differ.
+        targets: a dictionary an image.
+        bad: reasons of the images that are missing from it.
+    """
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+    bad: list[str]
 
 
 class Frame(NamedTuple):
@@ -88,6 +108,8 @@ class CocoInstances(Dataset[Sample]):
     Attributes:
         annotations: COCO's JSON.
         images: folder of its images.
+        box_format: of its boxes.
+        skip_unreadable: whether batches leave out images that cannot be read, and say so; otherwise they are an error.
         categories: by label; all of the file's, until `restrict` says otherwise.
         left_out: names of the file's categories that `restrict` has left out.
         counts: objects of each category by its id.
@@ -105,10 +127,14 @@ class CocoInstances(Dataset[Sample]):
         jitter: Jitter | None = None,
         on_bad: OnBad = "refuse",
         masks: bool = True,
+        box_format: BoxFormat = "auto",
+        skip_unreadable: bool = False,
     ) -> None:
-        document = read_coco(annotations, images, on_bad=on_bad, masks=masks)
+        document = read_coco(annotations, images, on_bad=on_bad, masks=masks, box_format=box_format)
         self.annotations = annotations
         self.images = images
+        self.box_format = box_format
+        self.skip_unreadable = skip_unreadable
         self.jitter = jitter
         self.masks = masks
         self.categories = sorted(Category(c["id"], c["name"]) for c in document["categories"])
@@ -137,15 +163,43 @@ class CocoInstances(Dataset[Sample]):
         entry, annotations = pickle.loads(self.records[start : self.ends[index]].tobytes())
         return entry, annotations
 
+    def truth(self) -> Document:
+        """The file as it is, for counting AP, boxes as x, y, width, height."""
+        document = in_format(read_document(self.annotations), self.box_format)
+        forget(self.annotations)
+        return document
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample | Bad]:
+        """What a loader takes for a batch."""
+        return [self.attempt(index) if self.skip_unreadable else self[index] for index in indices]
+
+    def attempt(self, index: int) -> Sample | Bad:
+        """A sample, or why its image cannot be read."""
+        try:
+            image = self.read(index)
+        except (ValueError, OSError) as error:
+            return Bad(str(error))
+        return self.sample(index, image)
+
     def __getitem__(self, index: int) -> Sample:
-        entry, annotations = self.record(index)
+        return self.sample(index, self.read(index))
+
+    def read(self, index: int) -> Tensor:
+        """An image as it is.
+
+        Raises:
+            FileNotFoundError, ValueError: it cannot be read, or is not as large as its entry says.
+        """
+        entry, _ = self.record(index)
         image = read_image(self.images / entry["file_name"])
+        if tuple(image.shape[-2:]) != (entry["height"], entry["width"]):
+            raise ValueError(other_size(self.annotations, entry, image.shape[-2:]))
+        return image
+
+    def sample(self, index: int, image: Tensor) -> Sample:
+        """An image as it was read, jittered, with its objects."""
+        entry, annotations = self.record(index)
         height, width = image.shape[-2:]
-        if (height, width) != (entry["height"], entry["width"]):
-            raise ValueError(
-                f"image {entry['file_name']} is {width}×{height}, but {self.annotations} says "
-                f"{entry['width']}×{entry['height']}; mend the file's entry"
-            )
         frame = Frame()
         if self.jitter is not None:
             image, frame = self.jitter(image)
@@ -181,27 +235,32 @@ class CocoInstances(Dataset[Sample]):
             mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
         except ValueError as error:
             raise ValueError(
-                f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; mend it"
+                f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; correct it"
             ) from error
         return mask[:, ::-1].copy() if frame.zoom_x < 0 else mask
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Images and targets as two lists; sizes may differ."""
-    return [image for image, _ in samples], [target for _, target in samples]
+def collate(samples: Sequence[Sample | Bad]) -> Batch:
+    """Samples into a batch, the unreadable ones aside."""
+    good = [sample for sample in samples if not isinstance(sample, Bad)]
+    bad = [sample.reason for sample in samples if isinstance(sample, Bad)]
+    return Batch([image for image, _ in good], [target for _, target in good], bad)
 
 
 def train_set(data: DataConfig, rule: ImageSize, *, masks: bool) -> CocoInstances:
     """Jittered images to train on."""
     annotations, images = data.training_files
     jitter = Jitter(rule, zoom=data.jitter, flip=data.flip)
-    return CocoInstances(annotations, images, jitter=jitter, on_bad=data.on_bad, masks=masks)
+    return CocoInstances(
+        annotations, images, jitter=jitter, on_bad=data.on_bad, masks=masks, box_format=data.box_format,
+        skip_unreadable=True,
+    )  # fmt: skip
 
 
 def val_set(data: DataConfig, *, masks: bool) -> CocoInstances:
     """Images to evaluate on, as they are, in the file's order."""
     annotations, images = data.validation_files
-    return CocoInstances(annotations, images, on_bad="skip", masks=masks)
+    return CocoInstances(annotations, images, on_bad="skip", masks=masks, box_format=data.box_format)
 
 
 def build_loader(dataset: CocoInstances, data: DataConfig, share: Share) -> ResumableLoader:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from botvision.files import read_json
 from botvision.maskrcnn.checkpoint import Detector
-from botvision.maskrcnn.coco import for_counting
-from botvision.maskrcnn.config import Backend
+from botvision.maskrcnn.coco import for_counting, forget, read_document
+from botvision.maskrcnn.config import Backend, BoxFormat
 from botvision.maskrcnn.data import CocoInstances, collate
 from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.results import Result, batch_results
@@ -46,6 +45,7 @@ def evaluate_detector(
     batch_size: int,
     workers: int,
     backend: Backend,
+    box_format: BoxFormat = "auto",
 ) -> tuple[Metrics, list[Result]]:
     """Metrics of a detector on a COCO file, and the results that they are of.
 
@@ -53,9 +53,10 @@ def evaluate_detector(
         FileNotFoundError, ValueError: as `botvision.maskrcnn.evaluate`.
     """
     model = detector.model.to(device)
-    dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks)
+    dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks, box_format=box_format)
     own = [category.name for category in detector.categories]
-    by_name = {category.name: category for category in dataset.categories}
+    # of two of one name, as Roboflow's first and empty one may have, the one that has objects
+    by_name = {c.name: c for c in sorted(dataset.categories, key=lambda category: dataset.counts[category.id])}
     strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
     if strange or not set(own) <= set(by_name):
         raise ValueError(
@@ -68,10 +69,10 @@ def evaluate_detector(
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
-        for batch_images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None):
-            found = model([image.to(device) for image in batch_images]).detections
-            results += batch_results(found, batch_images, targets, dataset.categories)
-    return coco_metrics(annotations, results, backend=backend, masks=model.masks), results
+        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None):
+            found = model([image.to(device) for image in batch.images]).detections
+            results += batch_results(found, batch.images, batch.targets, dataset.categories)
+    return coco_metrics(dataset.truth(), results, backend=backend, masks=model.masks), results
 
 
 def coco_metrics(
@@ -89,8 +90,10 @@ def coco_metrics(
         ValueError: an unknown backend.
     """
     coco, coco_eval = counting_tools(backend)
-    content = read_json(truth, what="COCO annotations") if isinstance(truth, Path) else truth
+    content = read_document(truth) if isinstance(truth, Path) else truth
     document = for_counting(content, masks=masks)
+    if isinstance(truth, Path):
+        forget(truth)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables of their own
         gt = coco()
         gt.dataset = document

@@ -13,7 +13,7 @@ import supervision as sv
 
 from botvision.draw.instances import Pixels, contact_sheet, draw_instances
 from botvision.maskrcnn.config import FILES, DataConfig
-from botvision.maskrcnn.data import CocoInstances
+from botvision.maskrcnn.data import Bad, CocoInstances
 from botvision.maskrcnn.layouts import Split, find_splits, split_by_image
 from botvision.maskrcnn.masks import paste
 
@@ -107,8 +107,10 @@ def files_of(dataset: CocoInstances) -> set[str]:
 def samples_sheet(train: CocoInstances) -> Pixels:
     """The first images as they are trained on, with their labels."""
     drawn = []
-    for index in range(min(SAMPLES, len(train))):
-        image, target = train[index]
+    for sample in map(train.attempt, range(min(SAMPLES, len(train)))):
+        if isinstance(sample, Bad):  # training counts them
+            continue
+        image, target = sample
         height, width = image.shape[-2:]
         boxes = target["boxes"].numpy().reshape(-1, 4)
         dense = None

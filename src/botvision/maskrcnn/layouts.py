@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from botvision.engine.loader import images_kept
+from botvision.files import read_text, read_yaml
 from botvision.maskrcnn.coco import read_document
-from botvision.maskrcnn.converters import Document, read_voc, read_yolo, text_of, with_names
+from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
@@ -127,11 +126,11 @@ def find_yolo(root: Path) -> Found | None:
     """A YAML with `names`, `train` and `val`, or images and labels with a classes.txt."""
     for path in [*sorted(root.glob("data.y*ml")), *sorted(root.glob("*.y*ml"))]:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+            content = read_yaml(path, what="YAML of a YOLO set")
+        except ValueError:
             if path.stem != "data":
                 continue
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; correct or remove it") from error
+            raise
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
             if not isinstance(names, dict | list) or not names:
@@ -147,7 +146,7 @@ def find_yolo(root: Path) -> Found | None:
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
     if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
-        lines = (line.strip() for line in text_of(classes).splitlines())
+        lines = (line.strip() for line in read_text(classes).splitlines())
         named = dict(enumerate(line for line in lines if line))
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
@@ -250,7 +249,7 @@ def listed_in(root: Path, split: str) -> set[str]:
     for kind in ("Main", "Segmentation", ""):
         path = root / "ImageSets" / kind / f"{split}.txt"
         if path.is_file():
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             # the lists of one class have a column of 1 and -1 beside the names
             return {re.sub(r"\s+-?[01]$", "", line) for line in lines}
     return set()

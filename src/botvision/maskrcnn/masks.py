@@ -30,6 +30,14 @@ def crop(segmentation: Any, box: Box, *, height: int, width: int) -> Mask:
     return (sampled >= 0.5).numpy().astype(np.uint8)
 
 
+def bounds(code: dict[str, Any]) -> Box:
+    """The smallest box around a mask of RLE, x, y, width, height; all 0 where the mask is empty."""
+    if isinstance(code["counts"], list):
+        code = rle.frPyObjects(code, *code["size"])
+    x, y, width, height = rle.toBbox(code).tolist()
+    return x, y, width, height
+
+
 def decode(segmentation: Any, *, height: int, width: int) -> Mask:
     """A COCO segmentation (polygons, RLE, uncompressed RLE) as a dense (H, W) mask."""
     if isinstance(segmentation, list):

@@ -1,11 +1,11 @@
-"""LightningModule of Mask R-CNN: losses, optimiser, validation AP."""
+"""LightningModule of Mask R-CNN: losses, optimiser, validation AP, unreadable images."""
 
 from typing import Any, cast
 
 import torch
 
 from botvision.engine.loader import ResumableLoader
-from botvision.engine.module import TaskModule
+from botvision.engine.module import TaskModule, Unreadable
 from botvision.maskrcnn.checkpoint import describe
 from botvision.maskrcnn.config import ModelConfig, OptimConfig
 from botvision.maskrcnn.data import Batch, CocoInstances
@@ -26,13 +26,15 @@ class MaskRCNNModule(TaskModule):
         optim: OptimConfig,
         loader: ResumableLoader,
         val_set: CocoInstances,
+        bad_limit: int = 10,
     ) -> None:
-        """`loader` of the training data; `val_set`, whose annotations the AP is of."""
+        """`loader` of the training data, of which `bad_limit` images may be unreadable; `val_set`, for the AP."""
         if optim.freeze:
             freeze(model.pyramid.body)
         super().__init__(model, about=describe(config, val_set.categories), config=config, loader=loader)
         self.optim = optim
-        self.truth = val_set.annotations
+        self.truth = val_set.truth
+        self.bad = Unreadable(bad_limit)
         self.categories = val_set.categories
         self.results: list[Result] = []
 
@@ -43,7 +45,10 @@ class MaskRCNNModule(TaskModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Sum of the losses."""
-        losses = self.model(*batch).losses
+        self.bad.count(batch.bad)
+        if not batch.images:  # every process must have a loss
+            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
+        losses = self.model(batch.images, batch.targets).losses
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             terms = ", ".join(f"{k} {v.item():.3g}" for k, v in losses.items())
@@ -51,22 +56,22 @@ class MaskRCNNModule(TaskModule):
                 f"the loss is not finite at step {self.global_step} ({terms}); begin anew with a lower "
                 "--optim.lr, more --optim.warmup_steps or --optim.clip 10, and --on_existing replace"
             )
-        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch[0]))
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch[0]))
+        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch.images))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.images))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Detections as COCO results, and the losses."""
-        output = self.model(*batch)
-        self.results += batch_results(output.detections, *batch, self.categories)
+        output = self.model(batch.images, batch.targets)
+        self.results += batch_results(output.detections, batch.images, batch.targets, self.categories)
         losses = {f"val/{k}": v for k, v in output.losses.items()}
         losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
-        self.log_dict(losses, batch_size=len(batch[0]), sync_dist=True)
+        self.log_dict(losses, batch_size=len(batch.images), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Box and mask AP over all processes, whose loaders give each image once."""
         results = self.gathered()
-        found = coco_metrics(self.truth, results, masks=self.detector.masks) if self.global_rank == 0 else None
+        found = coco_metrics(self.truth(), results, masks=self.detector.masks) if self.global_rank == 0 else None
         found = cast("Metrics", self.trainer.strategy.broadcast(found))
         self.results = []
         metrics = {"val/box_ap": found.box["AP"]}

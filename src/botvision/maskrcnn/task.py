@@ -32,11 +32,13 @@ class Summary(RunSummary):
 
     Attributes:
         box_ap, mask_ap: COCO's AP on the validation images, as fractions; none for masks where it finds boxes alone.
+        unreadable: different training images that the first process skipped in the last session.
     """
 
     task = "maskrcnn"
     box_ap: float
     mask_ap: float | None
+    unreadable: int
 
     @property
     def headline(self) -> str:
@@ -134,7 +136,14 @@ class InstanceSegmentation(Task[Summary]):
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(detector.pyramid.body, self.backbone_weights)}")
         detector = session.prepared(detector, detector.pyramid)
-        module = MaskRCNNModule(detector, config=self.model, optim=self.optim, loader=train, val_set=val_images)
+        module = MaskRCNNModule(
+            detector,
+            config=self.model,
+            optim=self.optim,
+            loader=train,
+            val_set=val_images,
+            bad_limit=self.data.bad_limit,
+        )
         return Parts(module, train, val)
 
     def introduce(self, parts: Parts, out: Path) -> None:
@@ -153,7 +162,11 @@ class InstanceSegmentation(Task[Summary]):
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """AP."""
         return Summary(
-            box_ap=metrics["val/box_ap"], mask_ap=metrics.get("val/mask_ap"), model=self.model.backbone, **common
+            box_ap=metrics["val/box_ap"],
+            mask_ap=metrics.get("val/mask_ap"),
+            unreadable=len(cast("MaskRCNNModule", parts.module).bad.reasons),
+            model=self.model.backbone,
+            **common,
         )
 
 
