@@ -75,9 +75,9 @@ def held(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def is_leftover(path: Path) -> bool:
+def is_leftover(path: Path, *, stale: float) -> bool:
     """Whether nobody holds an unfinished file or folder, and has not only just begun it."""
-    if fcntl is None or time.time() - path.stat().st_mtime < STALE:
+    if fcntl is None or time.time() - path.stat().st_mtime < stale:
         return False
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -89,11 +89,18 @@ def is_leftover(path: Path) -> bool:
     return True
 
 
-def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED) -> None:
-    """Remove unfinished files and folders that killed processes have left, and none that another is writing."""
+def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED, stale: float = STALE) -> None:
+    """Remove unfinished files and folders that killed processes have left, and none that another is writing.
+
+    Args:
+        folder: where they are.
+        prefix: of their names.
+        stale: seconds from which they can be leftovers; 0 where nobody else writes into the folder.
+    """
     for path in folder.glob(f"{glob.escape(prefix)}*") if folder.is_dir() else ():
         with suppress(OSError):  # another process may be quicker
-            if not re.fullmatch(r"[a-z0-9_]{8}(\.\w+)?", path.name.removeprefix(prefix)) or not is_leftover(path):
+            ours = prefix == UNFINISHED or re.fullmatch("[a-z0-9_]{8}", path.name.removeprefix(prefix))
+            if not ours or not is_leftover(path, stale=stale):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -134,6 +141,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
             unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; false for what can be no name, as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_no_file(path: Path) -> None:

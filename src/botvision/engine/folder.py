@@ -41,7 +41,7 @@ def clear(out: Path) -> None:
 def clear_unfinished(out: Path) -> None:
     """Remove what a killed run was writing."""
     for folder in (out, out / "annotations", out / "checkpoints", out / "predictions"):
-        clear_leftovers(folder)
+        clear_leftovers(folder, stale=0)
 
 
 def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:

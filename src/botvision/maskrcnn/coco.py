@@ -8,7 +8,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple, cast
 
-from botvision.files import read_json
+from botvision.files import is_file, read_json
 from botvision.inputs import header_size, most_pixels
 from botvision.maskrcnn.config import BoxFormat, OnBad
 from botvision.maskrcnn.labels import NO_MASK, bad_box, bad_mask, from_corners, look_at_boxes, shown, told_as_corners
@@ -216,7 +216,7 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
                 f"{path}: image {number} is said to be {shown(width)}×{shown(height)} px, which must be at least 1×1 "
                 f"and at most {most:,.0f} together; mend its entry"
             )
-        if name not in there and not is_file(folder, name):
+        if name not in there and not is_file(folder / name):
             named = name if name.isprintable() else ascii(name)
             raise FileNotFoundError(f"{path} names image {named:.200}, which is not in {folder}; check the folder")
     twice = twice_in([entry["id"] for entry in entries])
@@ -229,14 +229,6 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
             f"{path} lists image {twice} {len(ids)} times, as {', '.join(map(str, ids[:4]))}: each would be trained "
             "without the others' objects; list it once, with all its annotations"
         )
-
-
-def is_file(folder: Path, name: str) -> bool:
-    """Whether a folder has a file of this name; false for what can be none's."""
-    try:
-        return (folder / name).is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte
-        return False
 
 
 def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
