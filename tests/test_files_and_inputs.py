@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.files import clear_leftovers, read_json, read_yaml, whole_file, whole_folder, write_json
+from botvision.engine.settings import read_yaml
+from botvision.files import clear_leftovers, read_json, whole_file, whole_folder, write_json
 from botvision.inputs import as_tensor, find_images, image_suffixes, read_image, stream
 
 

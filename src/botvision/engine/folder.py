@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from botvision.engine.config import EngineConfig, OnExisting
-from botvision.engine.settings import completed, plain
-from botvision.files import check_no_file, clear_leftovers, read_yaml
+from botvision.engine.settings import completed, plain, read_yaml
+from botvision.files import check_no_file, clear_leftovers
 
 
 def run_files(out: Path) -> list[Path]:

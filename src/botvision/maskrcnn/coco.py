@@ -61,6 +61,7 @@ def read_coco(
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     check_references(path, document, sizes)
+    check_repeats(path, document)
     check_corners(path, document, sizes, box_format)
     annotations: list[dict[str, Any]] = document["annotations"]
     reasons = [
@@ -222,13 +223,24 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
     twice = twice_in([entry["id"] for entry in entries])
     if twice is not None:
         raise ValueError(f"{path}: image id {twice} occurs twice; give each image its own")
-    twice = twice_in([normpath(entry["file_name"]) for entry in entries])
-    if twice is not None:
-        ids = [entry["id"] for entry in entries if normpath(entry["file_name"]) == twice]
-        raise ValueError(
-            f"{path} lists image {twice} {len(ids)} times, as {', '.join(map(str, ids[:4]))}: each would be trained "
-            "without the others' objects; list it once, with all its annotations"
-        )
+
+
+def check_repeats(path: Path, document: Document) -> None:
+    """An image that is listed several times has the same objects each time, as one that is to be seen more often."""
+    ids: dict[str, list[int]] = {}
+    for entry in document["images"]:
+        ids.setdefault(normpath(entry["file_name"]), []).append(entry["id"])
+    repeated = {name: own for name, own in ids.items() if len(own) > 1}
+    objects: dict[int, list[str]] = {number: [] for own in repeated.values() for number in own}
+    for annotation in document["annotations"] if repeated else ():
+        if annotation["image_id"] in objects:
+            objects[annotation["image_id"]].append(f"{annotation['category_id']} {shown(annotation.get('bbox'))}")
+    for name, own in repeated.items():
+        if any(sorted(objects[number]) != sorted(objects[own[0]]) for number in own):
+            raise ValueError(
+                f"{path} lists image {name} {len(own)} times, as {', '.join(map(str, own[:4]))}: each would be trained "
+                "without the others' objects; list it once, with all its annotations"
+            )
 
 
 def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
