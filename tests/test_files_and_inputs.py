@@ -1,5 +1,6 @@
 """Whole files or none; images upright, whatever their mode."""
 
+import os
 import re
 import shutil
 import threading
@@ -11,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.files import read_json, whole_file, write_json
+from botvision.engine.settings import read_yaml
+from botvision.files import clear_leftovers, read_json, whole_file, whole_folder, write_json
 from botvision.inputs import as_tensor, find_images, image_suffixes, read_image, stream
 
 
@@ -219,3 +221,54 @@ def test_what_people_hold_as_an_image_is_one_tensor(tmp_path):
 def test_what_is_no_image_is_refused_with_what_is_taken(image, error, message):
     with pytest.raises(error, match=message):
         as_tensor(image)
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_that_is_being_written(tmp_path):
+    for name in (".unfinished-abcd1234.json", ".set-abcd1234"):
+        (tmp_path / name).mkdir() if name.startswith(".set") else (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".set-backup").mkdir()  # somebody's own
+    os.utime(tmp_path / ".set-backup", (0, 0))
+    with whole_file(tmp_path / "a.json") as unfinished:
+        os.utime(unfinished, (0, 0))
+        clear_leftovers(tmp_path, stale=0)
+        assert unfinished.exists()
+        unfinished.write_text("whole")
+    with whole_folder(tmp_path / "set") as unfinished:
+        (unfinished / "x").write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set-backup", "a.json", "set"]
+
+
+def test_yaml_whose_aliases_stand_for_more_than_a_memory_holds_is_refused(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)))
+    with pytest.raises(ValueError, match=r"data\.yaml has more than 100 aliases \(\*name\), which may fill the memory"):
+        read_yaml(path, what="settings")
+    path.write_text("a: &x [1]\nb: *x\nc: '" + "*" * 200 + "'")
+    assert read_yaml(path, what="settings")["b"] == [1]
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")  # 50 kB on the disk
+    with pytest.raises(ValueError, match=r"a\.png: it has more than 178,956,970 pixels, .*; cut it into tiles"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/a.png"])
+def test_an_images_address_leads_to_the_web_alone(place):
+    """By redirection too."""
+
+    class Elsewhere(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", place)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match=r"cannot fetch http://127.*; check the address"):
+            read_image(f"http://127.0.0.1:{server.server_port}/a.png")
+        server.shutdown()

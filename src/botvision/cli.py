@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
 from botvision import __version__
 from botvision.completion import Shell, add_flags, script
-from botvision.files import read_yaml
+from botvision.engine.settings import read_yaml
 from botvision.usage import Flag, Paragraphs, about, explain, flags_of, refusal, types_in
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command

@@ -21,8 +21,6 @@ except ImportError:  # Windows: leftovers stay
 
 UNFINISHED = ".unfinished-"  # before the name of a file that is being written
 STALE = 2.0  # seconds from which an unfinished file that nobody holds is a leftover
-ALIASES = 100  # of a YAML file; a few hundred that name each other stand for more than any memory holds
-MOST_TEXT = 2**26  # bytes of a YAML file
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -75,9 +73,9 @@ def held(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def is_leftover(path: Path) -> bool:
+def is_leftover(path: Path, *, stale: float) -> bool:
     """Whether nobody holds an unfinished file or folder, and has not only just begun it."""
-    if fcntl is None or time.time() - path.stat().st_mtime < STALE:
+    if fcntl is None or time.time() - path.stat().st_mtime < stale:
         return False
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -89,11 +87,18 @@ def is_leftover(path: Path) -> bool:
     return True
 
 
-def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED) -> None:
-    """Remove unfinished files and folders that killed processes have left, and none that another is writing."""
+def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED, stale: float = STALE) -> None:
+    """Remove unfinished files and folders that killed processes have left, and none that another is writing.
+
+    Args:
+        folder: where they are.
+        prefix: of their names.
+        stale: seconds from which they can be leftovers; 0 where nobody else writes into the folder.
+    """
     for path in folder.glob(f"{glob.escape(prefix)}*") if folder.is_dir() else ():
         with suppress(OSError):  # another process may be quicker
-            if not re.fullmatch(r"[a-z0-9_]{8}(\.\w+)?", path.name.removeprefix(prefix)) or not is_leftover(path):
+            ours = prefix == UNFINISHED or re.fullmatch("[a-z0-9_]{8}", path.name.removeprefix(prefix))
+            if not ours or not is_leftover(path, stale=stale):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -134,6 +139,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
             unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; false for what can be no name, as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_no_file(path: Path) -> None:
@@ -202,28 +215,3 @@ def read_json(path: Path, *, what: str) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} {path} is not JSON: {error}; is the file whole?") from error
-
-
-def read_yaml(path: Path, *, what: str) -> Any:
-    """Read a YAML file of plain values; `what` names it in the error.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not YAML, too large, or so many aliases that it may stand for more than the memory holds.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}; give a YAML file that exists")
-    if path.stat().st_size > MOST_TEXT:
-        raise ValueError(f"{path} has more than {MOST_TEXT >> 20} MiB, which is too much for YAML; write less into it")
-    try:
-        text = path.read_text(encoding="utf-8")
-        few = text.count("*") <= ALIASES or sum(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)) <= ALIASES
-        content = yaml.safe_load(text) if few else None
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not YAML: {reason:.300}; correct or remove it") from error
-    if not few:
-        raise ValueError(f"{path} has more than {ALIASES} aliases (*name), which may fill the memory; write them out")
-    return content

@@ -250,6 +250,8 @@ def test_an_index_runs_no_command(tmp_path, payload):
 
 def test_an_index_leads_to_its_own_folder_and_to_its_own_server(tmp_path):
     (tmp_path / "a b.tar").write_bytes(b"")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.tar").write_bytes(b"")
     inside = (tmp_path / "a b.tar").as_uri()
     assert find_shards(index_of(tmp_path, inside)) == [Shard(str(tmp_path / "a b.tar"), 5)]
     assert find_shards(index_of(tmp_path, "http://host/a.tar")) == [Shard("http://host/a.tar", 5)]

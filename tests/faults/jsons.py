@@ -316,7 +316,11 @@ def compare(written: Document, entry: Any, image: Any, target: Any, data: CocoIn
         raise Wrong(f"{len(got)} of {len(want)} objects of image {entry['id']}")
     place = 0
     for number, (box, name) in enumerate(got):
-        while place < len(want) and not (np.allclose(want[place][0], box, atol=1e-3) and want[place][1] == name):
+        while place < len(want) and not (
+            np.allclose(want[place][0], box, atol=1e-3)
+            and want[place][1] == name
+            and (isinstance(want[place][2].get("segmentation"), list | dict) or not data.masks)
+        ):
             place += 1
         if place == len(want):
             raise Wrong(f"a box {box} of {name} that is not in the file")

@@ -19,8 +19,8 @@ OPENED = {
     "torch.load": {"engine/checkpoint.py", "backbone/weights.py"},  # loads.checkpoints
     "load_file": {"backbone/weights.py"},  # loads.safetensors
     "timm.create_model": {"backbone/weights.py", "backbone/registry.py"},  # loads.of_a_hub, loads.pretrained
-    "yaml.safe_load": {"files.py"},  # loads.yaml
-    "yaml.parse": {"files.py"},
+    "yaml.safe_load": {"engine/settings.py"},  # loads.yaml
+    "yaml.parse": {"engine/settings.py"},
     "json.loads": {"files.py", "classify/shards.py", "maskrcnn/journal.py"},  # jsons, shards; our own lines
     "Image.open": {"inputs.py", "maskrcnn/converters.py"},  # images
     "tarfile.open": {"classify/shards.py", "digits.py"},  # shards; written

@@ -96,7 +96,9 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        reason = " ".join(str(error).split())
+        short = reason if len(reason) < 600 else f"{reason[:300]}; correct its config.json"
+        raise ValueError(f"{source}: {short}") from error
     except (TypeError, AttributeError, KeyError, AssertionError, IndexError) as error:  # of a configuration that is odd
         raise ValueError(
             f"{source} describes no model that can be built: {type(error).__name__}: {error}; give a folder that "

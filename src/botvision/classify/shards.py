@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from botvision.classify.opening import beside, checked, is_remote, opened
 from botvision.engine.loader import Share
-from botvision.files import read_json
+from botvision.files import is_file, read_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 LABEL = ".cls"
@@ -83,7 +83,7 @@ def shards_of_pattern(source: str) -> list[Shard]:
             return [known[url] for url in urls]
         if remote:
             raise ValueError(f"{index} does not list {next(url for url in urls if url not in known)}; write it anew")
-    missing = [url for url in urls if not is_file(url)]
+    missing = [url for url in urls if not is_file(Path(url))]
     if missing:
         raise FileNotFoundError(f"no shard at {missing[0]} ({len(missing)} of {len(urls)} are missing)")
     return [Shard(url, count_samples(url)) for url in tqdm(urls, desc="count", unit="shard", disable=None)]
@@ -108,21 +108,13 @@ def read_index(source: str) -> list[Shard]:
             named = f"{entry['url']!r:.80} must be a number of samples from 1"
             raise ValueError(f"{source}: nsamples of {named}; got {entry['nsamples']!r:.40}; write the index anew")
     shards = [Shard(beside(source, entry["url"]), entry["nsamples"]) for entry in entries]
-    missing = [shard.url for shard in shards if not is_remote(shard.url) and not is_file(shard.url)]
+    missing = [shard.url for shard in shards if not is_remote(shard.url) and not is_file(Path(shard.url))]
     if missing:
         raise FileNotFoundError(
             f"{source} lists {missing[0]!r:.200}, which is not there ({len(missing)} of {len(shards)} are missing); "
             "put it back, or write the index anew"
         )
     return shards
-
-
-def is_file(path: str) -> bool:
-    """Whether there is such a file; false for what can be no name."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def parsed(text: bytes, source: str) -> Any:

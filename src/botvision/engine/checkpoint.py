@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from botvision.backbone.archive import check_archive, check_tensors
-from botvision.files import whole_file
+from botvision.files import is_file, whole_file
 
 KEY = "botvision"
 SLACK = 2**24  # numbers that a model may have besides its weights
@@ -27,8 +27,10 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, not one of this task, or one that holds no state dict.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{task}/demo/checkpoints/best.ckpt")
+    if not is_file(path):
+        raise FileNotFoundError(
+            f"no checkpoint at {str(path)[:300]}; give a file such as runs/{task}/demo/checkpoints/best.ckpt"
+        )
     try:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)

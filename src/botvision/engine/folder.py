@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from botvision.engine.config import EngineConfig, OnExisting
-from botvision.engine.settings import completed, plain
-from botvision.files import check_no_file, clear_leftovers, read_yaml
+from botvision.engine.settings import completed, plain, read_yaml
+from botvision.files import check_no_file, clear_leftovers
 
 
 def run_files(out: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def clear(out: Path) -> None:
 def clear_unfinished(out: Path) -> None:
     """Remove what a killed run was writing."""
     for folder in (out, out / "annotations", out / "checkpoints", out / "predictions"):
-        clear_leftovers(folder)
+        clear_leftovers(folder, stale=0)
 
 
 def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:

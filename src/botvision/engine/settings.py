@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Group = TypeVar("Group")
+ALIASES = 100  # of a YAML file; a few hundred that name each other stand for more than any memory holds
+MOST_TEXT = 2**26  # bytes of a YAML file
 RENAMED = {"canvas": "img_size", "score_every": "evaluate_every"}  # options by their names before 0.1
 
 
@@ -72,3 +74,28 @@ def check_same(saved: dict[str, Any], own: dict[str, Any], *, model: Any) -> Non
     saved = {"task" if name == "house" else name: value for name, value in plain(saved).items()}
     if {**saved, "model": completed(saved.get("model"), model)} != plain(own):
         raise ValueError("the checkpoint to resume is of another model or other classes; give another --out")
+
+
+def read_yaml(path: Path, *, what: str) -> Any:
+    """Read a YAML file of plain values; `what` names it in the error.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, too large, or so many aliases that it may stand for more than the memory holds.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}; give a YAML file that exists")
+    if path.stat().st_size > MOST_TEXT:
+        raise ValueError(f"{path} has more than {MOST_TEXT >> 20} MiB, which is too much for YAML; write less into it")
+    try:
+        text = path.read_text(encoding="utf-8")
+        few = text.count("*") <= ALIASES or sum(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)) <= ALIASES
+        content = yaml.safe_load(text) if few else None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {reason:.300}; correct or remove it") from error
+    if not few:
+        raise ValueError(f"{path} has more than {ALIASES} aliases (*name), which may fill the memory; write them out")
+    return content

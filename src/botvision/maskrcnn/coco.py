@@ -8,7 +8,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple, cast
 
-from botvision.files import read_json
+from botvision.files import is_file, read_json
 from botvision.inputs import header_size, most_pixels
 from botvision.maskrcnn.config import BoxFormat, OnBad
 from botvision.maskrcnn.labels import NO_MASK, bad_box, bad_mask, from_corners, look_at_boxes, shown, told_as_corners
@@ -61,6 +61,7 @@ def read_coco(
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     check_references(path, document, sizes)
+    check_repeats(path, document)
     check_corners(path, document, sizes, box_format)
     annotations: list[dict[str, Any]] = document["annotations"]
     reasons = [
@@ -216,27 +217,30 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
                 f"{path}: image {number} is said to be {shown(width)}×{shown(height)} px, which must be at least 1×1 "
                 f"and at most {most:,.0f} together; correct its entry"
             )
-        if name not in there and not is_file(folder, name):
+        if name not in there and not is_file(folder / name):
             named = name if name.isprintable() else ascii(name)
             raise FileNotFoundError(f"{path} names image {named:.200}, which is not in {folder}; check the folder")
     twice = twice_in([entry["id"] for entry in entries])
     if twice is not None:
         raise ValueError(f"{path}: image id {twice} occurs twice; give each image its own")
-    twice = twice_in([normpath(entry["file_name"]) for entry in entries])
-    if twice is not None:
-        ids = [entry["id"] for entry in entries if normpath(entry["file_name"]) == twice]
-        raise ValueError(
-            f"{path} lists image {twice} {len(ids)} times, as {', '.join(map(str, ids[:4]))}: each would be trained "
-            "without the others' objects; list it once, with all its annotations"
-        )
 
 
-def is_file(folder: Path, name: str) -> bool:
-    """Whether a folder has a file of this name; false for what can be none's."""
-    try:
-        return (folder / name).is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte
-        return False
+def check_repeats(path: Path, document: Document) -> None:
+    """An image that is listed several times has the same objects each time, as one that is to be seen more often."""
+    ids: dict[str, list[int]] = {}
+    for entry in document["images"]:
+        ids.setdefault(normpath(entry["file_name"]), []).append(entry["id"])
+    repeated = {name: own for name, own in ids.items() if len(own) > 1}
+    objects: dict[int, list[str]] = {number: [] for own in repeated.values() for number in own}
+    for annotation in document["annotations"] if repeated else ():
+        if annotation["image_id"] in objects:
+            objects[annotation["image_id"]].append(f"{annotation['category_id']} {shown(annotation.get('bbox'))}")
+    for name, own in repeated.items():
+        if any(sorted(objects[number]) != sorted(objects[own[0]]) for number in own):
+            raise ValueError(
+                f"{path} lists image {name} {len(own)} times, as {', '.join(map(str, own[:4]))}: each would be trained "
+                "without the others' objects; list it once, with all its annotations"
+            )
 
 
 def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
@@ -256,8 +260,8 @@ def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> No
 def other_size(path: Path, entry: dict[str, Any], size: Sequence[int]) -> str:
     """What to say of an image that is not as large as its entry says."""
     return (
-        f"image {entry['file_name']} is {size[1]}×{size[0]}, but {path} says {entry['width']}×{entry['height']}; correct "
-        "the file's entry"
+        f"image {entry['file_name']} is {size[1]}×{size[0]}, but {path} says {entry['width']}×{entry['height']}; "
+        "correct the file's entry"
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from botvision.engine.loader import images_kept
-from botvision.files import read_text, read_yaml
+from botvision.engine.settings import read_yaml
+from botvision.files import read_text
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
 
