@@ -1,4 +1,4 @@
-"""Write files atomically: whole files or none."""
+"""Write files atomically: whole files or none; clear what killed processes left half done."""
 
 import errno
 import json
@@ -6,21 +6,27 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished-"  # before the name of a file that is being written
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place only when the block ends without an error.
 
     Args:
         path: of the file to write.
         sync: have the disk confirm it before the old file goes, so that not even a power cut leaves half of one.
+        keep: where the old file goes, in the same folder; a kill between the two renamings leaves it there alone.
 
     Raises:
         OSError: it could not be written; the old file is as it was.
@@ -29,13 +35,15 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-        os.close(handle)
         unfinished = Path(name)
-        yield unfinished
-        unfinished.chmod(0o644)
-        if sync:
-            synced(unfinished)
-        unfinished.replace(path)
+        with held(handle):
+            yield unfinished
+            unfinished.chmod(0o644)
+            if sync:
+                synced(unfinished)
+            if keep is not None and path.exists():
+                path.replace(keep)
+            unfinished.replace(path)
         if sync and os.name == "posix":
             synced(path.parent)
     except OSError as error:
@@ -45,6 +53,47 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(handle: int) -> Iterator[None]:
+    """Others see that what a handle is of is being written until the block ends, or its process; then it is closed."""
+    try:
+        if fcntl is None:
+            os.close(handle)  # Windows renames nothing that is open
+        else:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        if fcntl is not None:
+            os.close(handle)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the process that was writing it is gone; False too where the file system cannot tell."""
+    if fcntl is None:
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def clear_unfinished(folder: Path, *, name: str = "") -> None:
+    """Remove what killed processes were writing into a folder, of a folder's `name` or of all files."""
+    for path in [path for path in folder.glob(f"{UNFINISHED}{name}*") if is_abandoned(path)]:
+        if path.is_dir() and name:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def synced(path: Path) -> None:
@@ -69,13 +118,15 @@ def no_space(path: Path) -> OSError:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, not there yet or empty, that takes its place only without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    clear_unfinished(path.parent, name=f"{path.name}-")
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}-"))
     try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        unfinished.rename(path)
+        with held(os.open(unfinished, os.O_RDONLY)) if fcntl is not None else nullcontext():
+            yield unfinished
+            unfinished.chmod(0o755)
+            if path.exists():
+                path.rmdir()
+            unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -11,7 +11,7 @@ import yaml
 
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain
-from botvision.files import UNFINISHED, check_no_file
+from botvision.files import check_no_file, clear_unfinished
 
 
 def run_files(out: Path) -> list[Path]:
@@ -59,10 +59,10 @@ def clear(out: Path) -> None:
         path.unlink()
 
 
-def clear_unfinished(out: Path) -> None:
+def clear_leftovers(out: Path) -> None:
     """Remove what a killed run was writing."""
-    for path in (out / "checkpoints").glob(f"{UNFINISHED}*.ckpt"):
-        path.unlink()
+    for folder in (out, out / "checkpoints", out / "predictions"):
+        clear_unfinished(folder)
 
 
 def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
