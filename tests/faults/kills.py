@@ -221,11 +221,11 @@ def ended(pids: list[int], *, after: float | None) -> list[int]:
                     limit = min(limit, time.monotonic() + 10)
         now = time.monotonic()
         if after is not None and now - begun >= after:
-            os.killpg(pids[-1], signal.SIGKILL)
+            with_group(pids[-1])
             after = None
         if now > limit:
             for pid in set(pids) - set(codes):
-                os.killpg(pid, signal.SIGKILL)
+                with_group(pid)
             limit = now + PATIENCE
         time.sleep(0.02)
     for pid in pids:
@@ -234,7 +234,7 @@ def ended(pids: list[int], *, after: float | None) -> list[int]:
 
 
 def with_group(pid: int) -> None:
-    """End what a killed process has left: its workers."""
+    """Kill a process, and what it has left: its workers."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:

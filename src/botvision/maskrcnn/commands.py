@@ -112,6 +112,7 @@ def predict(
     format: Literal["coco", "csv", "parquet"] = "coco",
     draw: bool = True,
     track: bool = False,
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
     on_existing: OnExisting = "refuse",
 ) -> "Prediction":
@@ -130,6 +131,8 @@ def predict(
         format: of the results: coco (predictions.json, COCO results form, with each image's file_name), csv or parquet.
         draw: write each image with its objects, and each video as MP4.
         track: follow objects through videos with ByteTrack; their numbers are drawn and in the results (track_id).
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end writes the results of all. Under torchrun it is the rank.
         engine: the device.
         on_existing: where `out` holds files of these names already: refuse before anything is written, resume (skip the
             images whose results are written), or replace them.
@@ -138,9 +141,10 @@ def predict(
         FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
         Stopped: by a signal, after a batch; what is written stays.
     """
+    from botvision.engine.sharing import own_part
     from botvision.maskrcnn.prediction import Predictor
     from botvision.maskrcnn.streaming import Output, predict_files
 
     predictor = Predictor.load(checkpoint, threshold=threshold, batch_size=batch_size, accelerator=engine.accelerator)
-    output = Output(Path(out), format, draw=draw, track=track)
+    output = Output(Path(out), format, draw=draw, track=track, part=own_part(part))
     return predict_files(predictor, Path(checkpoint), source, output=output, on_existing=on_existing)
