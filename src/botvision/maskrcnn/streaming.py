@@ -141,6 +141,7 @@ def predict_files(
     with closing(Journal(path, settings, stale=[output.results, *foreign])) as journal:
         done = set[str]()
         if on_existing == "resume" and journals(output.folder, NAME):
+            journal.stale.clear()
             journal.resume()
             done = {name for lines in all_lines(output.folder, settings) for name in lines.done}
             for folder in {item.drawing.parent for item in own}:
