@@ -1,6 +1,7 @@
 """Write files atomically: whole files or none; clear what killed processes left half done."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -159,6 +160,12 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
         raise ValueError(
             f"{there[0]}{more} there already and would be overwritten; give another --out, or --on_existing replace"
         )
+
+
+def sha256(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

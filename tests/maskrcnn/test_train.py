@@ -24,6 +24,7 @@ from botvision.maskrcnn.checkpoint import build_model, carry_over, load_detector
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
+from botvision.maskrcnn.shared_results import SharedResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -161,6 +162,34 @@ def test_trained_weights_score_as_the_run_said(run, scenes, tmp_path):
     assert scores.mask["AP"] == pytest.approx(run.mask_ap, abs=1e-6)
     assert json.loads((tmp_path / "metrics.json").read_text())["box"] == scores.box
     assert isinstance(json.loads((tmp_path / "results.json").read_text()), list)
+
+
+def test_processes_share_an_evaluation_and_the_last_counts(run, scenes, tmp_path, monkeypatch):
+    """A part that was killed and begun again does what it had left; the figures are one process's."""
+    places = [run.out / "checkpoints" / "last.ckpt", scenes / "annotations" / "val.json", scenes / "val"]
+    given = {"out": tmp_path / "out", "workers": 0, "batch_size": 1, "engine": DeviceConfig("cpu")}
+    add, calls = SharedResults.add, []
+
+    def killed(self, *arguments):
+        add(self, *arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SharedResults, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*places, **given, part="1/2")
+    first = evaluate(*places, **given, part="0/2")
+    assert str(first).startswith("results of 3 images at")
+    assert "other processes have 1 to do, and the last of them counts" in str(first)
+    both = evaluate(*places, **given, part="1/2")
+    assert len(calls) == 6
+    alone = evaluate(*places, **given | {"out": tmp_path / "alone"})
+    assert both == alone
+    for name in ("results.json", "metrics.json"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "alone" / name).read_text()
+    with pytest.raises(ValueError, match=r"part 0/2 is put together by the files of a folder; give --out"):
+        evaluate(*places, workers=0, part="0/2")
 
 
 def test_trained_weights_refuse_other_classes(run, coco, scenes):

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_no_file, write_json
+from botvision.files import check_no_file, sha256, write_json
 from botvision.maskrcnn.config import Backend, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
     from botvision.maskrcnn.evaluation import Metrics
+    from botvision.maskrcnn.shared_results import EvaluatedPart
     from botvision.maskrcnn.streaming import Prediction
     from botvision.maskrcnn.task import Summary
 
@@ -60,8 +61,9 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 2,
     backend: Backend = "auto",
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
-) -> "Metrics":
+) -> "Metrics | EvaluatedPart":
     """Evaluate a trained detector on any COCO file: box and mask AP.
 
     Args:
@@ -72,22 +74,33 @@ def evaluate(
         batch_size: images at a time.
         workers: processes that read images.
         backend: "hotcoco", "pycocotools", or "auto" for the first that is installed.
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end counts the AP. Under torchrun it is the rank.
         engine: the device.
 
     Returns:
-        COCO's twelve figures for boxes and for masks.
+        COCO's twelve figures for boxes and for masks; where other processes have images left, how many.
 
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
     """
     from botvision.engine.folder import warn_of_training_images
+    from botvision.engine.sharing import own_part
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
+    from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
 
     if out is not None:
         check_no_file(Path(out))
     warn_of_training_images(Path(checkpoint), annotations, field="train_annotations", unless="val_annotations")
-    metrics, results = evaluate_detector(
+    share = own_part(part)
+    shared = None
+    if share.is_shared:
+        if out is None:
+            raise ValueError(f"part {share.number}/{share.count} is put together by the files of a folder; give --out")
+        settings = {"checkpoint": sha256(checkpoint), "annotations": sha256(annotations), "images": str(images)}
+        shared = SharedResults(Path(out), share, settings)
+    evaluated = evaluate_detector(
         load_detector(Path(checkpoint)),
         Path(annotations),
         Path(images),
@@ -95,7 +108,11 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         backend=backend,
+        shared=shared,
     )
+    if isinstance(evaluated, EvaluatedPart):
+        return evaluated
+    metrics, results = evaluated
     if out is not None:
         write_json(Path(out) / "results.json", results)
         write_json(Path(out) / "metrics.json", metrics._asdict(), indent=2)

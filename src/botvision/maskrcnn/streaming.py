@@ -1,6 +1,5 @@
 """Detect objects in many images, videos or a camera, at constant memory; resume, share among processes."""
 
-import hashlib
 import signal
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from botvision.draw.instances import draw_instances, save_image
 from botvision.engine.config import OnExisting
 from botvision.engine.sharing import ALONE, Part
 from botvision.engine.stopping import Notice, Stopped, noticing
-from botvision.files import check_free, clear_unfinished
+from botvision.files import check_free, clear_unfinished, sha256
 from botvision.inputs import find_images, folder_of, is_url, is_video, stream
 from botvision.maskrcnn.formats import SUFFIXES, Format, check_format, write_predictions
 from botvision.maskrcnn.journal import (
@@ -172,10 +171,8 @@ def all_lines(folder: Path, settings: Record) -> list[Lines]:
 
 def settings_of(predictor: Predictor, checkpoint: Path, source: str, media: list[Media], output: Output) -> Record:
     """What must be the same for a prediction to be gone on with."""
-    with Path(checkpoint).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     place = source if media[0].camera is not None or is_url(source) else str(Path(source).absolute())
-    return {"checkpoint": digest, "source": place, "threshold": predictor.threshold, "track": output.track}
+    return {"checkpoint": sha256(checkpoint), "source": place, "threshold": predictor.threshold, "track": output.track}
 
 
 class Work:
