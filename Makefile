@@ -1,11 +1,11 @@
-# setup | check | test | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
+# setup | check | test | kills | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions demo bench docs evidence paper starts clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions kills demo bench docs evidence paper starts clean
 
 setup: $(READY)
 
@@ -45,6 +45,9 @@ test-yolo-versions: setup
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/ultralytics-$$version ultralytics==$$version; \
 		PYTHONPATH=$(CURDIR)/$(VENV)/ultralytics-$$version $(BIN)/python -m pytest plugins/botvision-yolo/tests; \
 	done
+
+kills: setup
+	nice -n 19 $(BIN)/python -W ignore -m tests.faults.kills --kills 40 --report runs/kills.md
 
 demo: setup
 	$(BIN)/botvision scenes data/scenes

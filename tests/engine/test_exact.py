@@ -1,9 +1,10 @@
 """A run that was stopped and resumed is the uninterrupted one to the bit: weights, optimiser, averages, metrics."""
 
-import csv
 import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, seed_draws
 from botvision.maskrcnn.module import MaskRCNNModule
+from tests.faults.kills import ending, same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
@@ -29,7 +31,7 @@ CLASSIFIER = {
     "model": classify.config.ModelConfig(
         "botnet14", img_size=32, options={"channels": [8, 16, 32, 64]}, drop=0.2, drop_path=0.2
     ),
-    "optim": classify.config.OptimConfig("adamw", epochs=4, warmup_epochs=0.5, ema=0.9, clip=1.0),
+    "optim": classify.config.OptimConfig("adamw", epochs=2, warmup_epochs=0.5, ema=0.9, clip=1.0),
     "engine": ENGINE,
 }  # four steps an epoch
 
@@ -43,89 +45,49 @@ def detector(scenes):
     return {"data": data, "model": model, "optim": optim, "engine": ENGINE}
 
 
-def same(one, other, place=""):
-    """Names of the tensors and numbers that differ."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        return [name for key in one for name in same(one[key], other[key], f"{place}.{key}")]
-    if isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        return [name for n, pair in enumerate(zip(one, other, strict=True)) for name in same(*pair, f"{place}.{n}")]
-    return [] if (torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other) else [place]
-
-
-def ending(out):
-    """What a run ends with: its checkpoint, and its rows but for the seconds that they took."""
-    content = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-    kept = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
-    return {key: content.get(key) for key in kept}, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-def stopped(monkeypatch, module, step, *, at):
-    """Have the process send itself SIGTERM in certain steps of a module."""
+def stopped_once(monkeypatch, module, step, *, at):
+    """Have the process send itself SIGTERM in a certain step of a module."""
     seen, original = [0], getattr(module, step)
 
     def sends(self, batch, batch_idx):
         seen[0] += 1
-        if seen[0] in at:
+        if seen[0] == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(module, step, sends)
 
 
-def sessions(train, options, out, *, count):
-    """Train until the run is over, which takes so many sessions."""
-    for number in range(count - 1):
+def compared(train, options, tmp_path, monkeypatch, module):
+    """What differs between an uninterrupted run and one of three sessions, the second of which has two workers."""
+    train(out=tmp_path / "whole", **options)
+    stopped_once(monkeypatch, module, "training_step", at=3)
+    stopped_once(monkeypatch, module, "validation_step", at=1)
+    for workers in (0, 2):
         with pytest.raises(Stopped):
-            train(out=out, **options, on_existing="resume" if number else "refuse")
-    train(out=out, **options, on_existing="resume")
+            train(out=tmp_path / "r", **options | {"data": replace(options["data"], workers=workers)},
+                  on_existing="resume" if workers else "refuse")  # fmt: skip
+    train(out=tmp_path / "r", **options, on_existing="resume")
+    return same(ending(tmp_path / "whole"), ending(tmp_path / "r"))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """How an uninterrupted run of a classifier ends, with every random option on."""
-    from sklearn import datasets
-    from sklearn.utils import Bunch
-
-    every = datasets.load_digits()
-    few = Bunch(images=every.images[:448], target=every.target[:448])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_digits", lambda: few)
-        out = tmp_path_factory.mktemp("runs") / "whole"
-        classify.train(out=out, **CLASSIFIER)
-    return ending(out)
+def test_a_classifier_stopped_in_an_epoch_and_in_an_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    """With every random option on; the evaluation is made up for."""
+    assert compared(classify.train, CLASSIFIER, tmp_path, monkeypatch, ClassifierModule) == []
 
 
-@pytest.mark.parametrize(("step", "at"), [("training_step", (3, 8)), ("validation_step", (1,))])
-def test_a_classifier_stopped_anywhere_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch, step, at):
-    """Inside an epoch, after its last step, and while it evaluates, which is made up for."""
-    stopped(monkeypatch, ClassifierModule, step, at=at)
-    sessions(classify.train, CLASSIFIER, tmp_path / "r", count=len(at) + 1)
-    content, rows = ending(tmp_path / "r")
-    assert same(whole[0], content) == []
-    assert rows == whole[1]
+def test_a_detector_stopped_in_an_epoch_and_in_an_evaluation_ends_as_if_it_had_not_been(scenes, tmp_path, monkeypatch):
+    """Here in the last evaluation, of which best.ckpt comes."""
+    assert compared(maskrcnn.train, detector(scenes), tmp_path, monkeypatch, MaskRCNNModule) == []
 
 
-def test_workers_change_nothing(whole, tmp_path, monkeypatch):
-    stopped(monkeypatch, ClassifierModule, "training_step", at=(6,))
-    options = CLASSIFIER | {"data": replace(CLASSIFIER["data"], workers=2)}
-    sessions(classify.train, options, tmp_path / "r", count=2)
-    content, rows = ending(tmp_path / "r")
-    assert same(whole[0], content) == []
-    assert rows == whole[1]
-
-
-@pytest.mark.parametrize(("step", "at"), [("training_step", (3,)), ("validation_step", (1,))])
-def test_a_detector_stopped_anywhere_ends_as_if_it_had_not_been(scenes, tmp_path, monkeypatch, step, at):
-    options = detector(scenes)
-    maskrcnn.train(out=tmp_path / "whole", **options)
-    stopped(monkeypatch, MaskRCNNModule, step, at=at)
-    sessions(maskrcnn.train, options, tmp_path / "r", count=2)
-    (expected, rows), (content, found) = ending(tmp_path / "whole"), ending(tmp_path / "r")
-    assert same(expected, content) == []
-    assert rows == found
+@pytest.mark.slow
+def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
+    """A few of `make kills`."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.faults.kills", "--kills", "6", "--folder", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "Lost: none." in said.stdout
 
 
 def test_a_samples_random_numbers_are_its_own():

@@ -34,7 +34,7 @@ from botvision import classify, maskrcnn
 from botvision.classify.config import AugmentConfig
 from botvision.engine import history, module
 from botvision.engine.config import EngineConfig
-from botvision.files import UNFINISHED
+from botvision.files import UNFINISHED, write_text
 from botvision.scenes import make_scenes
 
 PATIENCE = 300.0  # seconds after which a session counts as hung
@@ -384,7 +384,7 @@ def main() -> int:
         report = "\n".join(campaign.table(time.monotonic() - begun)) + "\n"
         print(report)
         if options.report is not None:
-            options.report.write_text(report, encoding="utf-8")
+            write_text(options.report, report)
         return len(campaign.lost) > 0
 
 
