@@ -48,7 +48,7 @@ UNIMPORTED = {
     "trackers": "ByteTrack is its, where it is installed",
 }
 OWN = {"botvision": {"botvision"}, "botvision_yolo": {"botvision-yolo"}}
-BESIDE = {"studies"}  # packages of this repository that no distribution has
+BESIDE = {"studies", "tests"}  # packages of this repository that no distribution has
 FORBIDDEN = {"ultralytics", "botvision_yolo"}
 PACKAGES = list(EXTRAS)
 
@@ -292,7 +292,7 @@ def test_what_tests_and_studies_import_is_declared():
     declared, bringers = set(), distributions()
     for project in (ROOT, PLUGIN):
         declared |= set().union(*requirements(project).values())
-    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | set(OWN) | BESIDE | {"tests"}
+    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | set(OWN) | BESIDE
     for folder in (ROOT / "tests", ROOT / "studies", PLUGIN / "tests", ROOT / "examples"):
         for path in folder.rglob("*.py"):
             for module in set(modules(path.read_text())) - here - sys.stdlib_module_names:
