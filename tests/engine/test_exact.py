@@ -14,6 +14,7 @@ import torch
 from botvision import classify, maskrcnn
 from botvision.classify.config import AugmentConfig
 from botvision.classify.module import ClassifierModule
+from botvision.digits import make_digits
 from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
 from botvision.engine.loader import EpochPosition, ResumableLoader, Share, seed_draws
@@ -79,6 +80,21 @@ def test_a_classifier_stopped_in_an_epoch_and_in_an_evaluation_ends_as_if_it_had
 def test_a_detector_stopped_in_an_epoch_and_in_an_evaluation_ends_as_if_it_had_not_been(scenes, tmp_path, monkeypatch):
     """Here in the last evaluation, of which best.ckpt comes."""
     assert compared(maskrcnn.train, detector(scenes), tmp_path, monkeypatch, MaskRCNNModule) == []
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_ends_as_if_it_had_not_been_stopped(tmp_path, monkeypatch):
+    """Two workers stream: its images have names, no numbers."""
+    make_digits(tmp_path / "d", size=32, shards=3)
+    places = {"train": f"{tmp_path}/d/train.json", "val": f"{tmp_path}/d/val.json"}
+    data = replace(CLASSIFIER["data"], **places, class_names=tmp_path / "d" / "classes.txt", workers=2)
+    options = CLASSIFIER | {"data": data}
+    classify.train(out=tmp_path / "whole", **options)
+    stopped_once(monkeypatch, ClassifierModule, "training_step", at=6)
+    with pytest.raises(Stopped):
+        classify.train(out=tmp_path / "r", **options)
+    classify.train(out=tmp_path / "r", **options, on_existing="resume")
+    assert same(ending(tmp_path / "whole"), ending(tmp_path / "r")) == []
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def armed(place: Place, count: int) -> None:
 
 
 def launched(scenario: Scenario, out: Path, log: Path, arm: Callable[[], None] | None) -> list[int]:
-    """Start the processes of a session, each of which leads a group of its own; `arm` kills the last of them."""
+    """Start the processes of a session, each of which leads a group of its own; `arm` kills the first of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -188,7 +188,7 @@ def launched(scenario: Scenario, out: Path, log: Path, arm: Callable[[], None] |
         if scenario.processes > 1:
             os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "MASTER_PORT": str(port),
                            "WORLD_SIZE": str(scenario.processes), "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
-        if arm is not None and rank == scenario.processes - 1:
+        if arm is not None and rank == 0:  # which saves and draws
             arm()
         code = 1
         try:
