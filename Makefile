@@ -1,11 +1,11 @@
-# setup | check | test | faults | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
+# setup | check | test | faults | kills | endurance | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions faults demo bench docs evidence paper starts clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions faults kills endurance demo bench docs evidence paper starts clean
 
 setup: $(READY)
 
@@ -48,6 +48,12 @@ test-yolo-versions: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+kills: setup
+	nice -n 19 $(BIN)/python -W ignore -m tests.faults.kills --kills 40 --report runs/kills.md
+
+endurance: setup
+	nice -n 19 $(BIN)/python -W ignore -m tests.faults.endurance --minutes 60 --report runs/endurance.md
 
 demo: setup
 	$(BIN)/botvision scenes data/scenes

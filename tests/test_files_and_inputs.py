@@ -224,8 +224,8 @@ def test_what_is_no_image_is_refused_with_what_is_taken(image, error, message):
 
 
 def test_leftovers_of_killed_runs_are_removed_and_nothing_that_is_being_written(tmp_path):
-    for name in (".unfinished-abcd1234.json", ".set-abcd1234"):
-        (tmp_path / name).mkdir() if name.startswith(".set") else (tmp_path / name).write_text("half")
+    for name in (".unfinished-abcd1234.json", ".unfinished-set-abcd1234"):
+        (tmp_path / name).mkdir() if name.endswith("set-abcd1234") else (tmp_path / name).write_text("half")
         os.utime(tmp_path / name, (0, 0))
     (tmp_path / ".set-backup").mkdir()  # somebody's own
     os.utime(tmp_path / ".set-backup", (0, 0))

@@ -48,7 +48,7 @@ UNIMPORTED = {
     "trackers": "ByteTrack is its, where it is installed",
 }
 OWN = {"botvision": {"botvision"}, "botvision_yolo": {"botvision-yolo"}}
-BESIDE = {"studies"}  # packages of this repository that no distribution has
+BESIDE = {"studies", "tests"}  # packages of this repository that no distribution has
 FORBIDDEN = {"ultralytics", "botvision_yolo"}
 PACKAGES = list(EXTRAS)
 

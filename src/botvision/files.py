@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -25,12 +26,13 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place only when the block ends without an error.
 
     Args:
         path: of the file to write.
         sync: have the disk confirm it before the old file goes, so that not even a power cut leaves half of one.
+        keep: where the old file goes, in the same folder; a kill between the two renamings leaves it there alone.
 
     Raises:
         OSError: it could not be written; the old file is as it was.
@@ -46,6 +48,8 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
             unfinished.chmod(0o644)
             if sync:
                 synced(unfinished)
+            if keep is not None and path.exists():
+                path.replace(keep)
             unfinished.replace(path)
         if sync and os.name == "posix":
             synced(path.parent)
@@ -128,8 +132,8 @@ def no_space(path: Path) -> OSError:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, not there yet or empty, that takes its place only without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path.parent, prefix=f".{path.name}-")
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    clear_leftovers(path.parent, prefix=f"{UNFINISHED}{path.name}-", stale=0)
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}-"))
     try:
         with held(unfinished):
             yield unfinished
@@ -177,6 +181,12 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
         raise ValueError(
             f"{there[0]}{more} there already and would be overwritten; give another --out, or --on_existing replace"
         )
+
+
+def sha256(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

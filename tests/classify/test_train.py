@@ -58,7 +58,7 @@ def test_train_leaves_the_whole_folder_and_learns(run):
     names = {str(path.relative_to(run.out)) for path in run.out.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml", "metrics.csv", "curves.png", "confusion.png", "summary.json", "predictions/sheet.jpg",
-        "samples.jpg", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "samples.jpg", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/previous.ckpt",
     }  # fmt: skip
     summary = json.loads((run.out / "summary.json").read_text())
     assert (summary["model"], summary["epochs"], summary["unreadable"]) == ("botnet14", 2, 0)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.engine.checkpoint import newest_whole, read_checkpoint
+from botvision.engine.checkpoint import TornCheckpointError, newest_whole, read_checkpoint
 from botvision.engine.folder import check_folder, clear_unfinished
 from botvision.engine.saving import WholeCheckpointIO
 from botvision.engine.settings import built, check_same, completed, plain
-from botvision.files import UNFINISHED, check_free, whole_file, write_text
+from botvision.files import UNFINISHED, check_free, whole_file, whole_folder, write_text
 
 
 def content(step):
     about = {"house": "maskrcnn", "model": {}, "categories": []}
-    return {"botvision": about, "global_step": step, "epoch": 0, "state_dict": {"w": torch.zeros(8)}}
+    return {"botvision": about, "global_step": step, "epoch": 0, "state_dict": {"w": torch.full((8,), 7.0)}}
 
 
 def save(path, step):
@@ -110,6 +111,45 @@ def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, cap
         newest_whole(tmp_path, task="maskrcnn")
 
 
+def test_the_checkpoint_before_the_last_is_kept_and_taken_where_the_last_is_altered(tmp_path, capsys):
+    """One write a save: the old one is renamed. A kill between the two renamings leaves the old one alone."""
+    for step in (2, 4, 6):
+        save(tmp_path / "last.ckpt", step)
+    save(tmp_path / "best.ckpt", 1)
+    assert read_checkpoint(tmp_path / "previous.ckpt", task="maskrcnn")["global_step"] == 4
+    assert len(list(tmp_path.iterdir())) == 3
+    bits = bytearray((tmp_path / "last.ckpt").read_bytes())
+    place = bits.index(torch.full((8,), 7.0).numpy().tobytes())
+    bits[place] ^= 1  # torch.load reads it without a word
+    (tmp_path / "last.ckpt").write_bytes(bits)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert newest_whole(tmp_path, task="maskrcnn")[1]["global_step"] == 4
+    assert "last.ckpt in" in (said := capsys.readouterr().err)
+    assert "going on from previous.ckpt, step 4" in said
+    (tmp_path / "last.ckpt").unlink()
+    assert newest_whole(tmp_path, task="maskrcnn")[1]["global_step"] == 4
+    assert "has no last.ckpt; going on from previous.ckpt, step 4" in capsys.readouterr().err
+    assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 4
+
+
+def test_a_byte_altered_anywhere_is_noticed_or_changes_nothing(tmp_path):
+    save(tmp_path / "a.ckpt", 3)
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    noticed = 0
+    for place in range(0, len(whole), 7):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << place % 8
+        (tmp_path / "a.ckpt").write_bytes(spoilt)
+        try:
+            read = read_checkpoint(tmp_path / "a.ckpt", task="maskrcnn")
+        except TornCheckpointError:
+            noticed += 1
+        else:
+            assert torch.equal(read.pop("state_dict")["w"], content(3)["state_dict"]["w"])
+            assert read == {key: value for key, value in content(3).items() if key != "state_dict"}
+    assert noticed > 50
+
+
 def test_a_folder_without_a_checkpoint_begins_anew(tmp_path):
     assert newest_whole(tmp_path / "none", task="maskrcnn") is None
 
@@ -118,8 +158,23 @@ def test_leftovers_of_a_killed_run_are_cleared_and_never_read(tmp_path):
     save(tmp_path / "checkpoints" / "best.ckpt", 1)
     (tmp_path / "checkpoints" / f"{UNFINISHED}abc.ckpt").write_bytes(b"half")
     assert newest_whole(tmp_path / "checkpoints", task="maskrcnn")[0].name == "best.ckpt"
-    clear_unfinished(tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
+    (tmp_path / f"{UNFINISHED}abc.csv").write_bytes(b"half")
+    with whole_file(tmp_path / "a.txt") as being_written:
+        clear_unfinished(tmp_path)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert sorted(tmp_path.iterdir()) == sorted([being_written, tmp_path / "checkpoints"])
+
+
+def test_folders_that_a_killed_process_was_making_are_cleared_by_the_next(tmp_path):
+    (tmp_path / f"{UNFINISHED}set-abcd1234" / "train").mkdir(parents=True)
+    (tmp_path / f"{UNFINISHED}other-abc").mkdir()
+    with whole_folder(tmp_path / "set") as one:
+        with whole_folder(tmp_path / "set") as another:  # one that is being made is left alone
+            (another / "a").touch()
+        shutil.rmtree(tmp_path / "set")
+        (one / "b").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"set", f"{UNFINISHED}other-abc"}
+    assert (tmp_path / "set" / "b").exists()
 
 
 def test_an_error_inside_leaves_the_old_file(tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 
 import botvision
 from botvision.cli import main
+from botvision.engine.sharing import Part, own_part
 from botvision.engine.stopping import Stopped
 from botvision.maskrcnn import predict, streaming
 from botvision.maskrcnn.checkpoint import Detector, build_model
@@ -152,7 +153,7 @@ def test_a_folder_is_predicted_in_batches_and_formats(untrained, photos, tmp_pat
     results = json.loads((out / "predictions.json").read_text())
     assert len(results) == done.objects > 10
     assert {path.stem for path in out.glob("*.jpg")} == {str(number) for number in range(10)}
-    assert [line["image_id"] for line in lines(out)[1:]] == list(range(1, 11))
+    assert [line["image_id"] for line in lines(out) if "objects" in line] == list(range(1, 11))
     assert main(["maskrcnn", "predict", str(untrained), str(photos), "--out", str(out), "--threshold", "0.25",
                  "--format", "csv", "--on_existing", "resume"]) == 0  # fmt: skip
     rows = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
@@ -241,6 +242,69 @@ def test_a_prediction_that_was_stopped_goes_on(untrained, photos, tmp_path, monk
     assert (out / "predictions.json").read_text() == (tmp_path / "whole" / "predictions.json").read_text()
 
 
+def in_parts(untrained, photos, out, *parts, **given):
+    return [predict(untrained, str(photos), out=out, threshold=0.25, part=part, **given) for part in parts]
+
+
+def test_processes_share_a_folder_and_the_last_writes_what_one_would(untrained, photos, tmp_path, quick):
+    """Torchrun's processes, and a SLURM array's, do not speak to each other: they see each other's lines."""
+    predict(untrained, str(photos), out=tmp_path / "whole", threshold=0.25, draw=False)
+    out = tmp_path / "out"
+    first, second, last = in_parts(untrained, photos, out, "2/3", "0/3", "1/3", on_existing="resume")
+    assert (first.left, second.left, last.left) == (8, 4, 0)
+    assert "other processes have 8 to do, and the last of them writes the results of all" in str(first)
+    assert (first.images, second.images, last.images, len(last.skipped)) == (3, 4, 10, 1)
+    assert (out / "predictions.json").read_text() == (tmp_path / "whole" / "predictions.json").read_text()
+    assert {path.name for path in out.glob("*.jsonl")} == {f"predictions.{n}-of-3.jsonl" for n in range(3)}
+    assert len(list(out.glob("*.jpg"))) == 10
+
+
+def test_a_dead_process_part_is_taken_up_again_by_itself_or_by_others(untrained, photos, tmp_path, monkeypatch, quick):
+    predict(untrained, str(photos), out=tmp_path / "whole", threshold=0.25)
+    for number, parts in enumerate((["1/3"], ["0/2", "1/2"], [None])):
+        out = tmp_path / f"out{number}"
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2)
+            with pytest.raises(Stopped):
+                in_parts(untrained, photos, out, "1/3", batch_size=2)
+        with (out / "predictions.1-of-3.jsonl").open("a") as journal:
+            journal.write('{"image_id": 3, "file_na')  # by a kill
+        in_parts(untrained, photos, out, "0/3", "2/3")
+        assert not (out / "predictions.json").exists()
+        done = in_parts(untrained, photos, out, *parts, on_existing="resume")[-1]
+        assert (done.images, len(done.skipped)) == (10, 1)
+        assert (out / "predictions.json").read_text() == (tmp_path / "whole" / "predictions.json").read_text()
+        written = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().split("\n")[:-1] if
+                   line.endswith("}")]  # fmt: skip
+        assert sum("objects" in line for line in written) == 10
+
+
+def test_parts_do_not_replace_each_other_and_are_refused_where_they_cannot_be(untrained, photos, tmp_path, quick):
+    out = tmp_path / "out"
+    in_parts(untrained, photos, out, "0/2", "1/2")
+    for part in ("0/2", "0/4", None):
+        with pytest.raises(ValueError, match="are there already and would be overwritten"):
+            in_parts(untrained, photos, out, part)
+    in_parts(untrained, photos, out, "0/2", "1/2", on_existing="replace")
+    assert len(list(out.glob("*.jsonl"))) == 2
+    in_parts(untrained, photos, out, None, on_existing="replace")
+    assert [path.name for path in out.glob("*.jsonl")] == ["predictions.jsonl"]
+    for part in ("2/2", "half", "1"):
+        with pytest.raises(ValueError, match=f"part='{part}' must be a number from 0 and their count, as 0/8"):
+            in_parts(untrained, photos, tmp_path / "x", part)
+    with pytest.raises(ValueError, match="a camera's frames cannot be shared among processes"):
+        predict(untrained, "camera:0", out=tmp_path / "x", part="0/2")
+
+
+def test_torchruns_rank_is_the_part(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert own_part(None) == Part(3, 4)
+    assert own_part("0/8") == Part(0, 8)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # a container's RANK alone is no torchrun
+    assert own_part(None) == Part(0, 1)
+
+
 def test_other_settings_and_foreign_files_are_not_gone_on_with(untrained, photos, tmp_path, quick):
     out = tmp_path / "out"
     predict(untrained, str(photos), out=out, draw=False, threshold=0.25)
@@ -313,7 +377,7 @@ def test_a_video_that_was_stopped_is_done_again_whole(untrained, film, photos, t
     assert not (out / "film.mp4").exists()
     done = predict(untrained, str(photos), out=out, batch_size=2, on_existing="resume")
     assert (done.images, done.objects) == (19, len(json.loads((out / "predictions.json").read_text())))
-    assert [line["image_id"] for line in lines(out)[1:-1]] == list(range(1, 20))
+    assert [line["image_id"] for line in lines(out) if "objects" in line] == list(range(1, 20))
     assert any("broken.mp4" in reason for reason in done.skipped)
 
 

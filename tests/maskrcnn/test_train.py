@@ -19,14 +19,12 @@ from PIL import Image
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.config import DeviceConfig, EngineConfig
-from botvision.engine.trainer import seed_process
 from botvision.maskrcnn import evaluate, predict, train
 from botvision.maskrcnn.checkpoint import build_model, carry_over, load_detector
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
-from botvision.maskrcnn.data import Jitter
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
-from botvision.maskrcnn.resize import image_size
+from botvision.maskrcnn.shared_results import SharedResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -164,6 +162,34 @@ def test_trained_weights_score_as_the_run_said(run, scenes, tmp_path):
     assert scores.mask["AP"] == pytest.approx(run.mask_ap, abs=1e-6)
     assert json.loads((tmp_path / "metrics.json").read_text())["box"] == scores.box
     assert isinstance(json.loads((tmp_path / "results.json").read_text()), list)
+
+
+def test_processes_share_an_evaluation_and_the_last_counts(run, scenes, tmp_path, monkeypatch):
+    """A part that was killed and begun again does what it had left; the figures are one process's."""
+    places = [run.out / "checkpoints" / "last.ckpt", scenes / "annotations" / "val.json", scenes / "val"]
+    given = {"out": tmp_path / "out", "workers": 0, "batch_size": 1, "engine": DeviceConfig("cpu")}
+    add, calls = SharedResults.add, []
+
+    def killed(self, *arguments):
+        add(self, *arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SharedResults, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*places, **given, part="1/2")
+    first = evaluate(*places, **given, part="0/2")
+    assert str(first).startswith("results of 3 images at")
+    assert "other processes have 1 to do, and the last of them counts" in str(first)
+    both = evaluate(*places, **given, part="1/2")
+    assert len(calls) == 6
+    alone = evaluate(*places, **given | {"out": tmp_path / "alone"})
+    assert both == alone
+    for name in ("results.json", "metrics.json"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "alone" / name).read_text()
+    with pytest.raises(ValueError, match=r"part 0/2 is put together by the files of a folder; give --out"):
+        evaluate(*places, workers=0, part="0/2")
 
 
 def test_trained_weights_refuse_other_classes(run, coco, scenes):
@@ -349,17 +375,6 @@ def test_train_on_two_processes(scenes, tmp_path):
     assert sorted(int(number) for part in seen for number, _ in part) == list(range(1, 17))
 
 
-def test_ranks_and_resumed_runs_draw_random_numbers_of_their_own():
-    """All ranks were seeded alike: with workers=0 they jittered alike."""
-    drawn = set()
-    for steps, rank in ((0, 0), (0, 1), (0, 2), (8, 0)):
-        seed_process(3, steps_before=steps, rank=rank)
-        drawn.add(float(Jitter(image_size(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x))
-    assert len(drawn) == 4
-    seed_process(3, steps_before=0, rank=1)
-    assert float(Jitter(image_size(64), zoom=(0.5, 2.0), flip=False)(torch.zeros(3, 64, 64))[1].zoom_x) in drawn
-
-
 def test_predictions_are_drawn_larger_where_images_are_small(run, scenes, tmp_path):
     predict(run.out / "checkpoints" / "last.ckpt", str(scenes / "val" / "000001.jpg"), out=tmp_path)
     with Image.open(tmp_path / "000001.jpg") as drawn:
@@ -405,13 +420,14 @@ def test_a_checkpoint_that_names_a_hub_asks_no_network(run, tmp_path, monkeypatc
         load_detector(tmp_path / "a.ckpt")
 
 
-def test_a_checkpoint_from_before_an_option_opens_and_resumes(scenes, tmp_path):
+def test_a_checkpoint_from_before_an_option_opens_and_resumes(scenes, tmp_path, capsys):
     out = tmp_path / "old"
     half = replace(ENGINE, stop_after=1)
     train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=half)
     last = out / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     del content["botvision"]["model"]["auxiliary"]
+    del content["botvision_seeding"]
     torch.save(content, last)
     config = yaml.safe_load((out / "config.yaml").read_text())
     del config["model"]["auxiliary"]
@@ -419,6 +435,7 @@ def test_a_checkpoint_from_before_an_option_opens_and_resumes(scenes, tmp_path):
     (out / "config.yaml").write_text(yaml.safe_dump(config))
     assert load_detector(last).model.auxiliary is None
     assert train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE, on_existing="resume").epochs == 2
+    assert "it is an older version's, which drew its random numbers otherwise" in capsys.readouterr().err
     content["botvision"]["model"]["later"] = 1
     torch.save(content, last)
     with pytest.raises(ValueError, match="was made with options that this version does not know: later; update"):

@@ -81,7 +81,9 @@ def evaluate(
     from botvision.classify.model import load_classifier
     from botvision.draw.classes import draw_confusion
     from botvision.engine.folder import warn_of_training_images
+    from botvision.engine.sharing import check_alone
 
+    check_alone("classify evaluate")
     if out is not None:
         out = Path(out)
         check_no_file(out)
@@ -133,6 +135,8 @@ def predict(
     """
     from botvision.classify.model import load_classifier
     from botvision.classify.prediction import predict_files
+    from botvision.engine.sharing import check_alone
 
+    check_alone("classify predict")
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     return predict_files(classifier, source, out=Path(out), img_size=img_size, top=top, on_existing=on_existing)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from botvision.classify.config import DataConfig
 from botvision.classify.shards import Raw, ShardBatches, find_shards
 from botvision.classify.sources import SHARD_SUFFIXES, Part, Source, open_source, read_class_names
-from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
+from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough, seed_draws
 from botvision.inputs import open_image
 
 
@@ -70,9 +70,10 @@ def check_label(label: int, *, classes: int, name: str) -> None:
 class Decoder:
     """Raw samples of a shard into a batch; runs in the worker."""
 
-    def __init__(self, transform: Transform, *, classes: int) -> None:
+    def __init__(self, transform: Transform, *, classes: int, share: Share) -> None:
         self.transform = transform
         self.classes = classes
+        self.share = share
 
     def __call__(self, raws: list[Raw]) -> Batch:
         """Decoded, transformed, the unreadable ones aside."""
@@ -81,6 +82,8 @@ class Decoder:
     def decode(self, raw: Raw) -> Sample:
         """One sample."""
         check_label(raw.label, classes=self.classes, name=raw.name)
+        if self.share.train:
+            seed_draws("sample", self.share.seed, self.share.position.epoch, raw.name)
         try:
             return self.transform(open_image(Path(raw.name), raw.image)), raw.label
         except ValueError as error:
@@ -152,7 +155,7 @@ def build_split(
         if not names:
             raise ValueError(f"{where}: shards hold class numbers alone; give a file of names as --data.class_names")
         stream = ShardBatches(find_shards(where), share)
-        batches = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names)))
+        batches = build(stream, batch_size=None, collate_fn=Decoder(transform, classes=len(names), share=share))
         found = Split(batches, names, len(stream), stream.samples)
     else:
         split = data.splits[0 if share.train else 1]

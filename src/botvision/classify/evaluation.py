@@ -101,7 +101,7 @@ def evaluate_at(
             f"{data.evaluated} has {len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes "
             "it was trained on"
         )
-    real = open_real_labels(real_labels, loader.batches.dataset)
+    real = open_real_labels(real_labels, loader.batches.source)
     place = next(classifier.model.parameters()).device
     counts, seconds, skipped = torch.zeros(2, dtype=torch.int64), 0.0, list[str]()
     confusion = torch.zeros(len(loader.classes), len(loader.classes), dtype=torch.int64)

@@ -16,7 +16,7 @@ NAMED = 12  # classes of which the counts are told
 
 def told(name: str, loader: ResumableLoader, names: Sequence[str]) -> str:
     """A split's images and classes in a line; of class folders with the images of each class."""
-    dataset: Any = loader.dataset
+    dataset: Any = loader.source
     labelled = getattr(dataset.source, "samples", None) if isinstance(dataset, ImageDataset) else None
     counts = Counter(label for _, label in labelled or ())
     classes = [f"{own} {counts[label]}" if labelled else own for label, own in enumerate(names)]
@@ -29,7 +29,7 @@ def save_samples(
     loader: ResumableLoader, names: Sequence[str], path: Path, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Some training images as they are trained on, under their classes; nothing of shards, which are streamed."""
-    dataset = loader.dataset
+    dataset = loader.source
     if not isinstance(dataset, ImageDataset):
         return
     chosen = range(0, len(dataset), -(-len(dataset) // SAMPLES))

@@ -1,7 +1,10 @@
 """Read checkpoints: tensors and plain numbers, which say what they are of."""
 
 import shutil
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 
 from botvision.backbone.archive import check_archive, check_tensors
+from botvision.engine.saving import LAST, PREVIOUS
 from botvision.files import is_file, whole_file
 
 KEY = "botvision"
@@ -33,6 +37,7 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
         )
     try:
         check_archive(path)
+        check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no kind of its own for what is no file of tensors
         beside = ", ".join(sorted(p.name for p in path.parent.glob("[!.]*.ckpt") if p != path))
@@ -53,17 +58,35 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
     return dict(content)
 
 
-def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a run goes on from and its content: last.ckpt, or the newest whole one where that is torn.
+def check_sums(path: Path) -> None:
+    """Compare a checkpoint with the checksums of its parts, which torch writes, and does not look at when it reads.
 
-    A torn one is named on stderr, and a torn last.ckpt gives way to a copy of the whole one. None where the folder
-    holds no checkpoint: the run had not saved yet.
+    Raises:
+        ValueError: it was altered.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return  # torch's old form has none, and half a file is no zip: torch.load says which
+        with zipfile.ZipFile(path) as parts:
+            altered = parts.testzip()
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"its list of parts is altered: {error}") from error
+    if altered is not None:
+        raise ValueError(f"its part {altered} is altered")
+
+
+def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from and its content: last.ckpt, or the one before it where that is torn.
+
+    Altered ones count as torn. A torn one is named on stderr, and a last.ckpt that is torn, or was lost with a kill,
+    gives way to a copy of the whole one. None where the folder holds no checkpoint: the run had not saved yet.
 
     Raises:
         ValueError: none is whole, or one is of another task.
     """
+    order = (PREVIOUS, LAST)
     there = (path for path in folder.glob("[!.]*.ckpt") if path.is_file())
-    paths = sorted(there, key=lambda p: (p.name == "last.ckpt", p.stat().st_mtime), reverse=True)
+    paths = sorted(there, reverse=True, key=lambda p: (p.name in order and order.index(p.name) + 1, p.stat().st_mtime))
     torn: list[str] = []
     for path in paths:
         try:
@@ -72,10 +95,11 @@ def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | No
         except TornCheckpointError:
             torn.append(path.name)
             continue
-        if torn:
+        if path.name != LAST:
             where = f"step {content['global_step']}, epoch {content['epoch']}"
-            print(f"{', '.join(torn)} in {folder} is torn; going on from {path.name}, {where}", file=sys.stderr)
-            with whole_file(folder / "last.ckpt", sync=True) as unfinished:
+            why = f"{', '.join(torn)} in {folder} is torn" if torn else f"{folder} has no {LAST}"
+            print(f"{why}; going on from {path.name}, {where}", file=sys.stderr)
+            with whole_file(folder / LAST, sync=True) as unfinished:
                 shutil.copyfile(path, unfinished)
         return path, content
     if torn:

@@ -1,5 +1,6 @@
 """Options of hardware, precision and logging; loads no torch."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +66,8 @@ class DeviceConfig:
         """
         import torch
 
-        name = {"auto": "cuda" if torch.cuda.is_available() else "cpu", "gpu": "cuda"}.get(self.accelerator)
+        gpu = "cuda" if "LOCAL_RANK" not in os.environ else f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun's process
+        name = {"auto": gpu if torch.cuda.is_available() else "cpu", "gpu": gpu}.get(self.accelerator)
         try:
             device = torch.device(name or self.accelerator)
         except RuntimeError as error:

@@ -1,8 +1,6 @@
 """Fit a module; Ctrl-C, SIGTERM and SLURM's pre-emption end it after a step, saved."""
 
-import math
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,17 +11,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from botvision.engine.history import History
+from botvision.engine.history import History, is_evaluated
 from botvision.engine.loader import ResumableLoader
 from botvision.engine.stopping import Stopped, signals
-from botvision.files import whole_file
 
 EVERY = 30.0  # seconds
-
-
-def is_evaluated(trainer: L.Trainer) -> bool:
-    """Whether an evaluation follows this epoch."""
-    return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -31,7 +23,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where the epoch was evaluated."""
-        if is_evaluated(trainer):
+        if is_evaluated(trainer, trainer.current_epoch):
             super().on_train_epoch_end(trainer, pl_module)
 
 
@@ -43,9 +35,9 @@ class Interruptible(Callback):
     """Ends the run after the step in which a signal came, once `last.ckpt` is saved.
 
     Lightning's own handling exits with 0 on SIGTERM, with 1 on Ctrl-C, and saves on neither. The last step before an
-    evaluation is always saved, so that a run which is stopped while it evaluates has lost no training; that evaluation
-    is not made up for, but for the last epoch's. Of other epochs, which may take a second, the last step is saved
-    where the last save was `EVERY` seconds ago.
+    evaluation is always saved, so that a run which is stopped while it evaluates has lost no training; resumed, it
+    evaluates first. Of other epochs, which may take a second, the last step is saved where the last save was `EVERY`
+    seconds ago.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -77,10 +69,6 @@ class Interruptible(Callback):
         """From here on signals are ours."""
         self.listen(trainer)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where a run only evaluates, too."""
-        self.listen(trainer)
-
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -100,7 +88,8 @@ class Interruptible(Callback):
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Whether the end of this epoch is saved, the same for all processes."""
-        return is_evaluated(trainer) or bool(trainer.strategy.broadcast(time.monotonic() - self.saved_at >= EVERY))
+        soon = is_evaluated(trainer, trainer.current_epoch)
+        return soon or bool(trainer.strategy.broadcast(time.monotonic() - self.saved_at >= EVERY))
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Leave; what was trained is saved already."""
@@ -116,7 +105,7 @@ def fit(
     begin: Path | None,
     go_on: Callable[[], str],
 ) -> dict[str, float]:
-    """Train, and evaluate the last weights where that has not been done yet.
+    """Train and evaluate.
 
     Args:
         trainer: by `build_trainer`.
@@ -135,9 +124,6 @@ def fit(
     history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
     try:
         trainer.fit(module, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
-        if not history.is_evaluated():
-            trainer.validate(module, loaders[1], verbose=False)
-            keep_if_best(trainer, watch.checkpoint, history)
         if watch.signum is not None:  # after the last batch
             raise LeaveError
     except (LeaveError, SystemExit) as end:
@@ -150,12 +136,3 @@ def fit(
         for loader in loaders:
             loader.close()
     return history.last_metrics()
-
-
-def keep_if_best(trainer: L.Trainer, last: Path, history: History) -> None:
-    """best.ckpt of weights that were evaluated after the fit: lightning chooses it in the fit alone."""
-    best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)  # type: ignore[attr-defined]
-    found = [row[best.monitor] for row in history.rows if best.monitor in row]
-    if trainer.is_global_zero and last.is_file() and found[-1] > max(found[:-1], default=-math.inf):
-        with whole_file(last.with_name("best.ckpt"), sync=True) as unfinished:
-            shutil.copyfile(last, unfinished)

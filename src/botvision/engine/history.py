@@ -16,6 +16,11 @@ from botvision.files import write_text
 DRAW_EVERY = 10.0  # seconds between drawings of curves.png, but for the last
 
 
+def is_evaluated(trainer: L.Trainer, epoch: int) -> bool:
+    """Whether an evaluation follows an epoch: every so many, and the last, so that it can be the best."""
+    return (epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0 or epoch + 1 == trainer.max_epochs
+
+
 class History(Callback):
     """Rows of step, epoch, rate, losses and metrics; a resumed run goes on where its checkpoint ended."""
 
@@ -45,10 +50,6 @@ class History(Callback):
         """The row of the evaluation of the weights after so many steps; none where there was none."""
         return next((row for row in reversed(self.rows) if metric in row and row["step"] == step), None)
 
-    def is_evaluated(self) -> bool:
-        """Whether the latest weights have been evaluated."""
-        return any(self.metric in row and row["step"] == self.rows[-1]["step"] for row in self.rows)
-
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
         is_new = trainer.global_step > self.logged  # batches that are summed up to one step share its number
@@ -56,6 +57,10 @@ class History(Callback):
             self.logged = trainer.global_step
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where a run is resumed inside its last epoch, which lightning does not begin again."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last epoch is always evaluated, so that it can be the best."""
@@ -65,8 +70,6 @@ class History(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A row of validation metrics."""
         self.add(trainer, numbers(trainer, "val/"))
-        if trainer.is_global_zero and trainer.state.fn != "fit":  # in a fit the epoch's end writes it
-            self.write()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the files up to date; the plot takes most of a second, and waits where epochs are short."""

@@ -1,14 +1,31 @@
-"""DataLoader that resumes inside an epoch, and each rank's part of the data."""
+"""DataLoader that resumes inside an epoch, each rank's part of the data, each sample's random numbers."""
 
+import hashlib
 import random
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 READING = "botvision_reading"  # in a checkpoint: how its epochs were given out
+SEEDING = "botvision_seeding"  # in a checkpoint: version of the rule by which random numbers are drawn
+RULE = 1
+
+
+def seed_draws(*key: int | str) -> None:
+    """Seed Python's, numpy's and torch's generators for what is drawn next, by what it is drawn for.
+
+    No generator's state need be kept to draw the same again: not by a run that was stopped, by more workers, or by
+    another number of processes.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    number = int.from_bytes(digest, "big")
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
 
 
 class EpochPosition:
@@ -77,24 +94,42 @@ class EpochBatches(Sampler[list[int]]):
             yield mine[number * share.batch_size : (number + 1) * share.batch_size]
 
 
+class Drawn(Dataset[Any]):
+    """A dataset whose every sample has random numbers of its own: by the run's seed, the epoch, and its number."""
+
+    def __init__(self, source: Any, share: Share) -> None:
+        self.source = source
+        self.share = share
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        seed_draws("sample", self.share.seed, self.share.position.epoch, index)
+        return self.source[index]
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader that goes on inside an epoch: its `EpochPosition` says where, so it keeps no state of its own.
 
     Lightning takes a loader without these two methods for one that begins anew.
 
     Attributes:
+        source: the dataset as it was given, without an epoch's random numbers.
         share: which part of the data it reads.
         reading: what the order of its images depends on: seed, devices, and workers where these read a stream.
     """
 
-    def __init__(self, *arguments: Any, share: Share, num_workers: int = 0, **options: Any) -> None:
+    def __init__(self, dataset: Any, *, share: Share, num_workers: int = 0, **options: Any) -> None:
         """As a DataLoader's; workers are kept between epochs, and leave signals to the main process."""
+        self.source = dataset
         self.share = share
         more: dict[str, Any] = {"worker_init_fn": leave_signals} if num_workers else {}
         more |= {"persistent_workers": num_workers > 0, "pin_memory": torch.cuda.is_available(), **options}
-        super().__init__(*arguments, **{"num_workers": num_workers, **more})
-        streamed = [num_workers] if isinstance(self.dataset, IterableDataset) else []
-        self.reading = [share.seed, share.world, *streamed]
+        streams = isinstance(dataset, IterableDataset)  # which seeds its samples itself: they have no numbers
+        read = Drawn(dataset, share) if share.train and not streams else dataset
+        super().__init__(read, **{"num_workers": num_workers, **more})
+        self.reading = [share.seed, share.world, *([num_workers] if streams else [])]
 
     def close(self) -> None:
         """End the workers, which no signal ends."""
@@ -160,3 +195,19 @@ def resume_position(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple
         was = ", ".join(f"{name} {value}" for name, value in zip(names, reading_then, strict=False))
         raise ValueError(f"the run ended inside an epoch that was read with {was}; go on with the same, or begin anew")
     return checkpoint["epoch"], batches["current"]["processed"]
+
+
+def await_evaluation(checkpoint: dict[str, Any]) -> None:
+    """Have lightning evaluate first where the checkpoint was saved between an epoch's last step and its evaluation.
+
+    Its loops then stand as those of a run that ended within its evaluation, which lightning begins again; as they were
+    saved, it would leave the evaluation out.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches = loops["epoch_loop.batch_progress"]
+    if batches["is_last_batch"] and batches["total"]["completed"] < batches["total"]["processed"]:
+        for count in (batches["total"], batches["current"]):
+            count["completed"] = count["processed"]
+        evaluated = loops["epoch_loop.val_loop.batch_progress"]
+        evaluated["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        evaluated["current"] = dict.fromkeys(evaluated["current"], 0)

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from botvision.engine.checkpoint import KEY
 from botvision.engine.config import Schedule
 from botvision.engine.doubts import slow_start
-from botvision.engine.loader import READING, ResumableLoader
+from botvision.engine.history import is_evaluated
+from botvision.engine.loader import READING, RULE, SEEDING, ResumableLoader, await_evaluation, seed_draws
 from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
 
@@ -89,6 +90,16 @@ class TaskModule(L.LightningModule):
         """Another order of the images each epoch."""
         self.loader.share.position.begin(self.current_epoch)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Random numbers of this step alone: dropout, mixing and sampling go on the same whenever a run is resumed."""
+        share = self.loader.share
+        seed_draws("step", share.seed, self.current_epoch, batch_idx, share.rank)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Those of an evaluation, the same in each: a detector's losses are of proposals drawn at random."""
+        share = self.loader.share
+        seed_draws("evaluation", share.seed, batch_idx, share.rank)
+
     def scheduled(
         self,
         optimizer: Optimizer,
@@ -125,7 +136,10 @@ class TaskModule(L.LightningModule):
         """What is needed to build the model again, in plain types."""
         checkpoint[KEY] = self.about
         checkpoint[READING] = self.loader.reading
+        checkpoint[SEEDING] = RULE
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another model's run."""
+        """Refuse to go on with another model's run; an evaluation that a stopped run had before it comes first."""
         check_same(checkpoint[KEY], self.about, model=self.config)
+        if is_evaluated(self.trainer, checkpoint["epoch"]):
+            await_evaluation(checkpoint)

@@ -30,7 +30,7 @@ from botvision.engine.folder import (
     resume_command,
 )
 from botvision.engine.history import History
-from botvision.engine.loader import EpochPosition, ResumableLoader, Share, resume_position
+from botvision.engine.loader import RULE, SEEDING, EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
 from botvision.engine.settings import plain
 from botvision.engine.stopping import stoppable
@@ -39,9 +39,10 @@ from botvision.engine.trainer import (
     build_trainer,
     check_launch,
     is_multi_gpu,
-    seed_process,
 )
 from botvision.files import write_json, write_text
+
+INEXACT = "; it is an older version's, which drew its random numbers otherwise: not the uninterrupted run to the bit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +232,10 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         check_launch(trainer)
         share = Share(task.batch_size, True, EpochPosition(), engine.seed, trainer.global_rank, trainer.world_size)
         parts = task.build(Session(engine, share, is_multi_gpu(trainer), resumes=resumed is not None))
-        begin, steps_before = None, 0
+        begin, steps_before, exact = None, 0, True
         if resumed is not None:
             begin, content = resumed
+            exact = content.get(SEEDING) == RULE
             steps_before = content["global_step"]
             share.position.begin(*resume_position(content, parts.train.reading))
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
@@ -244,9 +246,8 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             task.introduce(parts, out)
             if resumed is not None:
                 where = f"epoch {share.position.epoch + 1}, step {steps_before}"
-                print(f"going on with {where}, from {begin}", file=sys.stderr)
+                print(f"going on with {where}, from {begin}" + ("" if exact else INEXACT), file=sys.stderr)
         begun = True
-        seed_process(engine.seed, steps_before=steps_before, rank=share.rank)
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)
         final, best = last, last.with_name("best.ckpt")
         if task.fitting.final == "best" and best.is_file():

@@ -1,4 +1,4 @@
-"""Save checkpoints atomically: written beside their target, synced, renamed."""
+"""Save checkpoints atomically: written beside their target, synced, renamed; the last one but one is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,21 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from botvision.files import whole_file
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
     """Lightning's own writes to `$TMPDIR` and moves: across disks a copy, which a kill or a full disk halves."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a hidden file in the same folder, sync, rename.
+        """Write to a hidden file in the same folder, sync, rename; an older last.ckpt becomes previous.ckpt.
 
         Raises:
             OSError: it could not be written; the old file is as it was.
         """
-        with whole_file(Path(path), sync=True) as unfinished, unfinished.open("wb") as stream:
+        path = Path(path)
+        keep = path.with_name(PREVIOUS) if path.name == LAST else None
+        with whole_file(path, sync=True, keep=keep) as unfinished, unfinished.open("wb") as stream:
             try:
                 torch.save(checkpoint, stream)
             except RuntimeError as error:  # torch's writer, which hides the operating system's error

@@ -156,11 +156,6 @@ def is_multi_gpu(trainer: L.Trainer) -> bool:
     return trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda"
 
 
-def seed_process(seed: int, *, steps_before: int, rank: int) -> None:
-    """Random numbers of a process: other ones than other ranks', and than the first epoch's when it is resumed."""
-    L.seed_everything(seed + steps_before + 1000 * rank, workers=True, verbose=False)
-
-
 def check_launch(trainer: L.Trainer) -> None:
     """Refuse processes that are forked from this one: they would all read the first one's part."""
     if trainer.world_size > 1 and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_no_file, write_json
+from botvision.files import check_no_file, sha256, write_json
 from botvision.maskrcnn.config import Backend, BoxFormat, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
     from botvision.maskrcnn.evaluation import Metrics
+    from botvision.maskrcnn.shared_results import EvaluatedPart
     from botvision.maskrcnn.streaming import Prediction
     from botvision.maskrcnn.task import Summary
 
@@ -61,8 +62,9 @@ def evaluate(
     workers: int = 2,
     backend: Backend = "auto",
     box_format: BoxFormat = "auto",
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
-) -> "Metrics":
+) -> "Metrics | EvaluatedPart":
     """Evaluate a trained detector on any COCO file: box and mask AP.
 
     Args:
@@ -75,22 +77,33 @@ def evaluate(
         backend: "hotcoco", "pycocotools", or "auto" for the first that is installed.
         box_format: xywh (x, y, width, height: COCO's), or xyxy (two corners); auto is xywh, and refuses a file whose
             boxes seem to be two corners.
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end counts the AP. Under torchrun it is the rank.
         engine: the device.
 
     Returns:
-        COCO's twelve figures for boxes and for masks.
+        COCO's twelve figures for boxes and for masks; where other processes have images left, how many.
 
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
     """
     from botvision.engine.folder import warn_of_training_images
+    from botvision.engine.sharing import own_part
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
+    from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
 
     if out is not None:
         check_no_file(Path(out))
     warn_of_training_images(Path(checkpoint), annotations, field="train_annotations", unless="val_annotations")
-    metrics, results = evaluate_detector(
+    share = own_part(part)
+    shared = None
+    if share.is_shared:
+        if out is None:
+            raise ValueError(f"part {share.number}/{share.count} is put together by the files of a folder; give --out")
+        settings = {"checkpoint": sha256(checkpoint), "annotations": sha256(annotations), "images": str(images)}
+        shared = SharedResults(Path(out), share, settings)
+    evaluated = evaluate_detector(
         load_detector(Path(checkpoint)),
         Path(annotations),
         Path(images),
@@ -99,7 +112,11 @@ def evaluate(
         workers=workers,
         backend=backend,
         box_format=box_format,
+        shared=shared,
     )
+    if isinstance(evaluated, EvaluatedPart):
+        return evaluated
+    metrics, results = evaluated
     if out is not None:
         write_json(Path(out) / "results.json", results)
         write_json(Path(out) / "metrics.json", metrics._asdict(), indent=2)
@@ -116,6 +133,7 @@ def predict(
     format: Literal["coco", "csv", "parquet"] = "coco",
     draw: bool = True,
     track: bool = False,
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
     on_existing: OnExisting = "refuse",
 ) -> "Prediction":
@@ -134,6 +152,8 @@ def predict(
         format: of the results: coco (predictions.json, COCO results form, with each image's file_name), csv or parquet.
         draw: write each image with its objects, and each video as MP4.
         track: follow objects through videos with ByteTrack; their numbers are drawn and in the results (track_id).
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end writes the results of all. Under torchrun it is the rank.
         engine: the device.
         on_existing: where `out` holds files of these names already: refuse before anything is written, resume (skip the
             images whose results are written), or replace them.
@@ -142,9 +162,10 @@ def predict(
         FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
         Stopped: by a signal, after a batch; what is written stays.
     """
+    from botvision.engine.sharing import own_part
     from botvision.maskrcnn.prediction import Predictor
     from botvision.maskrcnn.streaming import Output, predict_files
 
     predictor = Predictor.load(checkpoint, threshold=threshold, batch_size=batch_size, accelerator=engine.accelerator)
-    output = Output(Path(out), format, draw=draw, track=track)
+    output = Output(Path(out), format, draw=draw, track=track, part=own_part(part))
     return predict_files(predictor, Path(checkpoint), source, output=output, on_existing=on_existing)

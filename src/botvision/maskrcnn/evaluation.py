@@ -16,6 +16,7 @@ from botvision.maskrcnn.config import Backend, BoxFormat
 from botvision.maskrcnn.data import CocoInstances, collate
 from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.results import Result, batch_results
+from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small",
            "AR_medium", "AR_large")  # fmt: skip
@@ -46,8 +47,11 @@ def evaluate_detector(
     workers: int,
     backend: Backend,
     box_format: BoxFormat = "auto",
-) -> tuple[Metrics, list[Result]]:
+    shared: SharedResults | None = None,
+) -> tuple[Metrics, list[Result]] | EvaluatedPart:
     """Metrics of a detector on a COCO file, and the results that they are of.
+
+    Where several processes share the images by `shared`, those that others have left something to do end without.
 
     Raises:
         FileNotFoundError, ValueError: as `botvision.maskrcnn.evaluate`.
@@ -66,12 +70,23 @@ def evaluate_detector(
         )
     if [category.name for category in dataset.categories] != own:
         dataset.restrict([by_name[name] for name in own])
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    ids = [int(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
+    read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(ids))
+    loader = torch.utils.data.DataLoader(read, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None):
             found = model([image.to(device) for image in batch.images]).detections
-            results += batch_results(found, batch.images, batch.targets, dataset.categories)
+            some = batch_results(found, batch.images, batch.targets, dataset.categories)
+            if shared is None:
+                results += some
+            else:
+                shared.add(some, [int(target["image_id"]) for target in batch.targets])
+    if shared is not None:
+        together = shared.together(ids)
+        if isinstance(together, EvaluatedPart):
+            return together
+        results = together
     return coco_metrics(dataset.truth(), results, backend=backend, masks=model.masks), results
 
 

@@ -1,18 +1,139 @@
-"""Predictions as they come, a JSON line an image: what a stopped prediction goes on from."""
+"""Predictions as they come, a JSON line an image: what a stopped prediction, or another process, goes on from."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+
+from botvision.engine.sharing import Part
 
 Record = dict[str, Any]
 
 
-class Journal:
-    """The lines of a prediction: its settings first, then an image each, then a line at the end of each video.
+class Written(NamedTuple):
+    """Where an image's line is, or the first one of a video's frames, and what it counts for.
+
+    Attributes:
+        path: of the journal.
+        offset: bytes before it.
+        images: one, or the video's frames.
+        objects: in these.
+    """
+
+    path: Path
+    offset: int
+    images: int
+    objects: int
+
+
+class Lines(NamedTuple):
+    """What a journal holds.
 
     Frames count when the line at their video's end is there: a video that was not finished is done again.
+
+    Attributes:
+        done: images and videos whose predictions are written, by name.
+        skipped: those that could not be read, with the reason.
+        size: bytes up to what is not whole.
+    """
+
+    done: dict[str, Written]
+    skipped: dict[str, str]
+    size: int
+
+
+class OtherSettingsError(ValueError):
+    """A journal of another prediction."""
+
+
+def read_lines(path: Path, settings: Record) -> Lines:
+    """A journal's lines; what is not whole at its end is left out: its process may be writing it, or was killed.
+
+    Raises:
+        ValueError: damaged, no lines of ours, or those of other settings.
+    """
+    lines = Lines({}, {}, 0)
+    begin = end = whole = frames = objects = 0  # begin of an unfinished video's frames, and what these count for
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream):
+            record = parsed(line, path, number=number)
+            if record is None:
+                break
+            end += len(line)
+            if number == 0:
+                check_settings(record["settings"], settings, path)
+            elif "frame" in record:
+                frames, objects = frames + 1, objects + len(record["objects"])
+                continue
+            elif "skipped" in record:
+                lines.skipped[record["file_name"]] = record["skipped"]
+            elif "frames" in record:
+                lines.done[record["file_name"]] = Written(path, begin, frames, objects)
+            else:
+                lines.done[record["file_name"]] = Written(path, end - len(line), 1, len(record["objects"]))
+            begin = whole = end
+            frames = objects = 0
+    return lines._replace(size=whole)
+
+
+def parsed(line: bytes, path: Path, *, number: int) -> Record | None:
+    """A line, or None for the last one where it was cut short.
+
+    Raises:
+        ValueError: a line before the last one that is no JSON, or a file that does not begin as ours do.
+    """
+    try:
+        record: Record = json.loads(line)
+        whole = line.endswith(b"\n")
+    except ValueError:
+        record, whole = {}, False
+    if number == 0 and not (whole and isinstance(record, dict) and "settings" in record):
+        raise ValueError(f"{path} is no list of predictions of ours; give another --out")
+    if not whole and line.endswith(b"\n"):
+        raise ValueError(f"{path} is damaged at line {number + 1}; begin anew with --on_existing replace")
+    return record if whole else None
+
+
+def check_settings(saved: Record, own: Record, path: Path) -> None:
+    """Refuse lines of other settings."""
+    other = [name for name, value in own.items() if saved.get(name) != value]
+    if other:
+        was = ", ".join(f"{name} {saved.get(name)}" for name in other)
+        raise OtherSettingsError(
+            f"{path} was begun with other settings ({was}); give these again, or another --out, or "
+            "--on_existing replace"
+        )
+
+
+def journal_path(folder: Path, name: str, part: Part) -> Path:
+    """Where a process writes its lines: `predictions.jsonl`, or of several e.g. `predictions.0-of-8.jsonl`."""
+    return folder / (f"{name}.{part}.jsonl" if part.is_shared else f"{name}.jsonl")
+
+
+def journals(folder: Path, name: str) -> list[Path]:
+    """The journals of a folder, of one process or of however many."""
+    return sorted([*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}.*-of-*.jsonl")])
+
+
+def merged(written: Mapping[str, Written], names: Iterable[str]) -> Iterator[Record]:
+    """What was found in each image and frame, in the order of the names and numbered by it, whoever wrote it."""
+    number = 0
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path in {one.path for one in written.values()}}
+        for name in names:
+            if name not in written:
+                continue
+            lines = files[written[name].path]
+            lines.seek(written[name].offset)
+            for _ in range(written[name].images):
+                number += 1
+                yield {**json.loads(lines.readline()), "image_id": number}
+
+
+class Journal:
+    """The lines of a process: its settings first, then an image each, then a line at the end of each video.
 
     Attributes:
         done: names of the images and videos whose predictions are written.
@@ -20,19 +141,20 @@ class Journal:
         objects: in these.
     """
 
-    def __init__(self, path: Path, settings: Record, *, stale: Path) -> None:
+    def __init__(self, path: Path, settings: Record, *, stale: Iterable[Path]) -> None:
         """Of a prediction with these settings; nothing is written before the first line.
 
         Args:
             path: of the lines.
             settings: of the prediction.
-            stale: an older prediction's results, which go when other lines are begun.
+            stale: an older prediction's files, which go when other lines are begun.
         """
         self.path = path
-        self.stale = stale
+        self.stale = list(stale)
         self.settings = settings
         self.done: set[str] = set()
         self.images = self.objects = 0
+        self.unread: list[Record] = []
         self.file: IO[str] | None = None
         self.resumes = False
 
@@ -44,59 +166,12 @@ class Journal:
         """
         if not self.path.exists():
             return
-        whole = end = 0
-        pending = [0, 0]  # frames of the video that is not finished, and their objects
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines):
-                record = self.parsed(line, number=number)
-                if record is None:
-                    break
-                if number == 0:
-                    self.check(record)
-                elif "frame" in record:
-                    pending = [pending[0] + 1, pending[1] + len(record["objects"])]
-                    end += len(line)
-                    continue
-                else:
-                    self.count(record, pending)
-                    pending = [0, 0]
-                end += len(line)
-                whole = end
-        os.truncate(self.path, whole)
-        self.resumes = whole > 0
-
-    def parsed(self, line: bytes, *, number: int) -> Record | None:
-        """A line, or None for the last one where it was cut short.
-
-        Raises:
-            ValueError: a line before the last one that is no JSON, or a file that does not begin as ours do.
-        """
-        try:
-            record: Record = json.loads(line)
-            whole = line.endswith(b"\n")
-        except ValueError:
-            record, whole = {}, False
-        if number == 0 and not (whole and isinstance(record, dict) and "settings" in record):
-            raise ValueError(f"{self.path} is no list of predictions of ours; give another --out")
-        if not whole and line.endswith(b"\n"):
-            raise ValueError(f"{self.path} is damaged at line {number + 1}; begin anew with --on_existing replace")
-        return record if whole else None
-
-    def check(self, record: Record) -> None:
-        """Refuse lines of other settings."""
-        other = [name for name, value in self.settings.items() if record["settings"].get(name) != value]
-        if other:
-            was = ", ".join(f"{name} {record['settings'].get(name)}" for name in other)
-            raise ValueError(
-                f"{self.path} was begun with other settings ({was}); give these again, or another --out, or "
-                "--on_existing replace"
-            )
-
-    def count(self, record: Record, pending: list[int]) -> None:
-        """An image, or a finished video with its frames and their objects."""
-        self.done.add(record["file_name"])
-        self.images += pending[0] if "frames" in record else 1
-        self.objects += pending[1] if "frames" in record else len(record["objects"])
+        lines = read_lines(self.path, self.settings)
+        self.done = set(lines.done)
+        self.images = sum(one.images for one in lines.done.values())
+        self.objects = sum(one.objects for one in lines.done.values())
+        os.truncate(self.path, lines.size)
+        self.resumes = lines.size > 0
 
     def add(self, record: Record) -> None:
         """Write an image's or a frame's line."""
@@ -108,15 +183,27 @@ class Journal:
         """Write that a video's frames are all there."""
         self.write({"file_name": name, "frames": frames})
 
+    def skip(self, name: str, reason: str) -> None:
+        """Note what could not be read, for the line after it: a prediction that reads nothing writes nothing."""
+        self.unread.append({"file_name": name, "skipped": reason})
+
     def write(self, record: Record) -> None:
         """A line, which survives the process from here on."""
+        self.unread.append(record)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was noted."""
         if self.file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a" if self.resumes else "w", encoding="utf-8")
             if not self.resumes:
-                self.stale.unlink(missing_ok=True)
+                for path in self.stale:
+                    path.unlink(missing_ok=True)
                 self.file.write(json.dumps({"settings": self.settings}) + "\n")
-        self.file.write(json.dumps(record) + "\n")
+        for record in self.unread:
+            self.file.write(json.dumps(record) + "\n")
+        self.unread.clear()
         self.file.flush()
 
     def close(self) -> None:
@@ -124,9 +211,3 @@ class Journal:
         if self.file is not None:
             self.file.close()
             self.file = None
-
-    def records(self) -> Iterator[Record]:
-        """What was found in each image and frame, in the order in which it was written."""
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as lines:
-                yield from (record for record in map(json.loads, lines) if "objects" in record)

@@ -46,8 +46,8 @@ class MaskRCNNModule(TaskModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Sum of the losses."""
         self.bad.count(batch.bad)
-        if not batch.images:  # every process must have a loss
-            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
+        if not batch.images:
+            return self.nothing()
         losses = self.model(batch.images, batch.targets).losses
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
@@ -58,6 +58,22 @@ class MaskRCNNModule(TaskModule):
             )
         self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch.images))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.images))
+        return loss
+
+    def nothing(self) -> torch.Tensor:
+        """A loss of 0 where no image could be read: every process must have one, with a gradient for each weight.
+
+        Norms that are synchronised wait for each other in the forward pass: a black image goes through it.
+        """
+        loss = torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
+        if any(isinstance(module, torch.nn.SyncBatchNorm) for module in self.model.modules()):
+            black = torch.zeros(3, 64, 64, device=loss.device)
+            target: dict[str, Any] = {
+                "boxes": torch.zeros(0, 4, device=loss.device),
+                "labels": torch.zeros(0, dtype=torch.int64, device=loss.device),
+                "masks": torch.zeros(0, 112, 112, dtype=torch.uint8, device=loss.device),
+            }
+            loss = loss + torch.stack(list(self.model([black], [target]).losses.values())).sum() * 0.0
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,6 +1,5 @@
-"""Detect objects in many images, videos or a camera, at constant memory; resume what stopped."""
+"""Detect objects in many images, videos or a camera, at constant memory; resume, share among processes."""
 
-import hashlib
 import signal
 import sys
 from collections import Counter
@@ -18,17 +17,27 @@ from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_image
 from botvision.engine.config import OnExisting
+from botvision.engine.sharing import ALONE, Part
 from botvision.engine.stopping import Notice, Stopped, noticing
-from botvision.files import check_free
+from botvision.files import check_free, clear_leftovers, sha256
 from botvision.inputs import find_images, folder_of, is_url, is_video, stream
 from botvision.maskrcnn.formats import SUFFIXES, Format, check_format, write_predictions
-from botvision.maskrcnn.journal import Journal, Record
+from botvision.maskrcnn.journal import (
+    Journal,
+    Lines,
+    OtherSettingsError,
+    Record,
+    Written,
+    journal_path,
+    journals,
+    merged,
+    read_lines,
+)
 from botvision.maskrcnn.prediction import Predictor, lots
 from botvision.maskrcnn.results import image_results, to_supervision
 from botvision.video import Frame, camera_name, read_video, video_info, video_writer
 
 NAME = "predictions"
-JOURNAL = f"{NAME}.jsonl"
 FAINT = 0.1  # lowest score of an object that a tracker may go on with
 
 
@@ -42,6 +51,7 @@ class Prediction(NamedTuple):
         out: folder of the drawings and of the results.
         results: name of the file of the results.
         drawn: whether drawings are there too.
+        left: images and videos that other processes have not done yet; the last of them writes the results.
     """
 
     images: int
@@ -50,9 +60,15 @@ class Prediction(NamedTuple):
     out: Path
     results: str
     drawn: bool
+    left: int = 0
 
     def __str__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        if self.left:
+            return (
+                f"{self.objects} objects in {self.images} images{skipped}, in {self.results} at {self.out}; other "
+                f"processes have {self.left} to do, and the last of them writes the results of all"
+            )
         written = f"{self.results} and drawings" if self.drawn else self.results
         return f"{self.objects} objects in {self.images} images{skipped}; {written} at {self.out}"
 
@@ -66,12 +82,14 @@ class Output:
         format: of the results.
         draw: write drawings: images as JPEG, videos as MP4.
         track: follow objects through a video or a camera's frames.
+        part: of several processes, which write to one folder.
     """
 
     folder: Path
     format: Format = "coco"
     draw: bool = True
     track: bool = False
+    part: Part = ALONE
 
     @property
     def results(self) -> Path:
@@ -113,26 +131,48 @@ def predict_files(
         raise ValueError("track follows objects through a video or a camera, and here are images alone; leave it out")
     if output.track:
         byte_track()
+    if output.part.is_shared and any(item.camera for item in media):
+        raise ValueError("a camera's frames cannot be shared among processes; start one, without part or torchrun")
     settings = settings_of(predictor, checkpoint, source, media, output)
-    with closing(Journal(output.folder / JOURNAL, settings, stale=output.results)) as journal:
-        if on_existing == "resume" and journal.path.exists():
+    own = output.part.of(media)
+    path = journal_path(output.folder, NAME, output.part)
+    foreign = [other for other in journals(output.folder, NAME) if not is_peer(other, output.part)]
+    with closing(Journal(path, settings, stale=[output.results, *foreign])) as journal:
+        done = set[str]()
+        if on_existing == "resume" and journals(output.folder, NAME):
+            journal.stale.clear()
             journal.resume()
+            done = {name for lines in all_lines(output.folder, settings) for name in lines.done}
+            for folder in {item.drawing.parent for item in own}:
+                clear_leftovers(folder, stale=0)
         else:
-            drawings = [item.drawing for item in media] if output.draw else []
+            drawings = [item.drawing for item in own] if output.draw else []
             policy = "refuse" if on_existing == "resume" else on_existing
-            check_free([output.results, journal.path, *drawings], on_existing=policy)
+            check_free([output.results, path, *foreign, *drawings], on_existing=policy)
         work = Work(predictor, output, journal)
         with noticing("batch") as work.notice:
-            work.do([item for item in media if item.name not in journal.done])
-    return work.finish(len(media), is_camera=media[0].camera is not None)
+            work.do([item for item in own if item.name not in done])
+    return work.finish(media)
+
+
+def is_peer(journal: Path, part: Part) -> bool:
+    """Whether a journal is of one of as many processes."""
+    return journal.stem.endswith(f"-of-{part.count}") if part.is_shared else journal.stem == NAME
+
+
+def all_lines(folder: Path, settings: Record) -> list[Lines]:
+    """What all processes have written so far.
+
+    Raises:
+        ValueError: a journal that is damaged, or of other settings.
+    """
+    return [read_lines(path, settings) for path in journals(folder, NAME)]
 
 
 def settings_of(predictor: Predictor, checkpoint: Path, source: str, media: list[Media], output: Output) -> Record:
     """What must be the same for a prediction to be gone on with."""
-    with Path(checkpoint).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     place = source if media[0].camera is not None or is_url(source) else str(Path(source).absolute())
-    return {"checkpoint": digest, "source": place, "threshold": predictor.threshold, "track": output.track}
+    return {"checkpoint": sha256(checkpoint), "source": place, "threshold": predictor.threshold, "track": output.track}
 
 
 class Work:
@@ -142,7 +182,8 @@ class Work:
         self.predictor = predictor
         self.output = output
         self.journal = journal
-        self.skipped: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.broken: list[str] = []
         self.notice = Notice()
 
     def do(self, media: list[Media]) -> None:
@@ -152,23 +193,45 @@ class Work:
                 if self.notice.signum is None:
                     self.video(step[0]) if moves else self.images(step)
 
-    def finish(self, given: int, *, is_camera: bool) -> Prediction:
-        """Write the results from the journal.
+    def finish(self, media: list[Media]) -> Prediction:
+        """Write the results from the journals, where no process has anything left to do.
 
         Args:
-            given: images and videos.
-            is_camera: which a signal ends as it is meant to.
+            media: of all processes; a signal ends a camera as it is meant to.
         """
-        if not is_camera:
+        if media[0].camera is None:
             self.check_signal()
-        if self.skipped and not self.journal.images:
-            raise ValueError(f"none of {given} images could be read; the first: {self.skipped[0]}")
         output, journal = self.output, self.journal
-        categories = self.predictor.detector.categories
-        write_predictions(output.results, output.format, journal.records(), categories)
-        return Prediction(
-            journal.images, self.skipped, journal.objects, output.folder, output.results.name, output.draw
-        )
+        if output.part.is_shared and journal.unread:
+            journal.flush()
+        journal.close()
+        written, skipped = self.everything()
+        skipped |= {name: reason for name, reason in self.skipped.items() if name not in written}
+        left = sum(item.name not in written and item.name not in skipped for item in media)
+        if left:
+            reasons = [*self.skipped.values(), *self.broken]
+            path = journal.path.name
+            return Prediction(journal.images, reasons, journal.objects, output.folder, path, output.draw, left)
+        if skipped and not written:
+            raise ValueError(f"none of {len(media)} images could be read; the first: {next(iter(skipped.values()))}")
+        records = merged(written, [item.name for item in media])
+        write_predictions(output.results, output.format, records, self.predictor.detector.categories)
+        images, objects = (sum(getattr(one, what) for one in written.values()) for what in ("images", "objects"))
+        reasons = [*skipped.values(), *self.broken]
+        return Prediction(images, reasons, objects, output.folder, output.results.name, output.draw)
+
+    def everything(self) -> tuple[dict[str, Written], dict[str, str]]:
+        """What all processes have written, each image once, and what they could not read."""
+        written: dict[str, Written] = {}
+        skipped: dict[str, str] = {}
+        for path in journals(self.output.folder, NAME):
+            try:
+                lines = read_lines(path, self.journal.settings)
+            except OtherSettingsError:  # of an earlier prediction, which its process has not replaced yet
+                continue
+            written = lines.done | written
+            skipped |= lines.skipped
+        return written, {name: reason for name, reason in skipped.items() if name not in written}
 
     def check_signal(self) -> None:
         """End a prediction that was stopped.
@@ -190,9 +253,9 @@ class Work:
         with progress(len(media), "predict", "image") as bar:
             for some in lots(read, self.predictor.batch_size):
                 whole = [(item, image) for item, (_, image, _) in some if image is not None]
-                for _, (_, image, reason) in some:
+                for item, (_, image, reason) in some:
                     if image is None:
-                        self.skip(reason)
+                        self.skip(item, reason)
                 found = self.predictor.find([image for _, image in whole])
                 for (item, image), own in zip(whole, found, strict=True):
                     record = self.record(own, image, item.name)
@@ -209,7 +272,7 @@ class Work:
             info = video_info(item.place) if item.camera is None else None
             self.frames(item, None if info is None else info.frames, 25.0 if info is None else info.rate)
         except ValueError as error:
-            self.skip(str(error))
+            self.skip(item, str(error))
 
     def frames(self, item: Media, total: int | None, rate: float) -> None:
         """The frames of a video, found, tracked, drawn and written; a video that breaks off ends there."""
@@ -247,7 +310,8 @@ class Work:
         except ValueError as error:
             if not some:
                 raise
-            self.skip(f"the rest of a video: {error}")
+            self.broken.append(f"the rest of a video: {error}")
+            tqdm.write(f"skipped: {self.broken[-1]}", file=sys.stderr)
 
     def record(self, found: dict[str, Tensor], image: Tensor, name: str, **when: float) -> Record:
         """An image's or a frame's line."""
@@ -279,10 +343,11 @@ class Work:
         detections = self.detections(record, with_masks=True)
         return draw_instances(image.permute(1, 2, 0).numpy(), detections, self.predictor.names)
 
-    def skip(self, reason: str) -> None:
-        """Say what could not be read."""
+    def skip(self, item: Media, reason: str) -> None:
+        """Say what could not be read, and note it for the other processes."""
         tqdm.write(f"skipped: {reason}", file=sys.stderr)
-        self.skipped.append(reason)
+        self.skipped[item.name] = reason
+        self.journal.skip(item.name, reason)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ class InstanceSegmentation(Task[Summary]):
 
     def introduce(self, parts: Parts, out: Path) -> None:
         """Images, objects and classes of both splits, and a sheet of training images as they are trained on."""
-        train, val = cast("CocoInstances", parts.train.dataset), cast("CocoInstances", parts.val.dataset)
+        train, val = cast("CocoInstances", parts.train.source), cast("CocoInstances", parts.val.source)
         print("\n".join(told(train, val)), file=sys.stderr)
         for warning in unlearnable(train, val):
             print(warning, file=sys.stderr)
@@ -157,7 +157,7 @@ class InstanceSegmentation(Task[Summary]):
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
         """What the model finds in some validation images, and a sheet of them."""
         predictor = Predictor.load(checkpoint, accelerator=str(device))
-        draw_examples(predictor, cast("CocoInstances", parts.val.dataset), out / "predictions")
+        draw_examples(predictor, cast("CocoInstances", parts.val.source), out / "predictions")
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """AP."""

@@ -1,0 +1,176 @@
+"""Two processes are one with the same global batch, by torchrun; bad images on one hang none; killed ones restart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from botvision.classify import evaluate as evaluate_classifier
+from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+from botvision.classify.data import Batch, build_split
+from botvision.classify.module import ClassifierModule
+from botvision.engine.loader import EpochPosition, Share
+from botvision.engine.sharing import check_alone
+from tests.faults.kills import ending, same
+
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# a model whose norms know no batch: BatchNorm is synchronised over GPUs alone
+TRAINING = """
+import os, random, sys
+from pathlib import Path
+from botvision import classify
+from botvision.classify.config import *
+from botvision.classify.module import ClassifierModule
+from botvision.engine.config import EngineConfig
+world, images, out = int(os.environ.get("WORLD_SIZE", "1")), sys.argv[1], sys.argv[2]
+step = ClassifierModule.training_step
+def noted(self, batch, batch_idx):
+    loss = step(self, batch, batch_idx)
+    with open(f"{out}-{self.global_rank}.txt", "a") as losses:
+        print(self.current_epoch, batch_idx, float(loss), len(batch.labels), float(batch.images.sum()), file=losses)
+    return loss
+ClassifierModule.training_step = noted
+vit = {"depth": 2, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
+augment = AugmentConfig("rand-m5-n1", flip=0.5, erase=0.2)
+classify.train(
+    DataConfig(images, images, batch_size=8 // world, workers=2, augment=augment), Path(out),
+    model=ModelConfig("vit_tiny_patch16_224", img_size=32, options=vit),
+    optim=OptimConfig("adamw", lr_per_256=0.03, warmup_epochs=0, epochs=2),
+    engine=EngineConfig(accelerator="cpu", devices=world, progress=False, log_every=1),
+)
+"""
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eighty images of two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+def trained(tmp_path, images, name, *launcher):
+    script = tmp_path / "train.py"
+    script.write_text(TRAINING)
+    command = [*launcher, str(script), str(images), str(tmp_path / name)]
+    subprocess.run(command, check=True, timeout=100, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    ranks = [path.read_text().splitlines() for path in sorted(tmp_path.glob(f"{name}-?.txt"))]
+    return [[float(number) for number in line.split()] for rank in ranks for line in rank]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_same_global_batch(images, tmp_path):
+    """Twenty steps: images, augmentations and losses of each are the same; the metrics too, over all images."""
+    one = trained(tmp_path, images, "one", sys.executable)
+    two = trained(tmp_path, images, "two", *TWO)
+    assert (len(one), len(two)) == (20, 40)
+    for epoch, batch, loss, count, pixels in one:
+        halves = [line for line in two if line[:2] == [epoch, batch]]
+        assert sum(line[3] for line in halves) == count == 8
+        assert sum(line[4] for line in halves) == pytest.approx(pixels, rel=1e-5)
+        assert np.mean([line[2] for line in halves]) == pytest.approx(loss, abs=1e-5)
+    ours, theirs = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert ours["top1"] == theirs["top1"]
+    weights = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("one", "two")]
+    for key, value in weights[0]["state_dict"].items():
+        torch.testing.assert_close(weights[1]["state_dict"][key], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_images_that_one_process_alone_cannot_read_hang_none(images, tmp_path):
+    """Whole batches of one rank: the second half of the first global batch, and of the last."""
+    share = Share(8, True, EpochPosition())
+    data = DataConfig(str(images), str(images), batch_size=8, workers=0)
+    split = build_split(str(images), data, nn.Identity(), share)
+    samples = split.batches.source.source.samples
+    for batch in list(split.batches.batch_sampler)[::9]:
+        for number in batch[1::2]:
+            Path(samples[number][0]).write_bytes(b"no image")
+    lines = trained(tmp_path, images, "two", *TWO)
+    assert [line[2:4] for line in lines if line[:2] == [0, 0]][1] == [0.0, 0]
+    assert len(lines) == 40
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["epochs"] == 2
+    evaluated = evaluate_classifier(tmp_path / "two" / "checkpoints" / "last.ckpt", str(images), workers=0)
+    assert (evaluated.rows[0].images, len(evaluated.rows[0].skipped)) == (72, 8)
+
+
+def detector_flags(scenes, out):
+    w = scenes / "annotations"
+    flags = {
+        "data.train_annotations": w / "train.json", "data.train_images": scenes / "train",
+        "data.val_annotations": w / "val.json", "data.val_images": scenes / "val", "data.batch_size": 1,
+        "data.workers": 0, "model.backbone": "botnet14", "model.preset": "nano", "model.img_size": 64,
+        "optim.epochs": 4, "optim.lr": 0.001, "engine.accelerator": "cpu", "engine.devices": 2,
+        "engine.progress": "false", "engine.save_every": 3, "engine.log_every": 1, "on_existing": "resume", "out": out,
+    }  # fmt: skip
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_torchrun_is_restarted_and_the_run_goes_on_to_the_same_end(scenes, tmp_path):
+    """And its detector is evaluated and used by two processes, which end as one does."""
+    command = [*TWO, "--max-restarts", "2", "-m", "botvision", "maskrcnn"]
+    agent = subprocess.Popen([*command, "train", *detector_flags(scenes, tmp_path / "killed")])
+    while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
+        assert agent.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    assert agent.wait(timeout=100) == 0
+    subprocess.run([*command, "train", *detector_flags(scenes, tmp_path / "whole")], check=True, timeout=100)
+    assert same(ending(tmp_path / "whole"), ending(tmp_path / "killed")) == []
+    checkpoint = str(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    for verb, given, result in (
+        ("predict", [checkpoint, str(scenes / "val"), "--threshold", "0"], "predictions.json"),
+        ("evaluate", [checkpoint, str(scenes / "annotations" / "val.json"), str(scenes / "val")], "metrics.json"),
+    ):
+        given += ["--engine.accelerator", "cpu", "--batch_size", "1"]
+        subprocess.run([*command, verb, *given, "--out", str(tmp_path / "two")], check=True, timeout=100)
+        alone = [sys.executable, "-m", "botvision", "maskrcnn", verb, *given, "--out", str(tmp_path / "one")]
+        subprocess.run(alone, check=True, timeout=100)
+        assert (tmp_path / "two" / result).read_text() == (tmp_path / "one" / result).read_text()
+
+
+def test_a_process_without_an_image_takes_part_in_what_others_wait_for():
+    """Synchronised norms speak to each other in the forward pass."""
+    passed = []
+
+    class Net(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm, self.fc = norm, nn.Linear(3, 2)
+
+        def forward(self, x):
+            passed.append(tuple(x.shape))
+            return self.fc(x.mean((2, 3)))
+
+    for norm, shapes in ((nn.BatchNorm2d(3), []), (nn.SyncBatchNorm(3), [(2, 3, 32, 32)])):
+        module = ClassifierModule.__new__(ClassifierModule)
+        nn.Module.__init__(module)
+        module.model, module.config, module.bad = Net(norm), ModelConfig("any", img_size=32), {}
+        module.data, module.optim, module.mix = DataConfig("a", "b"), OptimConfig(), None
+        loss = module.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), []), 0)
+        loss.backward()
+        assert loss == 0
+        assert module.model.fc.weight.grad.abs().sum() == 0
+        assert passed == shapes
+
+
+def test_what_one_process_does_is_refused_to_several(monkeypatch):
+    check_alone("classify predict")
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="botvision classify evaluate is done by one process; start it without torch"):
+        evaluate_classifier(Path("x.ckpt"), "digits")
