@@ -1,5 +1,6 @@
 """Stage 5: predictions a second, eager, half, fused, compiled, by ONNX Runtime and TensorRT where they are there."""
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from botvision.bench.config import Engine
 from botvision.bench.race import Setting
 
 ROUNDS = 7
-NOTE = "Random weights and images, channels_last; the yardstick is the ResNet in float32. BatchNorms folded where fused."
+NOTE = (
+    "Random weights and images, channels_last; the yardstick is the ResNet in float32. BatchNorms folded where fused."
+)
 EAGER = ("float32", "bfloat16 autocast", "float16 weights", "float16 weights, fused")
 COMPILED = "float16 weights, fused, compiled"
 EXPORTED = {  # way → execution provider of ONNX Runtime, for a GPU
@@ -100,8 +103,7 @@ def exported(model: nn.Module, images: Tensor, provider: str) -> Callable[[], An
     missing = [module for module in ("onnx", "onnxruntime") if not is_there(module)]
     if missing:
         raise ValueError(f"{' and '.join(missing)} not installed")
-    import onnxruntime
-
+    onnxruntime = importlib.import_module("onnxruntime")
     there = onnxruntime.get_available_providers()
     if provider not in there:
         raise ValueError(f"onnxruntime has no {provider} here; it has {', '.join(there)}")

@@ -118,7 +118,10 @@ def merged(bounds: Sequence[int | None], orders: Sequence[list[str]]) -> list[Ro
 
 def told(architecture: str, part: dict[str, dict[str, list[Row]]]) -> str:
     """The part as Markdown."""
-    lines = [f"| compute capability {architecture} | pass | tokens | `auto` takes, in this order |", "|---|---|---|---|"]
+    lines = [
+        f"| compute capability {architecture} | pass | tokens | `auto` takes, in this order |",
+        "|---|---|---|---|",
+    ]
     for dtype, which in part.items():
         for name, rows in which.items():
             for row in rows:
