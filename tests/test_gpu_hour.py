@@ -197,7 +197,7 @@ def test_a_wrong_backend_is_found(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("run", "file", "heats"),
     [
-        (attention.attention, "2_attention", 8),
+        (attention.attention, "2_attention", 4),
         (detector.detector, "3_detector", 2),
         (family.family, "4_family", 3),
         (prediction.prediction, "5_prediction", 3),

@@ -14,7 +14,7 @@ from botvision.bench.race import Setting
 
 ROUNDS = 11
 MAPS = ((64, 8), (32, 8), (14, 8), (128, 1), (64, 1), (32, 1))  # side and batch
-TOY = ((4, 2), (5, 1))
+TOY = ((4, 2),)
 
 
 def attention(out: Path, toy: bool) -> str:

@@ -18,7 +18,7 @@ RIVALS = (  # of about equal published top-1, the EfficientNet first
     ("tf_efficientnet_b5@456", "botnet_s1_128@256"),
     ("tf_efficientnet_b4@380", "botnet_s1_110@224", "botnet_s1_59@224"),
 )
-TOY = (("tf_efficientnet_b0@64", "botnet26@64"),)
+TOY = (("tf_efficientnet_b0@64", "botnet14@64"),)
 NOTE = "1000 classes, random weights, channels_last, each at its own px; a training step has SGD's update."
 
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,8 @@ def exported(model: nn.Module, images: Tensor, provider: str) -> Callable[[], An
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         images = images.contiguous()
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a tracer, at every size that it takes for fixed
             torch.onnx.export(model, (images,), str(path), dynamo=False, opset_version=17)
             shape = model(images).shape
         options = {"trt_fp16_enable": True} if provider.startswith("Tensorrt") else {}

@@ -86,7 +86,7 @@ def page(folder: Path) -> str:
         parts += ["## 1_exactness", "\n".join(exactness_table(rows["1_exactness"]))]
     for name in RACES:
         if rows[name]:
-            parts += [f"## {name}", found[name]["note"], "\n".join(race_table(rows[name]))]
+            parts += [f"## {name}", found[name]["note"], "\n".join(race_table(rows[name], own=name == "5_prediction"))]
     if rows["6_evidence"]:
         told = [f"- {row['variant']}: {row['steps']} steps at {row['step_ms']} ms" for row in rows["6_evidence"]]
         parts += ["## 6_evidence", "\n".join(told)]
@@ -173,12 +173,12 @@ def exactness_table(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {backend} | {dtype} | {sum(row['exact'] for row in own)} of {len(own)} | {figures} | {why_not} |"
 
 
-def race_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Every heat, its yardstick first."""
+def race_table(rows: Sequence[Row], *, own: bool) -> Iterator[str]:
+    """Every heat, its yardstick first; the precision is the heat's, or each contender's `own`, which its name says."""
     yield "| heat | precision | what ran | median ms | spread ms | × yardstick | peak MB |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        how = f"{row['precision']}{', compiled' if row['compile'] else ''}"
+        how = "" if own else f"{row['precision']}{', compiled' if row['compile'] else ''}"
         if not row["seconds"]:
             yield f"| {row['heat']} | {how} | {row['name']} | {row['why_not']} | | | |"
             continue
