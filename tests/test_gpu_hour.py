@@ -23,10 +23,12 @@ from benchmarks.gpu import (
     report,
     stage,
     table,
+    tiles,
 )
 from benchmarks.gpu.heats import Heat, run_heats
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import InexactError
+from botvision.attention import tiled
 from botvision.bench.race import DeviceLostError, Engine, Setting
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +99,7 @@ def test_a_signal_ends_the_running_stage_and_begins_no_other(hour, tmp_path):
     lines, *_ = ended(process, 143)
     assert "cut off" in lines["2"]
     assert all("not begun" in lines[number] for number in "3456")
+    assert "left out" in lines["7"]
     assert json.loads((tmp_path / "out" / "1_exactness.json").read_text()) == [1]
     assert not list((tmp_path / "out").glob(".unfinished-*"))
 
@@ -110,7 +113,7 @@ def until(is_so, *, seconds=20):
 
 def test_a_limit_and_no_gpu_end_it(hour):
     lines, *_ = ended(hour(LIMIT="5"), 0)
-    assert all("not begun" in line for line in lines.values())
+    assert all("not begun" in lines[number] for number in "0123456")
     lines, *_ = ended(hour(DO_look="echo torch sees no NVIDIA GPU; exit 3"), 3)
     assert "not begun" in lines["1"]
 
@@ -119,7 +122,7 @@ def test_a_limit_and_no_gpu_end_it(hour):
     ("arguments", "environment", "said"),
     [
         (["--tiny"], {}, "unknown option --tiny"),
-        ([], {"ONLY": "7"}, "ONLY and SKIP take stages 0 to 6; got 7"),
+        ([], {"ONLY": "8"}, "ONLY and SKIP take stages 0 to 7; got 8"),
         ([], {"LIMIT": "an hour"}, "LIMIT takes seconds; got an hour"),
         (["one"], {}, "one folder is needed"),
         ([], {"out": "python"}, "cannot write into"),
@@ -131,7 +134,7 @@ def test_mistakes_are_told(hour, arguments, environment, said):
 
 def test_a_missing_interpreter_fails_every_stage(hour):
     lines, *_ = ended(hour(PYTHON="no-such-python"), 1)
-    assert all("failed (127)" in line for line in lines.values())
+    assert all("failed (127)" in lines[number] for number in "0123456")
 
 
 def test_a_stage_that_is_killed_leaves_a_whole_file(tmp_path):
@@ -156,8 +159,10 @@ def test_a_stage_that_is_killed_leaves_a_whole_file(tmp_path):
 def test_the_whole_hour_at_toy_size(tmp_path):
     told = {**os.environ, "PYTHON": sys.executable}
     subprocess.run(["bash", str(HOUR), "--toy", str(tmp_path)], env=told, check=True)
+    subprocess.run(["bash", str(HOUR), "--toy", str(tmp_path)], env=told | {"ONLY": "7"}, check=True)
+    assert {row["why_not"] for row in rows(tmp_path / "7_tiles.json")} == {""}
     assert {path.stem for path in tmp_path.glob("*.json")} == {
-        "0_look", "1_exactness", "2_attention", "3_detector", "4_family", "5_prediction", "6_evidence",
+        "0_look", "1_exactness", "2_attention", "3_detector", "4_family", "5_prediction", "6_evidence", "7_tiles",
     }  # fmt: skip
     assert [row["result"] is not None for row in rows(tmp_path / "6_evidence.json")] == [True, True]
     assert "## 5_prediction" in report.page(tmp_path)
@@ -218,6 +223,17 @@ def test_a_stage_of_races(run, file, heats, tmp_path, capsys, monkeypatch):
     assert (tmp_path / f"{file}.json").read_text() == first
 
 
+def test_tiles_are_chosen_for_a_step_and_no_longer(monkeypatch):
+    told = []
+    monkeypatch.setattr(tiles, "core", lambda *_: lambda: told.append(tiled.arguments(*tensors, 1.0)))
+    tensors = [torch.empty(1, 1, 9, side, dtype=torch.bfloat16) for side in (8, 8, 3, 3)]
+    usual = tiled.arguments(*tensors, 1.0)
+    for name in (tiles.AS_IT_IS, "block 128, 4 warps, 3 stages"):
+        tiles.build(name, setting())()
+    assert told == [usual, usual | {"BLOCK": 128, "num_warps": 4, "num_stages": 3}]
+    assert tiled.arguments(*tensors, 1.0) == usual
+
+
 def test_a_stage_without_what_it_needs_is_skipped(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(stage, "is_there", lambda name: name not in ("timm", "lightning"))
     assert stage.main(family.family, [str(tmp_path), "--toy"]) == stage.SKIPPED
@@ -235,13 +251,13 @@ def test_without_timm_attention_still_races(monkeypatch):
 
 def test_what_a_gpu_is_asked_for(monkeypatch):
     monkeypatch.setattr(Engine, "device", property(lambda self: torch.device(self.accelerator)))
-    full = [heat for module in (attention, detector, family, prediction) for heat in module.heats(toy=False)]
+    full = [heat for module in (attention, detector, family, prediction, tiles) for heat in module.heats(toy=False)]
     assert len({json.dumps(heat.key) for heat in full}) == len(full)  # each is on file by a key of its own
     first = full[0]
     assert (first.what, first.setting[:3], first.setting.engine.precision) == ("core", (64, 8, True), "bfloat16")
     assert {"attend tiled", "torch FlexAttention"} < set(first.names)
     monkeypatch.setattr(stage, "is_there", lambda _: False)
-    without = [heat for module in (attention, detector, family, prediction) for heat in module.heats(toy=False)]
+    without = [heat for module in (attention, detector, family, prediction, tiles) for heat in module.heats(toy=False)]
     assert not any(heat.setting.engine.compile or "torch FlexAttention" in heat.names for heat in without)
 
 

@@ -15,12 +15,12 @@ usage: benchmarks/gpu/hour.sh [--toy] OUT
   0 look        what is there, what is missing       4 family      T3 … T7 beside B4 … B7
   1 exactness   every backend against float64        5 prediction  images a second
   2 attention   time and memory of every backend     6 evidence    the evidence's GPU grid
-  3 detector    Mask R-CNN's training step
+  3 detector    Mask R-CNN's training step           7 tiles       on demand (ONLY=7): tune the Triton kernel
 END
 }
 
-names=(look exactness attention detector family prediction evidence)
-bounds=(90 180 360 300 360 240 1200) # seconds
+names=(look exactness attention detector family prediction evidence tiles)
+bounds=(90 180 360 300 360 240 1200 540) # seconds
 toy=()
 out=
 for argument in "$@"; do
@@ -33,7 +33,7 @@ for argument in "$@"; do
 done
 if [[ -z $out ]]; then usage >&2; exit 2; fi
 for word in ${ONLY-} ${SKIP-}; do
-    if [[ ! $word =~ ^[0-6]$ ]]; then echo "hour.sh: ONLY and SKIP take stages 0 to 6; got $word" >&2; exit 2; fi
+    if [[ ! $word =~ ^[0-7]$ ]]; then echo "hour.sh: ONLY and SKIP take stages 0 to 7; got $word" >&2; exit 2; fi
 done
 if [[ ! ${LIMIT:-3600} =~ ^[0-9]+$ ]]; then echo "hour.sh: LIMIT takes seconds; got $LIMIT" >&2; exit 2; fi
 if ! mkdir -p "$out" 2>/dev/null || ! { : >>"$out/hour.log"; } 2>/dev/null; then
@@ -58,6 +58,7 @@ trap 'stop 130' INT
 trap 'stop 129' HUP
 
 wanted() {
+    if [[ $1 == 7 && " ${ONLY-} " != *" 7 "* ]]; then return 1; fi
     if [[ -n ${ONLY-} && $1 != 0 && " $ONLY " != *" $1 "* ]]; then return 1; fi
     [[ " ${SKIP-} " != *" $1 "* ]]
 }

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from botvision.files import read_json, write_text
 
-RACES = ("2_attention", "3_detector", "4_family", "5_prediction")
+RACES = ("2_attention", "3_detector", "4_family", "5_prediction", "7_tiles")
+ON_DEMAND = "7_tiles"
 NOT_MEASURED = "not measured"
 SDPA, TIMM = "torch SDPA, no positions", "timm BottleneckAttn"
 
@@ -62,7 +63,7 @@ def page(folder: Path) -> str:
     Raises:
         ValueError: nothing is there, or stages come from different machines or commits.
     """
-    found = {path.stem: read_json(path, what="results of a stage") for path in sorted(folder.glob("[1-6]_*.json"))}
+    found = {path.stem: read_json(path, what="results of a stage") for path in sorted(folder.glob("[1-7]_*.json"))}
     if not found:
         raise ValueError(f"{folder} holds no results of a stage; give a folder that hour.sh wrote")
     origins = {(one["machine"], one["commit"], one["toy"]) for one in found.values()}
@@ -72,7 +73,7 @@ def page(folder: Path) -> str:
     rows = {name: found[name]["rows"] if name in found else [] for name in ("1_exactness", *RACES, "6_evidence")}
     title = "A toy run: it proves the script, and nothing else" if toy else "One hour on a GPU"
     date = min(one["date"] for one in found.values())
-    not_run = [name for name, own in rows.items() if not own]
+    not_run = [name for name, own in rows.items() if not own and name != ON_DEMAND]
     capability = next(iter(found.values()))["architecture"]
     parts = [
         f"# {title}",
