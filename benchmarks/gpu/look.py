@@ -96,7 +96,7 @@ def device(*, toy: bool) -> dict[str, Any]:
 
     if not toy and not torch.cuda.is_available():
         return {}
-    where, side, numbers = ("cpu", 128, 2**16) if toy else ("cuda", 8192, 2**30)
+    where, side, numbers = ("cpu", 128, 2**16) if toy else ("cuda", 8192, 2**28)
     about: dict[str, Any] = {}
     if not toy:
         about["name"] = torch.cuda.get_device_name()
