@@ -46,6 +46,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root" || exit 2
 python=${PYTHON:-python3}
 export PYTHONPATH="$root/src:$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+if ((${#toy[@]})); then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi # more threads wait for each other on a busy CPU
 
 running=
 stopped=0
