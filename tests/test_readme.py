@@ -233,7 +233,7 @@ LINKED = [
     *sorted((ROOT / ".github").rglob("*.md")),
     *sorted((ROOT / "plugins").glob("*/README.md")),
     ROOT / "studies" / "README.md",
-    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "benchmarks").glob("**/README.md")),
 ]
 
 

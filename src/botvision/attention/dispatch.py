@@ -11,6 +11,7 @@ from torch import Tensor
 
 from botvision.attention import chunked, explicit, onehot, plain, reference, tiled
 from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.measured import fastest
 from botvision.attention.onehot import attend_onehot
 from botvision.attention.plain import attend_plain
 from botvision.attention.twice import once
@@ -126,7 +127,9 @@ def preference(q: Tensor) -> tuple[str, ...]:
     small, learning = q.shape[-2] <= SMALL_MAP, torch.is_grad_enabled() and q.requires_grad
     if q.device.type == "cpu":
         return ("plain", "explicit", "onehot") if small and learning else ("plain", "chunked", "onehot")
-    return ("plain", "explicit", "onehot") if small else ("plain", "onehot")
+    if order := fastest(q.device, q.dtype, learning=learning, tokens=q.shape[-2]):
+        return ("plain", *order, "onehot")
+    return ("plain", "explicit", "onehot") if small else ("plain", "onehot")  # a guess: measured on no GPU yet
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers.bottleneck_attn import BottleneckAttn
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -22,26 +21,31 @@ SDPA, LUCIDRAINS, FLEX = "torch SDPA, no positions", "lucidrains' arithmetic", "
 WITHOUT, TIMM = "layer without positions", "timm BottleneckAttn"
 CPU_BACKENDS = ("auto", "chunked", "explicit", "onehot")
 GPU_BACKENDS = ("auto", "explicit", "onehot", "tiled")
+NOTE = (
+    f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's yardstick is torch's attention on the same "
+    "q, k, v, without positions; the layer's, the layer without positions."
+)
 
 
 def race_attention(sides: tuple[int, ...], *, rounds: int, train: bool, memory: bool, engine: Engine) -> Report:
     """The races of `botvision bench attention`, which says what its arguments are."""
     if not sides:
         raise ValueError("bench attention needs at least one side; e.g. --sides 14 32 64")
-    backends = CPU_BACKENDS if engine.device.type == "cpu" else GPU_BACKENDS
-    cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
-    cores += [] if engine.device.type == "cpu" else [FLEX]  # compiled for a CPU it has crashed
-    layers = [WITHOUT, *(f"MHSA2d {name}" for name in backends), TIMM]
+    cores, layers = contenders(engine.device)
     rows: list[Row] = []
     for side in sides:
         setting = Setting(side, 8 if side <= 14 else 1, train, engine)
         rows += race(core, cores, setting, what="core", rounds=rounds, memory=memory)
         rows += race(layer, layers, setting, what="layer", rounds=rounds, memory=memory)
-    note = (
-        f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's yardstick is torch's attention on the same "
-        "q, k, v, without positions; the layer's, the layer without positions."
-    )
-    return Report("Attention", note, str(engine), rows)
+    return Report("Attention", NOTE, str(engine), rows)
+
+
+def contenders(device: torch.device) -> tuple[list[str], list[str]]:
+    """Names of the cores and of the layers that race on a device, the yardsticks first."""
+    backends = CPU_BACKENDS if device.type == "cpu" else GPU_BACKENDS
+    cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
+    cores += [] if device.type == "cpu" else [FLEX]  # compiled for a CPU it has crashed
+    return cores, [WITHOUT, *(f"MHSA2d {name}" for name in backends), TIMM]
 
 
 def core(name: str, setting: Setting) -> Callable[[], Any]:
@@ -111,6 +115,8 @@ def layer(name: str, setting: Setting) -> Callable[[], Any]:
     dim, size, engine = HEADS * HEAD_DIM, (setting.size, setting.size), setting.engine
     module: nn.Module
     if name == TIMM:
+        from timm.layers.bottleneck_attn import BottleneckAttn  # the others run without timm
+
         module = BottleneckAttn(dim, dim, feat_size=size, num_heads=HEADS)
     elif name == WITHOUT:
         module = MHSA2d(dim, HEADS, position="none")

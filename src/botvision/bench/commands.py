@@ -33,7 +33,7 @@ def attention(
         sides: side lengths of the square maps; up to 14 run with batch 8, the others with batch 1.
         rounds: how often every contender runs.
         train: forward and backward instead of forward alone.
-        memory: measure peak memory too, each contender in a process of its own.
+        memory: measure peak memory too, on a CPU each contender in a process of its own.
         engine: device, precision, threads.
         out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
@@ -71,7 +71,7 @@ def backbone(
         batch: images at a time.
         rounds: how often every contender runs.
         train: forward and backward, instead of forward in eval mode.
-        memory: measure peak memory too, each contender in a process of its own.
+        memory: measure peak memory too, on a CPU each contender in a process of its own.
         engine: device, precision, threads, compile.
         out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
@@ -102,7 +102,7 @@ def classify(
         batch: images at a time; the paper's table has 32.
         rounds: how often every contender runs.
         train: a training step with its optimiser; false for a forward pass in eval mode.
-        memory: measure peak memory too, each contender in a process of its own.
+        memory: measure peak memory too, on a CPU each contender in a process of its own.
         engine: device, precision, threads, compile.
         out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
@@ -136,7 +136,7 @@ def detector(
         preset: sizes behind our backbones: paper, torchvision_v2, tiny or nano.
         rounds: how often every contender runs.
         train: a training step; false for a prediction.
-        memory: measure peak memory too, each contender in a process of its own.
+        memory: measure peak memory too, on a CPU each contender in a process of its own.
         engine: device, precision, threads; compile takes the backbone alone.
         out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from botvision.engine.config import DeviceConfig
@@ -54,8 +55,19 @@ class Engine(DeviceConfig):
             torch.accelerator.synchronize(self.device)
         return (time.perf_counter() - start) / times
 
+    def is_usable(self) -> bool:
+        """Whether the device still works: after a faulty kernel it refuses all that a process asks."""
+        import torch
+
+        try:
+            torch.ones(1, device=self.device).sum().item()
+        except torch.OutOfMemoryError:
+            return True
+        except RuntimeError:
+            return False
+        return True
+
     def __str__(self) -> str:
-        import timm
         import torch
 
         where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
@@ -63,5 +75,5 @@ class Engine(DeviceConfig):
             is_cuda = self.device.type == "cuda"
             where = torch.cuda.get_device_name(self.device) if is_cuda else str(self.device)
         how = f"{self.precision}{', compiled' if self.compile else ''}"
-        versions = f"torch {torch.__version__}, timm {timm.__version__}"
+        versions = f"torch {torch.__version__}, timm {version('timm')}"
         return f"{where}, {how}, {versions}, {datetime.now(UTC):%Y-%m-%d}"

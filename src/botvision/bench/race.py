@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from botvision.bench.config import Engine
-from botvision.bench.memory import peak
+from botvision.bench.memory import beyond, peak
 from botvision.draw.ratios import draw_ratios
 from botvision.files import write_json, write_text
 
@@ -41,8 +41,8 @@ class Row(NamedTuple):
         name: what ran.
         seconds: of each round; none where it could not run.
         ratio: median over the rounds of its time to the yardstick's of the same round.
-        peak_mb: memory of a step beyond what the process held, in a process of its own; none where not asked for, or
-            where the system ended it.
+        peak_mb: memory of a step beyond what was held before it, on a CPU in a process of its own; none where not asked
+            for, or where the system ended it.
         why_not: the sentence of a contender that could not run.
     """
 
@@ -59,6 +59,19 @@ class Row(NamedTuple):
         middle, best, worst = (1e3 * f(self.seconds) for f in (statistics.median, min, max))
         times = f"{middle:.1f} | {best:.1f} … {worst:.1f} | {self.ratio:.2f}"
         return f"| {self.heat} | {self.name} | {times} | {'' if self.peak_mb is None else f'{self.peak_mb:.0f}'} |"
+
+
+class DeviceLostError(RuntimeError):
+    """A contender's error after which the device refuses all work of this process.
+
+    Attributes:
+        name: the contender.
+        why_not: what it ended with.
+    """
+
+    def __init__(self, name: str, why_not: str) -> None:
+        super().__init__(f"the device takes no more work after {name!r}: {why_not}; run again without it")
+        self.name, self.why_not = name, why_not
 
 
 class Report(NamedTuple):
@@ -94,12 +107,13 @@ def race(
 
     Raises:
         ValueError: no round, a size or batch below 1, no such device, or a yardstick that cannot run.
+        DeviceLostError: a contender left the device unusable.
     """
     if min(rounds, setting.size, setting.batch) < 1:
         got = f"rounds={rounds}, size={setting.size}, batch={setting.batch}"
         raise ValueError(f"rounds, sizes and batch must be at least 1; got {got}; e.g. 7, 64 and 1")
     _ = setting.engine.device  # refused before anything is built, where it is not there
-    heat = f"{what}, {setting.batch} × {setting.size}²{', training' if setting.train else ''}"
+    heat = heat_name(what, setting)
     if setting.engine.threads is not None:
         torch.set_num_threads(setting.engine.threads)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -109,15 +123,24 @@ def race(
             for name in random.Random(number).sample(list(steps), len(steps)):  # what ran before leaves its mark
                 step, times = steps[name]
                 seconds[name].append(setting.engine.run(step, times=times))
+        peaks: dict[str, float | None] = {}
+        if memory and setting.engine.device.type != "cpu":
+            peaks = {name: beyond(step, setting.engine.device) for name, (step, _) in steps.items()}
     del steps
-    rows = []
-    for name in names:
-        if name in refused:
-            rows.append(Row(heat, name, [], None, None, refused[name]))
-            continue
-        beyond = peak_alone(build, name, setting) if memory else None
-        rows.append(Row(heat, name, seconds[name], ratio(seconds[name], seconds[names[0]]), beyond))
-    return rows
+    if memory and setting.engine.device.type == "cpu":
+        peaks = {name: peak_alone(build, name, setting) for name in names if name not in refused}
+    yardstick = seconds[names[0]]
+    return [
+        Row(heat, name, [], None, None, refused[name])
+        if name in refused
+        else Row(heat, name, seconds[name], ratio(seconds[name], yardstick), peaks.get(name))
+        for name in names
+    ]
+
+
+def heat_name(what: str, setting: Setting) -> str:
+    """What is compared, for tables."""
+    return f"{what}, {setting.batch} × {setting.size}²{', training' if setting.train else ''}"
 
 
 def warmed(
@@ -132,11 +155,19 @@ def warmed(
             step = build(name, setting)
             setting.engine.run(step)
             steps[name] = step, max(1, min(100, int(READING / setting.engine.run(step))))
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # a compiler's or a kernel's own: the others go on
+            if not setting.engine.is_usable():
+                raise DeviceLostError(name, sentence(error)) from error
             if name == names[0]:
                 raise
-            refused[name] = str(error).partition("\n")[0]
+            refused[name] = sentence(error)
     return steps, refused
+
+
+def sentence(error: Exception) -> str:
+    """An error's first line, with its kind where that is neither a refusal nor want of memory."""
+    said = str(error).strip().partition("\n")[0]
+    return said if isinstance(error, ValueError | torch.OutOfMemoryError) else f"{type(error).__name__}: {said}"
 
 
 def ratio(own: Sequence[float], yardstick: Sequence[float]) -> float:

@@ -1,0 +1,1 @@
+"""Benchmarks that are more than one command of `botvision bench`."""
