@@ -17,15 +17,20 @@ class TornCheckpointError(ValueError):
     """A file that is no whole checkpoint of tensors."""
 
 
-def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
     """A checkpoint's content, tensors on the CPU; nothing in it is executed.
+
+    Args:
+        path: of the file.
+        task: whose it must be; none takes any of ours.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, or not one of this task.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{task}/demo/checkpoints/best.ckpt")
+        usual = f"runs/{task or 'maskrcnn'}/demo/checkpoints/best.ckpt"
+        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as {usual}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
@@ -36,9 +41,9 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
         ) from error
     about = content.get(KEY) if isinstance(content, dict) else None
     whose = about.get("task", about.get("house")) if about else None  # "house" is the name before 0.1
-    if whose != task:
+    if whose is None or task not in (None, whose):
         whose = f"one of `botvision {whose}`" if whose else "no checkpoint of ours"
-        raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
+        raise ValueError(f"{path} is {whose}; give one from runs/{task or 'maskrcnn'}/…/checkpoints")
     return dict(content)
 
 
