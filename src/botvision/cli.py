@@ -79,6 +79,14 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "train",
         ),
     },
+    "draw": {
+        "attention": Command(
+            "botvision.explore.figures:attention", "where one place of an image looks, by head", "train,detect"
+        ),
+        "tables": Command("botvision.explore.figures:tables", "learnt position tables as maps", "train,detect"),
+        "instances": Command("botvision.explore.figures:instances", "objects on an image", "train,detect"),
+        "curves": Command("botvision.explore.figures:curves", "a run's training curves", "train,detect"),
+    },
     "explore": Command(
         "botvision.explore.commands:explore", "see where attention looks: one HTML file", "train,detect"
     ),
@@ -93,6 +101,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
 GROUPS = {
     "maskrcnn": "detect objects, with masks: train, evaluate, predict",
     "classify": "classify images: train, evaluate, predict",
+    "draw": "draw for papers: attention, tables, instances, curves",
     "bench": "time models on this machine: attention, backbone, classify, detector",
 }
 

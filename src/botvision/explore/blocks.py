@@ -66,6 +66,14 @@ class Block:
             logits = logits + (down[..., :, None] + across[..., None, :]).flatten(-2)
         return (logits * self.scale).softmax(-1)
 
+    def table_maps(self) -> Tensor:
+        """(M, 2H−1, 2W−1) scaled logits of each head's mean query by offset, or by place (M, H, W) with "absolute"."""
+        assert self.table_h is not None
+        assert self.table_w is not None
+        query = self.q.double().mean(1)  # M D
+        down, across = (query @ table.double().T * self.scale for table in (self.table_h, self.table_w))
+        return down[:, :, None] + across[:, None, :]
+
     def stored_as(self, dtype: str) -> "Block":
         """The block with q and k rounded, and the error that this makes."""
         kind = DTYPES[dtype]
@@ -78,14 +86,15 @@ class Block:
 
     def plain(self) -> dict[str, Any]:
         """What the page reads, arrays in base64."""
-        one, cells = self.statistics, {"height": self.size[0], "width": self.size[1]}
+        heads, _, dim = self.q.shape
+        stored = {"q": (self.q, self.dtype), "k": (self.k, self.dtype)}
+        stored |= {"table_h": (self.table_h, "float32"), "table_w": (self.table_w, "float32")}
         return {
-            "kind": "attention", "name": self.name, "position": self.position, **cells, "heads": self.q.shape[0],
-            "dim": self.q.shape[2], "scale": self.scale, "dtype": self.dtype, "error": self.error, "parts": self.parts,
-            "q": encoded(self.q, self.dtype), "k": self.k if self.k is None else encoded(self.k, self.dtype),
-            "table_h": self.table_h if self.table_h is None else encoded(self.table_h),
-            "table_w": self.table_w if self.table_w is None else encoded(self.table_w),
-            "statistics": [[head.entropy, head.distance, head.down, head.right] for head in one],
+            "kind": "attention", "name": self.name, "position": self.position, "height": self.size[0],
+            "width": self.size[1], "heads": heads, "dim": dim, "scale": self.scale, "dtype": self.dtype,
+            "error": self.error, "parts": self.parts,
+            **{name: None if values is None else encoded(values, dtype) for name, (values, dtype) in stored.items()},
+            "statistics": [[head.entropy, head.distance, head.down, head.right] for head in self.statistics],
         }  # fmt: skip
 
 
@@ -105,15 +114,20 @@ def block_of(seen: Watched, dtype: DType) -> Block:
     """
     layer, (height, width) = seen.layer, seen.size
     q, k, _ = layer.project(seen.input(0))
-    table_h = table_w = None
-    if layer.relative:
-        table_h, table_w = (offset_table(t, n, extend=layer.extend) for t, n in ((layer.rel_h, height), (layer.rel_w, width)))  # fmt: skip
-    elif layer.absolute:
-        table_h, table_w = (coordinate_table(t, n, extend=layer.extend) for t, n in ((layer.abs_h, height), (layer.abs_w, width)))  # fmt: skip
-    tables = (None if t is None else t.float().clone() for t in (table_h, table_w))
-    keys = k[0].float().contiguous() if layer.content else None
-    name = seen.name.removesuffix(".mhsa").removeprefix("pyramid.body.")
-    block = Block(name, layer.position, seen.size, layer.scale, q[0].float().contiguous(), keys, *tables, tuple(seen.statistics()))  # fmt: skip
+    read = coordinate_table if layer.absolute else offset_table
+    sides = zip(layer.table_names(), (height, width), strict=False)
+    tables = [read(getattr(layer, table), side, extend=layer.extend).float().clone() for table, side in sides]
+    block = Block(
+        name=seen.name.removesuffix(".mhsa").removeprefix("pyramid.body."),
+        position=layer.position,
+        size=seen.size,
+        scale=layer.scale,
+        q=q[0].float().contiguous(),
+        k=k[0].float().contiguous() if layer.content else None,
+        table_h=tables[0] if tables else None,
+        table_w=tables[1] if tables else None,
+        statistics=tuple(seen.statistics()),
+    )
     if dtype != "auto":
         return block.stored_as(dtype)
     small = block.stored_as("float16")

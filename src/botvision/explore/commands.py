@@ -72,8 +72,8 @@ def explore(
     lacking = [subject.name for subject in subjects if not has_attention(subject)]
     if lacking and field is None and len(lacking) == len(subjects):
         raise ValueError(
-            f"{', '.join(lacking)} has no attention (no MHSA2d) to show; --field {FIELD} shows what each place depends on, "
-            "its effective receptive field"
+            f"{', '.join(lacking)} has no attention (no MHSA2d) to show; --field {FIELD} shows what each place "
+            "depends on, its effective receptive field"
         )
     places = (FIELD if lacking else 0) if field is None else field
     if lacking:
@@ -92,7 +92,9 @@ def explore(
     text = assemble(title, subjects, shown).encode()
     megabytes = len(text) / 1e6
     check_size(megabytes, max_mb, img_size=longest(shown), dtype="float32" if "float32" in dtypes else "float16")
-    print(f"writing {megabytes:.1f} MB to {out} (q and k in {', '.join(sorted(dtypes)) or 'no dtype'})", file=sys.stderr)
+    print(
+        f"writing {megabytes:.1f} MB to {out} (q and k in {', '.join(sorted(dtypes)) or 'no dtype'})", file=sys.stderr
+    )
     with whole_file(out) as unfinished:
         unfinished.write_bytes(text)
     return Explored(out, round(megabytes, 2), sentences)

@@ -117,5 +117,3 @@ def check_size(megabytes: float, most: float, *, img_size: int, dtype: str) -> N
 def longest(seen: Sequence[dict[str, Any]]) -> int:
     """Px of the largest picture's longer side."""
     return max(max(view["width"], view["height"]) for image in seen for view in image["views"])
-
-

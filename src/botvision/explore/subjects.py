@@ -97,7 +97,9 @@ def open_subject(
     if not (path.suffix or path.is_file()) or name in VARIANTS:
         return open_backbone(name, images, img_size=img_size, options=options or {})
     if options:
-        raise ValueError(f"options={options} are of a backbone by its name; {path} says itself what it is: leave them out")
+        raise ValueError(
+            f"options={options} are of a backbone by its name; {path} says itself what it is: leave them out"
+        )
     if path.suffix != ".ckpt" and (found := plugin(path)) is not None:
         return found(path, img_size=img_size, threshold=threshold)
     about = read_checkpoint(path, task=None)[KEY]
@@ -173,7 +175,9 @@ def open_classifier(path: Path, *, img_size: int | None) -> Subject:
         return seen._replace(says=", ".join(f"{classifier.classes[number]} {share:.2f}" for number, share in told))
 
     about = f"trained classifier {classifier.config.name}, {size} px, {len(classifier.classes)} classes"
-    return Subject(run_name(path), about, classifier.model, look, features_of(classifier.model), tuple(classifier.classes))
+    return Subject(
+        run_name(path), about, classifier.model, look, features_of(classifier.model), tuple(classifier.classes)
+    )
 
 
 def open_backbone(

@@ -2,9 +2,10 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const element = (id) => document.getElementById(id);
+  const DECADES = 4; // of the logarithmic scale
   const SIDE = 720; // px of a stage's longer side, at least
-  const state = { image: 0, part: "both", strength: 0.75, objects: true, held: false };
-  const percent = (share) => `${(100 * share).toPrecision(share >= 0.1 ? 3 : 2)} %`;
+  const state = { image: 0, part: "both", strength: 0.75, objects: true, log: false, held: false };
+  const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.1 ? 3 : 2))} %`;
 
   function towards(down, right) {
     const vertical = down > 0 ? "down" : "up", across = right > 0 ? "right" : "left";
@@ -138,19 +139,23 @@
       return Attention.mean(rows, cells.map(([, share]) => share));
     }
 
+    /** Weights as 0 … 1 of the largest; energy, which spans decades, by its square root. */
+    shades(weights) {
+      const largest = Math.max(...weights);
+      if (state.log) return weights.map((value) => value > 0 ? Math.max(0, 1 + Math.log10(value / largest) / DECADES) : 0);
+      return weights.map((value) => this.layer.kind === "field" ? Math.sqrt(value / largest) : value / largest);
+    }
+
     draw() {
       if (!this.picture || !this.picture.complete) return;
       const block = this.layer, { height, width } = block;
       const rows = Array.from({ length: block.heads }, (_, head) => this.row(head)), average = Attention.mean(rows);
       const maps = block.heads > 1 ? [average, ...rows] : rows, at = block.heads > 1 ? this.head + 1 : 0, weights = maps[at];
-      const from = block.kind === "field" ? Math.sqrt : (value) => value; // energy spans decades
       maps.forEach((map, n) => {
-        const button = this.buttons[n], values = map.map(from);
-        Colours.paint(button.firstChild, values, width, height, 0, Math.max(...values));
-        button.setAttribute("aria-pressed", n === at);
+        Colours.paint(this.buttons[n].firstChild, this.shades(map), width, height, 0, 1);
+        this.buttons[n].setAttribute("aria-pressed", n === at);
       });
-      const values = weights.map(from), largest = Math.max(...weights);
-      Colours.paint(this.map, values, width, height, 0, Math.max(...values), (share) => state.strength * (0.35 + 0.65 * Math.sqrt(share)));
+      Colours.paint(this.map, this.shades(weights), width, height, 0, 1, (share) => state.strength * (0.35 + 0.65 * Math.sqrt(share)));
       const context = this.stage.getContext("2d");
       context.imageSmoothingEnabled = true;
       context.drawImage(this.picture, 0, 0, this.stage.width, this.stage.height);
@@ -158,7 +163,10 @@
       context.drawImage(this.map, 0, 0, this.stage.width, this.stage.height);
       if (state.objects) this.drawObjects(context);
       if (this.chosen < 0) this.drawPlace(context);
-      this.find(".largest").textContent = `${percent(largest)}${block.kind === "field" ? " (square root)" : ""}; ${percent(1 / weights.length)} if even`;
+      const lowest = state.log ? Math.max(...weights) / 10 ** DECADES : 0;
+      this.find(".scale span").textContent = state.log ? percent(lowest) : "0";
+      const root = block.kind === "field" && !state.log ? " (square root)" : "";
+      this.find(".largest").textContent = `${percent(Math.max(...weights))}${root}; ${percent(1 / weights.length)} if even`;
       this.read(block, weights);
       [...this.find(".found").children].forEach((button, n) => button.setAttribute("aria-pressed", n === this.chosen));
       this.find(".found").hidden = !state.objects;
@@ -261,6 +269,7 @@
       else if (event.key === "[") this.open((this.block + blocks - 1) % blocks);
       else if (/^\d$/.test(event.key) && Number(event.key) <= this.layer.heads) { this.head = Number(event.key) - 1; this.draw(); }
       else if ("bcp".includes(event.key)) setPart({ b: "both", c: "content", p: "position" }[event.key]);
+      else if (event.key === "l") element("log").click();
       else if (event.key === "o") element("objects").click();
       else if (event.key === "h") hold(!state.held);
       else if (event.key === "Escape") { hold(false); this.choose(-1); }
@@ -312,6 +321,7 @@
   element("image").addEventListener("change", (event) => show(Number(event.target.value)));
   document.getElementsByName("part").forEach((button) => button.addEventListener("change", () => setPart(button.value)));
   element("strength").addEventListener("input", (event) => { state.strength = Number(event.target.value); drawAll(); });
+  element("log").addEventListener("change", (event) => { state.log = event.target.checked; drawAll(); });
   element("objects").addEventListener("change", (event) => {
     state.objects = event.target.checked;
     if (!state.objects) views.forEach((view) => { view.chosen = -1; });
