@@ -50,6 +50,7 @@ def explore(
         FileNotFoundError, ValueError: no image, no such model, one without attention, two of different classes, or a
             page that is too large.
     """
+    from botvision.explore.blocks import Block
     from botvision.explore.page import Explored, assemble, check_size, has_attention, longest, view_of
     from botvision.explore.subjects import open_subject
     from botvision.inputs import find_images, open_image
@@ -78,23 +79,24 @@ def explore(
     places = (FIELD if lacking else 0) if field is None else field
     if lacking:
         print(f"{', '.join(lacking)} has no attention: its effective receptive field is shown", file=sys.stderr)
-    shown, sentences, dtypes = [], list[str](), set[str]()
+    shown, sentences, every = [], list[str](), list[Block]()
     for path, image in zip(paths, opened, strict=True):
         views = []
         for subject in subjects:
             view, blocks = view_of(subject, image, dtype=dtype, field=places)
             views.append(view)
-            dtypes |= {block.dtype for block in blocks}
+            every += blocks
             if path == paths[0]:
                 sentences += told(subject, view)
         shown.append({"name": path.name, "views": views})
     title = "Attention of " + " and ".join(subject.name for subject in subjects)
     text = assemble(title, subjects, shown).encode()
     megabytes = len(text) / 1e6
-    check_size(megabytes, max_mb, img_size=longest(shown), dtype="float32" if "float32" in dtypes else "float16")
-    print(
-        f"writing {megabytes:.1f} MB to {out} (q and k in {', '.join(sorted(dtypes)) or 'no dtype'})", file=sys.stderr
-    )
+    dtypes = sorted({block.dtype for block in every})
+    check_size(megabytes, max_mb, img_size=longest(shown), dtype=dtypes[-1] if dtypes else "float32")
+    error = max((block.error for block in every), default=0.0)
+    exact = f" (q and k in {' and '.join(dtypes)}, rows within {error:.2g} of the exact ones)" if every else ""
+    print(f"writing {megabytes:.1f} MB to {out}{exact}", file=sys.stderr)
     with whole_file(out) as unfinished:
         unfinished.write_bytes(text)
     return Explored(out, round(megabytes, 2), sentences)

@@ -58,7 +58,7 @@ def receptive_fields(
     return {
         "kind": "field", "name": name, "height": CELLS, "width": CELLS, "heads": 1, "parts": ["both"],
         "rows": encoded(shares.float()), "side": sum(side**0.5 for side in sides) / len(sides),
-        "down": [y / (last.shape[2] - 1 or 1) for y in down], "across": [x / (last.shape[3] - 1 or 1) for x in across],
+        "down": [(y + 0.5) / last.shape[2] for y in down], "across": [(x + 0.5) / last.shape[3] for x in across],
     }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def check_size(megabytes: float, most: float, *, img_size: int, dtype: str) -> N
     side = int(img_size * math.sqrt(most / megabytes)) // DIVISOR * DIVISOR
     cures = [f"--img_size {side}"] if side >= DIVISOR else []
     if dtype == "float32":
-        cures.append("--dtype float16, which takes half (rows within 1e-2 of the exact ones)")
+        cures.append("--dtype float16, which takes half and says how exact it is")
     cures.append(f"--max_mb {math.ceil(megabytes)}, or fewer images")
     raise ValueError(
         f"the page would take {megabytes:.1f} MB at {img_size} px, more than max_mb={most:g}; give {', '.join(cures)}"

@@ -203,14 +203,19 @@ def open_backbone(
         model(seen.batch)
         return seen
 
-    about = f"random weights, {size} px; BatchNorm's statistics are those of the images shown"
+    about = f"random weights, {size} px; BatchNorm's statistics are those of the images shown, zero gammas are 1"
     return Subject(name, about, model, look, features_of(model))
 
 
 def settle(model: nn.Module, batch: Tensor) -> None:
-    """Give new BatchNorms the statistics of a batch, without which they do not normalise; the model in eval mode."""
+    """Make a new model one to look at, in eval mode: BatchNorms have a batch's statistics, and no gamma is zero.
+
+    Without statistics they do not normalise, and a block that ends with zero gammas adds nothing.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            if not module.weight.any():
+                nn.init.ones_(module.weight)
             module.reset_running_stats()
             module.momentum = None  # the plain average of what comes
     with torch.no_grad():
@@ -228,7 +233,7 @@ def cropped(size: int, crop: float, mean: Sequence[float], std: Sequence[float])
     transform = val_transform(size, crop, mean, std)
 
     def see(image: Image.Image) -> Seen:
-        batch: Tensor = transform(image)[None]  # type: ignore[assignment]
+        batch: Tensor = transform(image)[None]
         half = size / 2 * min(image.size) / (size / crop)  # px of the image
         x, y = image.width / 2, image.height / 2
         picture = shown(batch[0], *(torch.tensor(values).view(3, 1, 1) for values in (mean, std)))

@@ -6,7 +6,8 @@ const Attention = (() => {
 
   /** Numbers in base64, float16 or float32, as a Float32Array. */
   function numbers(text, type = "float32") {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const letters = atob(text), bytes = new Uint8Array(letters.length);
+    for (let n = 0; n < bytes.length; n++) bytes[n] = letters.charCodeAt(n);
     if (type === "float32") return new Float32Array(bytes.buffer);
     return Float32Array.from(new Uint16Array(bytes.buffer), half);
   }

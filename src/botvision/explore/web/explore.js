@@ -7,6 +7,8 @@
   const state = { image: 0, part: "both", strength: 0.75, objects: true, log: false, held: false };
   const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.1 ? 3 : 2))} %`;
 
+  const rounded = (value) => Number(value.toPrecision(2));
+
   function towards(down, right) {
     const vertical = down > 0 ? "down" : "up", across = right > 0 ? "right" : "left";
     if (Math.abs(down) > 2 * Math.abs(right)) return vertical;
@@ -100,7 +102,7 @@
         const caption = document.createElement("figcaption"), figure = document.createElement("figure");
         const down = Math.floor(best / width), right = best % width;
         const place = absolute ? `row ${down + 1}, column ${right + 1}` : `${down - (height - 1) / 2} down, ${right - (width - 1) / 2} right`;
-        caption.textContent = `head ${head + 1}: ${low.toFixed(1)} … ${high.toFixed(1)}, largest at ${place}`;
+        caption.textContent = `head ${head + 1}: ${rounded(low)} … ${rounded(high)}, largest at ${place}`;
         canvas.setAttribute("role", "img");
         canvas.setAttribute("aria-label", caption.textContent);
         figure.append(canvas, caption);
