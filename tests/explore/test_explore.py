@@ -124,18 +124,34 @@ def test_float16_where_it_is_exact_enough_and_float32_where_not():
 
 
 @pytest.mark.parametrize(
-    ("entropy", "distance", "down", "right", "said"),
+    ("entropy", "distance", "down", "right", "shared", "said"),
     [
-        (0.995, 4, 0, 0, "averages"),
-        (0.4, 3, 0, -2.5, "looks left, 40 px."),
-        (0.4, 3, 2, 2, "looks down and right"),
-        (0.4, 1, 0.1, 0, "at its own surroundings, 16 px"),
-        (0.4, 4, 0.5, 0, "picks few places, in no one direction, 64 px"),
-        (0.8, 4, 0.5, 0, "spreads widely"),
+        (0.995, 4, 0, 0, 0.9, "averages"),
+        (0.4, 3, 0, -2.5, 0.9, "looks left, 40 px."),
+        (0.4, 3, 2, 2, 0.9, "looks down and right"),
+        (0.4, 1, 0.1, 0, 0.9, "at its own surroundings, 16 px"),
+        (0.4, 4, 0.5, 0, 0.9, "picks few places, in no one direction, 64 px"),
+        (0.8, 4, 0.5, 0, 0.9, "spreads widely"),
+        (0.1, 4, 2, -2, 0.3, "looks at the same few places from everywhere"),
     ],
 )
-def test_a_head_in_words(entropy, distance, down, right, said):
-    assert said in in_words(HeadStatistics("", 0, entropy, distance, down, right, (12, 12)), (16, 16))
+def test_a_head_in_words(entropy, distance, down, right, shared, said):
+    assert said in in_words(HeadStatistics("", 0, entropy, distance, down, right, (12, 12)), shared, (16, 16))
+
+
+def test_a_head_that_looks_at_one_key_is_told_from_one_that_looks_to_a_side():
+    layer = MHSA2d(4, 1, position="none", qkv_std=0.0)
+    layer.qkv.weight.data[0] = layer.qkv.weight.data[4, 1] = 1.0  # every query is 1; channel 1 makes the key
+    x = torch.ones(1, 4, 6, 6)
+    x[0, 1] = 0
+    x[0, 1, 0, 5] = 40
+    with watch(layer) as seen, torch.no_grad():
+        layer(x)
+    assert block_of(seen[""], "auto").shared[0] < 0.2
+    layer = MHSA2d(64, 4, max_size=(12, 12), start="directional")
+    with watch(layer) as seen, torch.no_grad():
+        layer(torch.randn(1, 64, 12, 12).relu())
+    assert min(block_of(seen[""], "auto").shared) > 0.7
 
 
 def test_the_receptive_field_of_a_convolution_is_its_kernel():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from botvision.attention import HeadStatistics, Watched
+from botvision.attention import HeadStatistics, Watched, entropy_share
 from botvision.attention.position import coordinate_table, offset_table
 
 DType = Literal["auto", "float16", "float32"]
@@ -31,6 +31,8 @@ class Block:
         q, k: (M, N, D); k is none where the logits have no content.
         table_h, table_w: (2H−1, D), (2W−1, D) by offset, or with "absolute" (H, D), (W, D); none without positions.
         statistics: of each head.
+        shared: entropy of what all places look at together, as a share of log N, of each head: small where they look at
+            the same few.
         dtype: that q and k are stored in.
         error: largest difference of a weight to the exact one's, of the rows that were compared.
     """
@@ -44,6 +46,7 @@ class Block:
     table_h: Tensor | None
     table_w: Tensor | None
     statistics: tuple[HeadStatistics, ...]
+    shared: tuple[float, ...] = ()
     dtype: str = "float32"
     error: float = 0.0
 
@@ -74,13 +77,17 @@ class Block:
         down, across = (query @ table.double().T * self.scale for table in (self.table_h, self.table_w))
         return down[:, :, None] + across[:, None, :]
 
+    def spread_out(self) -> Tensor:
+        """(Q,) places evenly spread over the map, 128 at most."""
+        tokens = torch.arange(self.q.shape[1])
+        return tokens[:: -(-len(tokens) // QUERIES)]
+
     def stored_as(self, dtype: str) -> "Block":
         """The block with q and k rounded, and the error that this makes."""
         kind = DTYPES[dtype]
         q, k = self.q.to(kind).float(), None if self.k is None else self.k.to(kind).float()
         rounded = replace(self, q=q, k=k, dtype=dtype)
-        tokens = torch.arange(self.q.shape[1])
-        chosen = tokens[:: -(-len(tokens) // QUERIES)]
+        chosen = self.spread_out()
         differences = [(rounded.rows(chosen, part) - self.rows(chosen, part)).abs().max() for part in self.parts]
         return replace(rounded, error=float(max(differences)))
 
@@ -128,6 +135,8 @@ def block_of(seen: Watched, dtype: DType) -> Block:
         table_w=tables[1] if tables else None,
         statistics=tuple(seen.statistics()),
     )
+    together = block.rows(block.spread_out()).mean(1)  # M N
+    block = replace(block, shared=tuple(entropy_share(together).tolist()))
     if dtype != "auto":
         return block.stored_as(dtype)
     small = block.stored_as("float16")
@@ -140,11 +149,12 @@ def encoded(values: Tensor, dtype: str = "float32") -> str:
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
 
 
-def in_words(head: HeadStatistics, cell: tuple[float, float]) -> str:
+def in_words(head: HeadStatistics, shared: float, cell: tuple[float, float]) -> str:
     """A sentence on where a head looks, a mean over the map.
 
     Args:
         head: what it does.
+        shared: see `Block`.
         cell: (height, width) px of a cell of the map.
     """
     away = head.distance * (cell[0] + cell[1]) / 2
@@ -152,6 +162,8 @@ def in_words(head: HeadStatistics, cell: tuple[float, float]) -> str:
     drift = (down**2 + right**2) ** 0.5
     if head.entropy >= 0.99:
         return "This head averages: it weighs all places almost alike."
+    if shared <= 0.5:
+        return "This head looks at the same few places from everywhere."
     if drift >= max(away / 2, min(cell)):
         return f"This head looks {direction(down, right)}, {drift:.0f} px."
     if head.distance <= 1.5:

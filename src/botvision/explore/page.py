@@ -68,7 +68,8 @@ def view_of(subject: Subject, image: Image.Image, *, dtype: DType, field: int) -
 def described(block: Block, size: tuple[int, int]) -> dict[str, Any]:
     """A block with a sentence for each head; `size` is the picture's (h, w)."""
     cell = (size[0] / block.size[0], size[1] / block.size[1])
-    return {**block.plain(), "sentences": [in_words(head, cell) for head in block.statistics]}
+    words = [in_words(head, shared, cell) for head, shared in zip(block.statistics, block.shared, strict=True)]
+    return {**block.plain(), "sentences": words}
 
 
 def placed(found: Found) -> dict[str, Any]:
