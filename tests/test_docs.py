@@ -116,6 +116,21 @@ def test_snippet_of_gradient_checkpointing_runs():
     assert found["model"].grad_checkpointing is True
 
 
+def test_snippet_of_watching_runs():
+    [snippet] = re.findall(r"```python\n(.*?)```", (DOCS / "how-to/attention.md").read_text(), re.DOTALL)
+    exec(compile(snippet, "attention.md", "exec"), {})
+
+
+def test_the_live_explorer_is_the_page_as_it_is_now(monkeypatch):
+    """Where it is not: python docs/explorer.py."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import explorer
+
+    assert explorer.LIVE.read_text() == explorer.page()
+    assert explorer.LIVE.stat().st_size < 400_000
+    assert "live/explorer.html" in (DOCS / "explore.md").read_text()
+
+
 def workflow(name):
     return yaml.safe_load((WORKFLOWS / name).read_text())["jobs"]
 

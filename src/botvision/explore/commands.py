@@ -95,7 +95,8 @@ def explore(
     dtypes = sorted({block.dtype for block in every})
     check_size(megabytes, max_mb, img_size=longest(shown), dtype=dtypes[-1] if dtypes else "float32")
     error = max((block.error for block in every), default=0.0)
-    exact = f" (q and k in {' and '.join(dtypes)}, rows within {error:.2g} of the exact ones)" if every else ""
+    rounded = f", rows within {error:.1g} of the exact ones" if error else ""
+    exact = f" (q and k in {' and '.join(dtypes)}{rounded})" if every else ""
     print(f"writing {megabytes:.1f} MB to {out}{exact}", file=sys.stderr)
     with whole_file(out) as unfinished:
         unfinished.write_bytes(text)

@@ -91,10 +91,14 @@ def assemble(title: str, models: Sequence[Subject], images: Sequence[dict[str, A
         models: whose views each image has, in this order.
         images: name and views.
     """
+    return wrapped({"title": title, "models": [{"name": m.name, "note": m.note} for m in models], "images": images})
+
+
+def wrapped(data: dict[str, Any]) -> str:
+    """The page around its data."""
     own = "botvision.explore"
-    data = {"title": title, "models": [{"name": m.name, "note": m.note} for m in models], "images": images}
     styles, scripts = [web(own, "explore.css")], [web(own, "attention.js"), web(own, "explore.js")]
-    return page(title, web(own, "explore.html"), data=data, styles=styles, scripts=scripts)
+    return page(data["title"], web(own, "explore.html"), data=data, styles=styles, scripts=scripts)
 
 
 def check_size(megabytes: float, most: float, *, img_size: int, dtype: str) -> None:

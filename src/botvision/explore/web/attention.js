@@ -3,13 +3,17 @@
 /** The attention of one place, computed from q, k and position tables as they are stored; needs no browser. */
 const Attention = (() => {
   const opened = new WeakMap();
+  let halves; // every 16-bit float
 
   /** Numbers in base64, float16 or float32, as a Float32Array. */
   function numbers(text, type = "float32") {
     const letters = atob(text), bytes = new Uint8Array(letters.length);
     for (let n = 0; n < bytes.length; n++) bytes[n] = letters.charCodeAt(n);
     if (type === "float32") return new Float32Array(bytes.buffer);
-    return Float32Array.from(new Uint16Array(bytes.buffer), half);
+    halves ??= Float32Array.from({ length: 65536 }, (_, bits) => half(bits));
+    const short = new Uint16Array(bytes.buffer), found = new Float32Array(short.length);
+    for (let n = 0; n < short.length; n++) found[n] = halves[short[n]];
+    return found;
   }
 
   /** A 16-bit float's value. */

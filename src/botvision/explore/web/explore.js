@@ -5,7 +5,7 @@
   const DECADES = 4; // of the logarithmic scale
   const SIDE = 720; // px of a stage's longer side, at least
   const state = { image: 0, part: "both", strength: 0.75, objects: true, log: false, held: false };
-  const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.1 ? 3 : 2))} %`;
+  const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.1 ? 3 : 2))}\u00a0%`;
 
   const rounded = (value) => Number(value.toPrecision(2));
 
@@ -191,7 +191,7 @@
       const zoom = this.stage.width / this.shown.width, size = Math.max(15, this.stage.width / 42);
       context.font = `${size}px system-ui, sans-serif`;
       context.textBaseline = "top";
-      this.shown.found.forEach((one, n) => {
+      for (const [n, one] of [...this.shown.found.entries()].reverse()) { // the surest on top
         const [x1, y1, x2, y2] = one.box.map((side) => side * zoom), mask = this.masks[n];
         if (mask) {
           context.globalAlpha = n === this.chosen ? 0.45 : 0.16;
@@ -207,7 +207,7 @@
         context.fillRect(left, top, wide, size + 6);
         context.fillStyle = "#ffffff";
         context.fillText(label, left + 4, top + 3);
-      });
+      }
     }
 
     /** The same in words, for all and for screen readers. */
