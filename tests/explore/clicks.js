@@ -23,7 +23,7 @@ addEventListener("load", async () => {
   get(".found button").click(); note();
   press("]"); said.push(get(".blocks select").value);
   get("#theme").click(); said.push(document.documentElement.dataset.theme);
-  get("#objects").click(); said.push(get(".found").hidden);
+  get("#objects").click(); said.push(getComputedStyle(get(".found")).display === "none");
   said.push(document.documentElement.scrollWidth <= innerWidth);
   const asked = performance.getEntriesByType("resource").filter((one) => !one.name.startsWith("data:")).length;
   document.title = JSON.stringify({ said, asked, label: view.getAttribute("aria-label") });

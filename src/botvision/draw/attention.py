@@ -1,4 +1,4 @@
-"""Draw attention for papers: where one place looks, by layer and head, and the position tables as maps."""
+"""Draw attention for papers: where a place looks, by layer and head, and position tables as maps."""
 
 # M heads, H×W map, h×w picture
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one file with its styles, scripts and data, which opens from disk and asks for nothing."""
+"""Self-contained HTML pages: one file with styles, scripts and data, which asks for nothing."""
 
 import base64
 import html
