@@ -1,4 +1,4 @@
-"""What the explorer stores of an attention layer: q, k and position tables, as exact as rows need them."""
+"""What is stored of an attention layer: q, k and position tables, as exact as rows need them."""
 
 # M heads, D head dim, H×W map, N = H·W tokens, Q queries that are looked at
 

@@ -1,4 +1,4 @@
-"""Put the explorer's page together: what each model saw of each image, and whether it fits a file."""
+"""Put the explorer page together: what each model saw of each image, and whether it fits."""
 
 import math
 from collections.abc import Sequence
