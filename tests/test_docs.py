@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -121,13 +122,11 @@ def test_snippet_of_watching_runs():
     exec(compile(snippet, "attention.md", "exec"), {})
 
 
-def test_the_live_explorer_is_the_page_as_it_is_now(monkeypatch):
+def test_the_live_explorer_is_the_page_as_it_is_now():
     """Where it is not: python docs/explorer.py."""
-    monkeypatch.syspath_prepend(str(DOCS))
-    import explorer
-
-    assert explorer.LIVE.read_text() == explorer.page()
-    assert explorer.LIVE.stat().st_size < 400_000
+    made = runpy.run_path(str(DOCS / "explorer.py"))
+    assert made["LIVE"].read_text() == made["page"]()
+    assert made["LIVE"].stat().st_size < 400_000
     assert "live/explorer.html" in (DOCS / "explore.md").read_text()
 
 
