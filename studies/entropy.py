@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from botvision import MHSA2d, create_model
-from botvision.attention import attention_weights, entropy_share, watch
+from botvision.attention import attention_weights, entropy_share, on_inputs
 from botvision.files import write_json
 from studies.cli import run
 
@@ -47,7 +47,7 @@ def measure(name: str, options: dict[str, Any], size: int, seed: int) -> list[di
             "spread of the values, %": round(100 * ((v - mean).norm() / mean.norm()).item(), 1),
         })  # fmt: skip
 
-    watch(model, look)
+    on_inputs(model, look)
     model(torch.randn(4, 3, size, size, dtype=torch.float64))
     return found
 

@@ -16,11 +16,14 @@ from botvision.cli import (
     as_jsonargparse_reads,
     extras_named,
     first_cause,
+    last_words_joined,
     main,
     recipe_names,
     recipe_path,
 )
+from botvision.explore import explore
 from botvision.maskrcnn.resize import image_size
+from botvision.usage import flags_of
 
 RECIPES = "botvision.maskrcnn.recipes"
 ALL = [
@@ -298,6 +301,21 @@ def test_dashes_and_several_numbers_are_taken(given, read):
 )
 def test_lists_are_taken_without_brackets(given, read):
     assert as_jsonargparse_reads(given, {"worlds": str, "sizes": int}) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["botnet14", "a.png", "b c.png", "--out", "x"], ["botnet14", '["a.png", "b c.png"]', "--out", "x"]),
+        (["--out", "x", "botnet14", "a.png"], ["botnet14", '["a.png"]', "--out", "x"]),
+        (["botnet14", "--max_mb=3", "a.png", "7.png"], ["botnet14", '["a.png", "7.png"]', "--max_mb=3"]),
+        (["botnet14", "[a.png]"], ["botnet14", "[a.png]"]),
+        (["botnet14"], ["botnet14"]),
+    ],
+)
+def test_the_last_words_are_one_list_where_a_command_takes_several(given, read):
+    assert last_words_joined(given, flags_of(explore)) == read
+    assert last_words_joined(given, {}) == given
 
 
 def test_one_value_of_a_list_needs_no_brackets(capsys):

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -19,7 +20,10 @@ DOCS = ROOT / "docs"
 WORKFLOWS = ROOT / ".github" / "workflows"
 PROJECTS = {"botvision": ROOT, "botvision-yolo": ROOT / "plugins" / "botvision-yolo"}
 PACKAGES = [
-    *(ROOT / "src" / "botvision" / name for name in ("attention", "backbone", "classify", "maskrcnn", "scenes")),
+    *(
+        ROOT / "src" / "botvision" / name
+        for name in ("attention", "backbone", "classify", "explore", "maskrcnn", "scenes")
+    ),
     PROJECTS["botvision-yolo"] / "src" / "botvision_yolo",
 ]
 TAKEN_OR_GIVEN = {  # by public functions and by `Task`
@@ -114,6 +118,19 @@ def test_snippet_of_gradient_checkpointing_runs():
     found = {}
     exec(compile(snippet, "out-of-memory.md", "exec"), found)
     assert found["model"].grad_checkpointing is True
+
+
+def test_snippet_of_watching_runs():
+    [snippet] = re.findall(r"```python\n(.*?)```", (DOCS / "how-to/attention.md").read_text(), re.DOTALL)
+    exec(compile(snippet, "attention.md", "exec"), {})
+
+
+def test_the_live_explorer_is_the_page_as_it_is_now():
+    """Where it is not: python docs/explorer.py."""
+    made = runpy.run_path(str(DOCS / "explorer.py"))
+    assert made["LIVE"].read_text() == made["page"]()
+    assert made["LIVE"].stat().st_size < 400_000
+    assert "live/explorer.html" in (DOCS / "explore.md").read_text()
 
 
 def workflow(name):

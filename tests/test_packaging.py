@@ -22,7 +22,7 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
     ROOT / "src/botvision": {
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim", "usage"), ()),
         **dict.fromkeys(("classify", "cli", "completion", "engine"), ("train",)),
-        **dict.fromkeys(("draw", "maskrcnn"), ("train", "detect")),
+        **dict.fromkeys(("draw", "explore", "maskrcnn"), ("train", "detect")),
         "video": ("detect",),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),
         "bench": EVERYWHERE,
@@ -31,6 +31,7 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
         **dict.fromkeys(("blocks", "cli", "convert", "likeness", "model", "reader", "registry"), ()),
         **dict.fromkeys(("seed", "table", "trainer", "transfer", "variants"), ()),
         **dict.fromkeys(("compare", "scenes"), ("compare",)),
+        "explore": ("explore",),
     },
 }
 BROUGHT = {"triton": "torch brings it where it has kernels, and `tiled` refuses where it is not"}

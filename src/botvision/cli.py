@@ -21,11 +21,12 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 from botvision import __version__
 from botvision.completion import Shell, add_flags, script
 from botvision.engine.settings import read_yaml
-from botvision.usage import Flag, Paragraphs, about, explain, flags_of, refusal, types_in
+from botvision.usage import REQUIRED, Flag, Paragraphs, about, explain, flags_of, refusal, types_in
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+ALONE = {"--help", "--print_config"}  # flags without a value
 
 
 class Command(NamedTuple):
@@ -81,6 +82,17 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "train",
         ),
     },
+    "draw": {
+        "attention": Command(
+            "botvision.explore.figures:attention", "where one place of an image looks, by head", "train,detect"
+        ),
+        "tables": Command("botvision.explore.figures:tables", "learnt position tables as maps", "train,detect"),
+        "instances": Command("botvision.explore.figures:instances", "objects on an image", "train,detect"),
+        "curves": Command("botvision.explore.figures:curves", "a run's training curves", "train,detect"),
+    },
+    "explore": Command(
+        "botvision.explore.commands:explore", "see where attention looks: one HTML file", "train,detect"
+    ),
     "digits": Command(
         "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
     ),
@@ -92,6 +104,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
 GROUPS = {
     "maskrcnn": "detect objects, with masks: train, evaluate, predict",
     "classify": "classify images: train, evaluate, predict",
+    "draw": "draw for papers: attention, tables, instances, curves",
     "bench": "time models on this machine: attention, backbone, classify, detector",
 }
 
@@ -127,13 +140,15 @@ def run(arguments: list[str]) -> int:
 def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
     """What a command's function returns for the flags that were typed."""
     parser = command_parser(command, prog=f"botvision {' '.join(words)}")
-    flags = flags_of(load(command.function))
+    function = load(command.function)
+    flags = flags_of(function)
     given = as_jsonargparse_reads(arguments, lists_of(flags))
     given = switched_on(given, switches_of(flags), before_words=command.recipes is None)
+    given = last_words_joined(given, flags)
     options = parser.instantiate_classes(parser.parse_args(none_as_null(given, flags)))
     if command.recipes:  # it trains
         quiet_libraries()
-    return load(command.function)(**{name: value for name, value in options.items() if name != "config"})
+    return function(**{name: value for name, value in options.items() if name != "config"})
 
 
 @contextlib.contextmanager
@@ -323,6 +338,19 @@ def switched_on(arguments: list[str], switches: set[str], *, before_words: bool)
         bare = bare and (ends or before_words)
         read += [argument, "true"] if bare and argument.startswith("--") else [argument]
     return read
+
+
+def last_words_joined(arguments: list[str], flags: Mapping[str, Flag]) -> list[str]:
+    """The words without a flag that a command takes last, as one list where it takes several, such as images."""
+    required = [name for name, flag in flags.items() if flag.default is REQUIRED]
+    if not required or get_origin(flags[required[-1]].kind) is not tuple:
+        return arguments
+    words, named = list[str](), list[str]()
+    for argument in arguments:
+        follows = bool(named) and named[-1].startswith("--") and "=" not in named[-1] and named[-1] not in ALONE
+        (named if argument.startswith("-") or follows else words).append(argument)
+    single, several = words[: len(required) - 1], words[len(required) - 1 :]
+    return [*single, *([listed(several, str)] if several and not several[0].startswith("[") else several), *named]
 
 
 def is_number(argument: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from botvision import MHSA2d
-from botvision.attention import attention_weights, watch
+from botvision.attention import attention_weights, on_inputs
 from botvision.files import whole_file
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import LOOKED_AT, SIZE, STEPS, Objects, Reader, open_world, trained
@@ -40,7 +40,7 @@ def looks(reader: Reader, val: Objects) -> Tensor:
     """Attention (M, H, W) of the first validation digit's place, in the last block."""
     images, _, centre, _ = val.of(torch.arange(LOOKED_AT))
     seen: list[tuple[MHSA2d, Tensor]] = []
-    hooks = watch(reader, lambda _, layer, x: seen.append((layer, x)))
+    hooks = on_inputs(reader, lambda _, layer, x: seen.append((layer, x)))
     with torch.no_grad():
         reader.body(images)
         hooks[0].remove()

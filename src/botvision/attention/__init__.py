@@ -9,8 +9,9 @@ from botvision.attention.statistics import (
     attention_weights,
     entropy_share,
     layer_statistics,
-    watch,
+    on_inputs,
 )
+from botvision.attention.watching import Watched, Watching, watch
 
 __all__ = [
     "BACKENDS",
@@ -19,11 +20,14 @@ __all__ = [
     "STARTS",
     "HeadStatistics",
     "MHSA2d",
+    "Watched",
+    "Watching",
     "attend",
     "attention_statistics",
     "attention_weights",
     "entropy_share",
     "layer_statistics",
+    "on_inputs",
     "watch",
     "why_not",
 ]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from botvision.attention.module import MHSA2d
+from botvision.attention.position import coordinate_table
 
+PARTS = ("content", "position")  # of the logits
 QUERIES = 256
 WEIGHTS = 2**24  # numbers
 
@@ -51,7 +53,7 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
         ValueError: a model without `MHSA2d`.
     """
     found: list[HeadStatistics] = []
-    hooks = watch(model, lambda name, layer, x: found.extend(layer_statistics(layer, x, name=name)))
+    hooks = on_inputs(model, lambda name, layer, x: found.extend(layer_statistics(layer, x, name=name)))
     if not hooks:
         raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
     try:
@@ -63,7 +65,7 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
     return found
 
 
-def watch(model: nn.Module, see: Callable[[str, MHSA2d, Tensor], None]) -> list[RemovableHandle]:
+def on_inputs(model: nn.Module, see: Callable[[str, MHSA2d, Tensor], None]) -> list[RemovableHandle]:
     """Have `see(name, layer, x)` called before each attention layer of a model runs, x (B, C, H, W) its input.
 
     Returns:
@@ -110,16 +112,60 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
     ]
 
 
-def attention_weights(layer: MHSA2d, x: Tensor, chosen: Tensor) -> Tensor:
-    """(B, M, Q, N) softmax weights of the chosen queries, in float32 or better."""
+def attention_weights(layer: MHSA2d, x: Tensor, chosen: Tensor, *, part: str = "both") -> Tensor:
+    """(B, M, Q, N) softmax weights of the chosen queries, in float32 or better.
+
+    Args:
+        layer: the attention layer.
+        x: (B, C, H, W), what comes into it.
+        chosen: (Q,) numbers of the queries, row by row.
+        part: the softmax of all logits ("both"), or of the logits of one of `PARTS` alone.
+
+    Raises:
+        ValueError: an unknown part, or one that this layer's logits do not have.
+    """
+    check_part(part, layer)
     size = (x.shape[2], x.shape[3])
-    q, k, rel_h, rel_w = layer.with_positions(*layer.project(x)[:2], size)
+    q, k = layer.project(x)[:2]
     precise = torch.promote_types(q.dtype, torch.float32)
-    logits = (q[:, :, chosen].to(precise) @ k.to(precise).transpose(-1, -2)) * layer.scale
-    if rel_h is not None and rel_w is not None:
-        by_place = rel_h[:, :, chosen, :, None].to(precise) + rel_w[:, :, chosen, None, :].to(precise)
-        logits = logits + by_place.flatten(-2)
+    own = q[:, :, chosen].to(precise)
+    logits = own.new_zeros(())
+    if layer.content and part != "position":
+        logits = (own @ k.to(precise).transpose(-1, -2)) * layer.scale
+    if part != "content":
+        logits = logits + place_logits(layer, q, own, chosen, size)
     return logits.softmax(-1)
+
+
+def place_logits(layer: MHSA2d, q: Tensor, own: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, M, Q, N) scaled position logits of the chosen queries; a zero of a layer without positions.
+
+    Args:
+        layer: the attention layer.
+        q: (B, M, N, D) queries of the whole map.
+        own: (B, M, Q, D) the chosen ones, in the dtype to compute in.
+        chosen: (Q,) their numbers.
+        size: (H, W).
+    """
+    if layer.relative:
+        rel_h, rel_w = layer.position_logits(q, size)
+        by_place = rel_h[:, :, chosen, :, None].to(own) + rel_w[:, :, chosen, None, :].to(own)
+        return by_place.flatten(-2)
+    if layer.absolute:
+        rows = coordinate_table(layer.abs_h, size[0], extend=layer.extend).to(own)
+        columns = coordinate_table(layer.abs_w, size[1], extend=layer.extend).to(own)
+        return (own @ (rows[:, None] + columns).flatten(0, 1).T) * layer.scale
+    return own.new_zeros(())
+
+
+def check_part(part: str, layer: MHSA2d) -> None:
+    """Refuse a part that is unknown, or that a layer's logits do not have."""
+    if part not in ("both", *PARTS):
+        raise ValueError(f"part={part!r} is unknown; use both, {' or '.join(PARTS)}")
+    if part == "content" and not layer.content:
+        raise ValueError(f"a layer with position={layer.position!r} has no content logits; use part='position'")
+    if part == "position" and not layer.table_names():
+        raise ValueError(f"a layer with position={layer.position!r} has no position logits; use part='content'")
 
 
 def entropy_share(weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from botvision.attention import HeadStatistics, MHSA2d, layer_statistics, watch
+from botvision.attention import HeadStatistics, MHSA2d, layer_statistics, on_inputs
 
 AVERAGES = 0.99  # of log N: from here on attention is called a plain average
 IMAGES = 2  # of the first batch
@@ -35,7 +35,7 @@ class AttentionLog(Callback):
         self.found = []
         if self.compiled or not trainer.is_global_zero:
             return
-        self.hooks = watch(pl_module, self.look)
+        self.hooks = on_inputs(pl_module, self.look)
 
     def look(self, name: str, layer: MHSA2d, x: Tensor) -> None:
         """Look once at each layer."""

@@ -24,17 +24,20 @@ class TornCheckpointError(ValueError):
     """A file that is no whole checkpoint of tensors."""
 
 
-def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
     """A checkpoint's content, tensors on the CPU; nothing in it is executed.
+
+    Args:
+        path: of the file.
+        task: whose it must be; none takes any of ours.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, not one of this task, or one that holds no state dict.
     """
     if not is_file(path):
-        raise FileNotFoundError(
-            f"no checkpoint at {str(path)[:300]}; give a file such as runs/{task}/demo/checkpoints/best.ckpt"
-        )
+        usual = f"runs/{task or 'maskrcnn'}/demo/checkpoints/best.ckpt"
+        raise FileNotFoundError(f"no checkpoint at {str(path)[:300]}; give a file such as {usual}")
     try:
         check_archive(path)
         check_sums(path)
@@ -48,9 +51,9 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
     about = content.get(KEY) if isinstance(content, dict) else None
     about = about if isinstance(about, dict) else {}
     whose = about.get("task", about.get("house"))  # "house" is the name before 0.1
-    if whose != task:
+    if not isinstance(whose, str) or task not in (None, whose):
         whose = f"one of `botvision {whose}`" if isinstance(whose, str) else "no checkpoint of ours"
-        raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
+        raise ValueError(f"{path} is {whose}; give one from runs/{task or 'maskrcnn'}/…/checkpoints")
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise TornCheckpointError(f"{path} holds no state dict; give a .ckpt that a run has written")

@@ -1,0 +1,75 @@
+"""Open a YOLO's checkpoint for `botvision explore`: its attention, and what it detects."""
+
+# h×w picture: the image resized and padded
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from botvision.explore import Found, Seen, Subject
+from botvision_yolo.model import YOLO
+
+GREY = 114  # ultralytics' padding
+STRIDE = 32
+
+
+def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subject:
+    """A model of ultralytics', with our blocks or without.
+
+    Args:
+        path: a `.pt` file.
+        img_size: px of the longer side; none is what it was trained at, 640 where it does not tell.
+        threshold: lowest score of an object.
+    """
+    yolo = YOLO(str(path))
+    model = yolo.model.float().eval()
+    size = img_size or int(yolo.overrides.get("imgsz") or 640)
+    names = tuple(yolo.names[number] for number in sorted(yolo.names))
+
+    def look(image: Image.Image) -> Seen:
+        options = {"imgsz": size, "conf": threshold, "device": "cpu", "verbose": False}
+        [result] = yolo.predict(np.asarray(image)[..., ::-1], **options)
+        picture, scale = padded(image, size)
+        batch = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():  # after `predict`, whose own padding is another: what is watched is this
+            yolo.model.float()(batch)
+        found = []
+        for number, box in enumerate(result.boxes or ()):
+            outline = None if result.masks is None else result.masks.xy[number] * scale
+            x1, y1, x2, y2 = (box.xyxy[0] * scale).tolist()
+            mask = None if outline is None else filled(outline, picture.shape[:2])
+            found.append(Found(result.names[int(box.cls)], float(box.conf), (x1, y1, x2, y2), mask))
+        frame = (0.0, 0.0, picture.shape[1] / scale, picture.shape[0] / scale)
+        return Seen(batch, picture, frame, found)
+
+    return Subject(path.stem, f"YOLO, {size} px, {len(names)} classes", model, look, no_last_map, names)
+
+
+def padded(image: Image.Image, size: int) -> tuple[np.ndarray, float]:
+    """The image with its longer side `size`, padded right and below to the stride, and how much it was enlarged."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    shape = tuple(-(-side // STRIDE) * STRIDE for side in (height, width))
+    picture = np.full((*shape, 3), GREY, np.uint8)
+    picture[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return picture, scale
+
+
+def filled(outline: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A mask (h, w) of what an outline (N, 2) encloses."""
+    mask = Image.new("L", (size[1], size[0]))
+    if len(outline) > 2:
+        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in outline], fill=1)
+    return np.asarray(mask)
+
+
+def no_last_map(_: Tensor) -> Tensor:
+    """Refuse the receptive field: a YOLO has three last maps.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("the receptive field of a YOLO is not shown: it has a last map a scale; leave --field out")
