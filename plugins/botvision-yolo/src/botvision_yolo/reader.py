@@ -92,27 +92,33 @@ def check_name(name: str, number: int) -> None:
 
 def check_arguments(row: list[Any], shown: str) -> None:
     """Refuse arguments that one of our blocks cannot be called with."""
-    block = BLOCKS[row[2]]
+    layer = row[2] == "MHSA2d"
     given = row[3][1:]
-    names = list(inspect.signature(block).parameters)
-    taken = names[1:] if row[2] == "MHSA2d" else [name for name in names[2:] if name != "n"]
-    form = ", ".join(taken if row[2] == "MHSA2d" else ["channels", *taken])
+    options = options_of(row[2])
+    form = ", ".join(options if layer else ["channels", *options])
     if not isinstance(row[0], int):
         raise ValueError(f"{shown}: {row[2]} reads one row; its from must be a number, got {row[0]}")
-    if not row[3] or len(given) > len(taken):
-        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(given) if row[3] else 0} arguments")
-    check_types(block, taken, given, shown)
-    if row[2] != "MHSA2d" and (not isinstance(row[3][0], int) or row[3][0] < 8):
-        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {row[3][0]!r}, e.g. 1024")
+    if not row[3] or len(given) > len(options):
+        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(row[3]) - layer} arguments")
+    for name, value in zip(options, given, strict=False):
+        check_kind(name, value, options[name].annotation, shown)
+    channels = row[3][0]
+    if not layer and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 8):
+        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {channels!r}, e.g. 1024")
 
 
-def check_types(block: type[nn.Module], taken: list[str], given: list[Any], shown: str) -> None:
-    """Refuse an argument of another kind than a block's signature says."""
-    for name, value in zip(taken, given, strict=False):
-        kind = inspect.signature(block).parameters[name].annotation
-        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not fits:
-            raise ValueError(f"{shown}: {name} must be of type {kind.__name__}; got {value!r}")
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """What a row of ours takes, behind the channels where it has them: parameters by name, in order."""
+    parameters = inspect.signature(BLOCKS[name]).parameters
+    return {key: value for key, value in parameters.items() if key not in {"dim", "c1", "c2", "n"}}
+
+
+def check_kind(name: str, value: Any, kind: Any, shown: str) -> None:
+    """Refuse an argument of another kind than a block's signature says; a truth value is no number."""
+    numbers = {float: int | float, float | None: int | float | None}
+    if not isinstance(value, numbers.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+        wanted = {bool: "true or false", int: "a whole number", str: "a word"}.get(kind, "a number")
+        raise ValueError(f"{shown}: {name} must be {wanted}; got {value!r}")
 
 
 def told(d: dict[str, Any], number: int) -> str:

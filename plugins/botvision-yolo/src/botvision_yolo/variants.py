@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import ultralytics
 from ultralytics.utils import ROOT, USER_CONFIG_DIR, YAML
 
+from botvision.attention import STARTS
 from botvision.files import write_text
-from botvision_yolo.reader import BLOCKS
+from botvision_yolo.reader import BLOCKS, options_of
 
 TASKS = ("", "-seg", "-cls", "-pose", "-obb")
 # The CSP blocks of a last stage, and what takes their place: the depth is the row's, C3k2's `c3k` is kept
@@ -29,12 +30,20 @@ class Variant(NamedTuple):
     change: Callable[[Content], Content]
 
 
-def derive(content: Content, variant: str) -> Content:
+def derive(
+    content: Content,
+    variant: str,
+    *,
+    start: str = "paper",
+    qkv_std: float | None = None,
+    position_std: float | None = None,
+) -> Content:
     """A yaml's content with BoTNet's attention in its last stage.
 
     Args:
         content: what a model's yaml holds, e.g. `model.model.yaml`.
         variant: one of `VARIANTS`.
+        start, qkv_std, position_std: initial weights of the attention, as in `MHSA2d`.
 
     Returns:
         A changed copy; absolute row numbers follow an inserted row.
@@ -46,7 +55,21 @@ def derive(content: Content, variant: str) -> Content:
         raise ValueError(f"unknown variant {variant!r}; use one of {', '.join(VARIANTS)}")
     if there := [row[2] for row in content["backbone"] if row[2] in BLOCKS]:
         raise ValueError(f"this model has {there[0]} already; derive from the yaml without it")
-    return VARIANTS[variant].change(deepcopy(content))
+    derived = VARIANTS[variant].change(deepcopy(content))
+    for row in derived["backbone"]:
+        if row[2] in BLOCKS:
+            row[3] = with_options(row, start=start, qkv_std=qkv_std, position_std=position_std)
+    return derived
+
+
+def with_options(row: list[Any], **wanted: Any) -> list[Any]:
+    """A row's arguments with options set, those between them written out, and no default behind the last."""
+    options, first = options_of(row[2]), 0 if row[2] == "MHSA2d" else 1
+    values = [option.default for option in options.values()]
+    values[: len(row[3]) - first] = row[3][first:]
+    values = [wanted.get(name, value) for name, value in zip(options, values, strict=True)]
+    changed = [n for n, option in enumerate(options.values()) if values[n] != option.default]
+    return [*row[3][:first], *values[: max([len(row[3]) - first, *(n + 1 for n in changed)])]]
 
 
 def replace_stage(content: Content) -> Content:
@@ -113,12 +136,15 @@ def insert_row(content: Content, place: int, row: list[Any]) -> Content:
     return content
 
 
-def write_yaml(name: str, folder: Path | None = None) -> Path:
-    """A derived yaml as a file, by a name such as `yolo11n-botnet.yaml` or `yolo11s-mhsa-seg.yaml`.
+def write_yaml(
+    name: str, folder: Path | None = None, *, qkv_std: float | None = None, position_std: float | None = None
+) -> Path:
+    """A derived yaml as a file, by a name such as `yolo11n-botnet.yaml` or `yolo11s-mhsa-directional-seg.yaml`.
 
     Args:
-        name: an installed yaml's, with `-` and a variant before its task.
+        name: an installed yaml's, with `-` and a variant before its task, and perhaps `-` and a start behind that.
         folder: where to write it, for a user to change; by default within ultralytics' folder of settings.
+        qkv_std, position_std: of the attention's initial weights, as in `MHSA2d`.
 
     Returns:
         The file's path; it bears the name, from which ultralytics reads the scale.
@@ -127,8 +153,9 @@ def write_yaml(name: str, folder: Path | None = None) -> Path:
         ValueError: a name that is not of this form, or whose yaml ultralytics does not have, with the nearest; another
             file of that name in `folder`.
     """
-    base, variant = split(name)
-    derived = derive(YAML.load(installed_path(base)), variant)
+    base, variant, start = split(name)
+    content = YAML.load(installed_path(base))
+    derived = derive(content, variant, start=start, qkv_std=qkv_std, position_std=position_std)
     own = USER_CONFIG_DIR / "botvision" / ultralytics.__version__ / Path(name).stem  # older ones read neighbours
     path = (own if folder is None else folder) / Path(name).name.lower()
     text = as_yaml(
@@ -142,12 +169,12 @@ def write_yaml(name: str, folder: Path | None = None) -> Path:
     return path
 
 
-def split(name: str) -> tuple[str, str]:
-    """The installed yaml and the variant of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`."""
+def split(name: str) -> tuple[str, str, str]:
+    """Installed yaml, variant and start of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`, `paper`."""
     stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
-    found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})((?:-\w+)*)", stem)
-    if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[3]}"):
-        return f"{found[1]}{found[3]}.yaml", found[2]
+    found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})(?:-({'|'.join(STARTS)}))?((?:-\w+)*)", stem)
+    if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[4]}"):
+        return f"{found[1]}{found[4]}.yaml", found[2], found[3] or "paper"
     scale = scale_of(stem)
     known = [
         f"{with_scale(re.sub(rf'({task})?$', '', base), scale)}-{variant}{task}.yaml"
