@@ -5,7 +5,7 @@ import torch
 from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
 
 from botvision.attention import MHSA2d, attention_statistics
-from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d, attention
+from botvision_yolo.blocks import Attention, BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
 
 BLOCKS = {
     "row": lambda: ResidualMHSA2d(64),
@@ -86,7 +86,7 @@ def test_the_bottleneck_is_the_papers_block_in_the_papers_order():
 
 @pytest.mark.parametrize(("dim", "heads"), [(16, 1), (64, 2), (96, 3), (192, 6), (80, 2), (112, 2), (768, 24)])
 def test_heads_are_as_many_as_leave_32_channels_each(dim, heads):
-    layer = attention(dim)
+    layer = Attention().layer(dim)
     assert layer.num_heads == heads
     assert layer.head_dim >= min(dim, 32)
 

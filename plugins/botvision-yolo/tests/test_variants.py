@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from ultralytics.nn import tasks
-from ultralytics.utils import YAML
+from ultralytics.utils import LOGGER, YAML
 
+from botvision.attention import MHSA2d
 from botvision_yolo import YOLO, derive, write_yaml
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
 from botvision_yolo.variants import VARIANTS, insert_row, is_installed, split
@@ -138,8 +139,28 @@ def test_a_yaml_of_ultralytics_name_beside_the_user_is_not_taken_for_it(tmp_path
     assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 80
 
 
-def test_a_users_own_file_of_that_name_comes_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["yolo11n-botnet.yaml", "yolo11-botnet.yaml"])
+def test_a_users_own_file_of_that_name_comes_first_as_in_ultralytics(name, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    own = write_yaml("yolo11n-botnet.yaml", tmp_path)
-    own.write_text(own.read_text().replace("nc: 80", "nc: 7"), encoding="utf-8")
-    assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 7
+    LOGGER.propagate = True
+    written = write_yaml("yolo11n-botnet.yaml", tmp_path)
+    text = written.read_text(encoding="utf-8").replace("nc: 80", "nc: 7")
+    written.unlink()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with caplog.at_level("INFO"):
+        model = YOLO("yolo11n-botnet.yaml").model
+        assert (model.yaml["nc"], model.yaml["scale"]) == (7, "n")
+        assert f"yolo11n-botnet.yaml: your own file {tmp_path / name}, not the variant" in caplog.text
+        caplog.clear()
+        YOLO("yolo11n-mhsa.yaml")
+    assert "yolo11n-mhsa.yaml: derived from the yaml that ultralytics" in caplog.text
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_start_by_name_and_its_spreads_by_option_reach_every_layer(variant, tmp_path):
+    path = write_yaml(f"yolo11n-{variant}-directional-seg.yaml", tmp_path, qkv_std=0.03, position_std=0.2)
+    layers = [m for m in YOLO(path).model.modules() if isinstance(m, MHSA2d)]
+    assert layers
+    assert all((m.start, m.qkv_std, m.position_std) == ("directional", 0.03, 0.2) for m in layers)
+    plain = YAML.load(write_yaml(f"yolo11n-{variant}-paper-seg.yaml", tmp_path))
+    assert plain == YAML.load(write_yaml(f"yolo11n-{variant}-seg.yaml", tmp_path))

@@ -5,10 +5,11 @@ from typing import Any
 
 import ultralytics
 from ultralytics.engine import tuner
+from ultralytics.utils import LOGGER
 
 from botvision_yolo.trainer import TRAINERS
 from botvision_yolo.transfer import load_pretrained
-from botvision_yolo.variants import is_derived, write_yaml
+from botvision_yolo.variants import is_derived, users_own, write_yaml
 
 
 class YOLO(ultralytics.YOLO):
@@ -25,8 +26,8 @@ class YOLO(ultralytics.YOLO):
     def __init__(
         self, model: str | Path | Any = "yolo11n-botnet.yaml", task: str | None = None, verbose: bool = False
     ) -> None:
-        if isinstance(model, str | Path) and is_derived(str(model)):
-            model = write_yaml(str(model))
+        if isinstance(model, str | Path):
+            model = derived_or_own(str(model)) or model
         super().__init__(model=model, task=task, verbose=verbose)
 
     @property
@@ -49,8 +50,8 @@ class YOLO(ultralytics.YOLO):
 
     def train(self, trainer: Any = None, **options: Any) -> Any:
         """Train as ultralytics does; `model=` takes our names too, and `pretrained=` a file, by aligned rows."""
-        if is_derived(str(options.get("model", ""))):
-            options["model"] = str(write_yaml(options["model"]))
+        if path := derived_or_own(str(options.get("model", ""))):
+            options["model"] = str(path)
         if isinstance(options.get("pretrained"), str | Path) and not options.get("resume"):
             self.load(options.pop("pretrained"))
         return super().train(trainer, **options)
@@ -67,3 +68,15 @@ class YOLO(ultralytics.YOLO):
                 "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
             )
         return super().tune(*arguments, **options)
+
+
+def derived_or_own(name: str) -> Path | None:
+    """The file of a variant's name, a user's own before one that is derived, with a line that says which; or None."""
+    if not is_derived(name):
+        return None
+    if own := users_own(name):
+        LOGGER.info(f"{name}: your own file {own.resolve()}, not the variant of that name")
+        return None  # ultralytics opens it by the same rule, and takes the scale from the name
+    path = write_yaml(name)
+    LOGGER.info(f"{name}: derived from the yaml that ultralytics {ultralytics.__version__} brings, {path}")
+    return path

@@ -1,5 +1,6 @@
 """ultralytics' yaml reader, given rows that it can read, and naming the row that cannot be built."""
 
+import ast
 import difflib
 import functools
 import inspect
@@ -47,17 +48,20 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
     """A copy of a yaml's content in which every row names a block that exists, with arguments that it takes.
 
     Raises:
-        ValueError: an unknown name, or arguments that one of our blocks does not take.
+        ValueError: content without rows, a row of another form, an unknown name, or arguments that a block does not take.
     """
-    d = deepcopy(given)
+    for part in ("backbone", "head"):
+        if not isinstance(given.get(part), list):
+            raise ValueError(f"a model's yaml has rows under backbone and head; got {part}: {given.get(part)!r}")
+    d, snippets = deepcopy(given), []
     for number, row in enumerate([*d["backbone"], *d["head"]]):
+        check_form(row, number)
         check_name(row[2], number)
-        if row[2] == SNIPPET:
-            LOGGER.warning(
-                f"WARNING row {number} [{SNIPPET}, {row[3]}]: the sizes are ignored, since this layer takes any; "
-                "its positions are relative, where the snippet's are absolute and transposed"
-            )
-            row[2], row[3] = "MHSA2d", [heads_of_snippet(row[3], told(given, number))]
+        if row[2] == SNIPPET and (own := getattr(tasks, SNIPPET, None)):  # a patched ultralytics
+            LOGGER.info(f"{told(given, number)}: {own.__module__}.{SNIPPET} of your ultralytics; ours is MHSA2d")
+        elif row[2] == SNIPPET:
+            snippets.append(told(given, number))
+            row[2], row[3] = "MHSA2d", of_snippet(row[3], snippets[-1])
         if row[2] == "MHSA2d":
             if row[0] != -1:
                 raise ValueError(
@@ -66,18 +70,66 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
             row[3] = [CHANNELS_BEFORE, *row[3]]
         if row[2] in BLOCKS:
             check_arguments(row, told(given, number))
+    if snippets:
+        LOGGER.warning(
+            f"{'; '.join(snippets)}: read as MHSA2d. The sizes are ignored, since this layer takes any; positions are "
+            "relative, where the snippet's are absolute and transposed; and it becomes residual, x + BN(attention(x)) "
+            "with a zero-initialised BN, so that it starts as identity. Bare, residual=False, it is "
+            "[-1, 1, MHSA2d, [4, relative, False]]"
+        )
     return d
 
 
-def heads_of_snippet(arguments: list[Any], shown: str) -> int:
-    """The heads in the arguments of the post's row: width and height, before them perhaps its width in channels.
+def check_form(row: Any, number: int) -> None:
+    """Refuse what is no row: [from, repeats, module, arguments]."""
+    form = f"row {number} {row!r}: a row is [from, repeats, module, arguments]"
+    if not isinstance(row, list | tuple) or len(row) != 4:
+        raise ValueError(f"{form}; e.g. [-1, 1, MHSA2d, []]")
+    source, repeats, name, arguments = row
+    sources = source if isinstance(source, list | tuple) else [source]
+    if not sources or not all(is_whole(n) for n in sources):
+        raise ValueError(f"{form}; from must be a row's number or a list of them, got {source!r}")
+    if not isinstance(repeats, int | float) or isinstance(repeats, bool):
+        raise ValueError(f"{form}; repeats must be a number, got {repeats!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"{form}; module must be a name, got {name!r}")
+    if not isinstance(arguments, list | tuple):
+        raise ValueError(f"{form}; arguments must be a list, got {arguments!r}; write [] for none")
+
+
+def of_snippet(arguments: list[Any], shown: str) -> list[Any]:
+    """The post's row as one of `MHSA2d`: its heads, and no positions where it says so.
+
+    The snippet is `MHSA(n_dims, width=14, height=14, heads=4, pos_emb=False)`. Rows give `[]`, `[width, height]`,
+    `[width, height, heads]`, each with `pos_emb` behind the heads or n_dims before the width; numbers may be quoted.
 
     Raises:
-        ValueError: another number of arguments.
+        ValueError: arguments of another form.
     """
-    if len(arguments) not in {2, 3, 4}:
-        raise ValueError(f"{shown}: {SNIPPET} takes [width, height, heads]; got {len(arguments)} arguments")
-    return int(arguments[-1]) if len(arguments) > 2 else SNIPPET_HEADS
+    form = f"{shown}: {SNIPPET} takes [], [width, height], [width, height, heads] or [width, height, heads, pos_emb]"
+    given = [unquoted(value) for value in arguments]
+    positions = given.pop() if given and isinstance(given[-1], bool) else None
+    if positions is not None and len(given) < 3:
+        raise ValueError(f"{form}; pos_emb stands behind width, height and heads")
+    if len(given) not in {0, 2, 3, 4}:
+        raise ValueError(f"{form}; got {len(arguments)} arguments")
+    if wrong := [value for value in given if not is_whole(value) or value < 1]:
+        raise ValueError(f"{form}, whole numbers of at least 1; got {wrong[0]!r}")
+    heads = given[-1] if len(given) > 2 else SNIPPET_HEADS
+    return [heads] if positions in {None, True} else [heads, "none"]
+
+
+def unquoted(value: Any) -> Any:
+    """A number or truth value that a yaml gives as a text."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_name(name: str, number: int) -> None:
@@ -103,7 +155,7 @@ def check_arguments(row: list[Any], shown: str) -> None:
     for name, value in zip(options, given, strict=False):
         check_kind(name, value, options[name].annotation, shown)
     channels = row[3][0]
-    if not layer and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 8):
+    if not layer and (not is_whole(channels) or channels < 8):
         raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {channels!r}, e.g. 1024")
 
 

@@ -132,4 +132,4 @@ def no_silent_installs() -> None:
 def warn_outside(version: str) -> None:
     """Say so where an ultralytics is older or newer than those that the tests ran on."""
     if not checks.check_version(version, f">={TESTED[0]},<={TESTED[-1]}"):
-        LOGGER.warning(f"WARNING botvision-yolo was tested on ultralytics {', '.join(TESTED)}; this is {version}")
+        LOGGER.warning(f"botvision-yolo was tested on ultralytics {', '.join(TESTED)}; this is {version}")

@@ -188,14 +188,20 @@ def split(name: str) -> tuple[str, str, str]:
 
 
 def is_derived(name: str) -> bool:
-    """Whether a bare name asks for a variant: a yaml that is no file, with a variant's name or nearly so in it."""
+    """Whether a bare name is a yaml's with a variant's name, or nearly so, in it."""
     stem = Path(name).stem.lower()
     if Path(name).name != name:
         return False  # a path means that file
-    if Path(name).suffix.lower() not in {".yaml", ".yml"} or Path(name).is_file() or is_installed(stem):
+    if Path(name).suffix.lower() not in {".yaml", ".yml"} or is_installed(stem):
         return False
     parts = stem.split("-")[1:]
     return any(difflib.get_close_matches(part, VARIANTS, n=1, cutoff=0.7) for part in parts)
+
+
+def users_own(name: str) -> Path | None:
+    """The file of that name in the working folder, as ultralytics looks for it: as given, then without the scale."""
+    unscaled = re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", name)
+    return next((path for path in (Path(name), Path(unscaled)) if path.is_file()), None)
 
 
 def installed() -> list[str]:
