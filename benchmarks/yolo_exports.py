@@ -107,6 +107,9 @@ def measured(cell: Cell) -> dict[str, Any]:
             options.intra_op_num_threads = 1
             options.log_severity_level = 4
             session = onnxruntime.InferenceSession(path, options)
+            for part in exported[-1].modules():
+                if hasattr(part, "export"):
+                    part.export = True  # the exporter has set it back
             diffs = [compared(session, exported[-1], batch, size) for batch in BATCHES for size in SIZES]
         except Exception as error:  # a cell that fails is a finding
             return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
@@ -140,7 +143,7 @@ def compared(session: Any, module: nn.Module, batch: int, size: tuple[int, int])
         ours = module(images)
     ours = ours if isinstance(ours, tuple | list) else [ours]
     theirs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    pairs = list(zip(ours, theirs, strict=False))
+    pairs = list(zip(ours, theirs, strict=True))
     if any(tuple(a.shape) != b.shape for a, b in pairs):
         raise ValueError(f"shapes {[tuple(a.shape) for a in ours]} became {[b.shape for b in theirs]}, batch {batch}")
     absolute = [float(np.abs(a.numpy() - b).max(initial=0)) for a, b in pairs]

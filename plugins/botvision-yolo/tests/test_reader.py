@@ -61,7 +61,7 @@ def test_the_posts_own_row_is_read_in_every_form(arguments, heads, position, cap
     assert (rows[1].mhsa.num_heads, rows[1].mhsa.position) == (heads, position)
     x = torch.randn(1, 64, 9, 13)
     assert torch.equal(rows[1].eval()(x), x)
-    [warning] = [message for message in caplog.messages if "MHSA" in message]  # one a model
+    [warning] = {message for message in caplog.messages if "MHSA" in message}  # one a model
     assert f"row 1 [-1, 1, MHSA, {arguments}]; row 2" in warning
     assert "The sizes are ignored" in warning
     assert "it becomes residual, x + BN(attention(x)) with a zero-initialised BN" in warning
