@@ -1,8 +1,9 @@
 """ONNX files of YOLO variants beside torch: every task, batch, size and opset, and how far they differ.
 
-Each file is made by ultralytics' exporter with free batch and sizes, traced at one image of 64 × 64 px (with `nms`, at eight),
-then run by onnxruntime at batches 1, 2, 3 and 8 of three sizes and compared with the very module that was exported. The plain
-model's own differences stand beside the variants'. A cell that is done is not repeated; a table is written after each.
+Each file is made by ultralytics' exporter with free batch and sizes, traced at one image of 64 × 64 px (with `nms`, at
+eight), then run by onnxruntime at batches 1, 2, 3 and 8 of three sizes and compared with the very module that was exported.
+The plain model's own differences stand beside the variants'. A cell that is done is not repeated; a table is written after
+each.
 
     python benchmarks/yolo_exports.py benchmarks/results/yolo_exports_2-core-cpu_2026-11-28 --minutes 30
 """
@@ -19,21 +20,22 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 
-import numpy as np
 import onnxruntime
 import torch
 import ultralytics
-from torch import nn
+from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO
-from botvision_yolo.variants import TASKS, VARIANTS
+from botvision_yolo.variants import VARIANTS
 
 BATCHES = (1, 2, 3, 8)
 SIZES = ((64, 64), (96, 160), (320, 224))
+TASKS = ("", "-seg", "-cls", "-pose", "-obb")
 OPSETS = (18, 11, 13, 14, 20, 12, 15, 16, 17, 19)  # torch's tracing exporter ends at 20
-Diffs = tuple[float, float]
+SPREAD = 8.0  # of the classes' random scores: near-equal ones would be told apart by rounding, and NMS by them
+Diffs = tuple[float, float, float]
 
 
 class Cell(NamedTuple):
@@ -85,7 +87,7 @@ def cells(base: str) -> Iterator[Cell]:
 
 
 def measured(cell: Cell) -> dict[str, Any]:
-    """The largest difference of a cell, absolute and as a share of the output's largest number; or why there is none."""
+    """The largest difference of a cell, absolute and as a share of the output's largest; or why there is none."""
     model = prepared(cell)
     exported: list[nn.Module] = []
     write = torch.onnx.export
@@ -107,20 +109,20 @@ def measured(cell: Cell) -> dict[str, Any]:
             options.intra_op_num_threads = 1
             options.log_severity_level = 4
             session = onnxruntime.InferenceSession(path, options)
-            for part in exported[-1].modules():
+            for part in exported[-1].eval().modules():  # torch's exporter restores what mode the outermost had
                 if hasattr(part, "export"):
-                    part.export = True  # the exporter has set it back
-            diffs = [compared(session, exported[-1], batch, size) for batch in BATCHES for size in SIZES]
+                    part.export = True
+            diffs = [compared(session, exported[-1], batch, size, cell.nms) for batch in BATCHES for size in SIZES]
         except Exception as error:  # a cell that fails is a finding
             return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
         finally:
             torch.onnx.export = write
             os.chdir(before)
-    return {"absolute": max(d[0] for d in diffs), "relative": max(d[1] for d in diffs)}
+    return {name: max(d[n] for d in diffs) for n, name in enumerate(("absolute", "relative", "lost"))}
 
 
 def prepared(cell: Cell) -> YOLO:
-    """A model whose BatchNorms do something, whose attention is not flat, and that finds things where NMS looks for them."""
+    """A model whose BatchNorms do something, whose attention is not flat, and that finds something."""
     torch.manual_seed(0)
     model = YOLO(f"{cell.model}{cell.task}.yaml")
     for module in model.model.modules():
@@ -132,23 +134,33 @@ def prepared(cell: Cell) -> YOLO:
         elif isinstance(module, MHSA2d):
             nn.init.normal_(module.qkv.weight, std=0.1)
     for branch in getattr(model.model.model[-1], "cv3", []):
-        branch[-1].bias.data.fill_(0.0)
+        branch[-1].weight.data.mul_(SPREAD)
+        branch[-1].bias.data.fill_(-1.0)
     return model
 
 
-def compared(session: Any, module: nn.Module, batch: int, size: tuple[int, int]) -> Diffs:
-    """How far a file's outputs are from torch's on random images: the largest of all outputs."""
+def compared(session: Any, module: nn.Module, batch: int, size: tuple[int, int], nms: bool) -> Diffs:
+    """How far a file's outputs are from torch's on random images: the largest of all outputs, and what is not found."""
     images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         ours = module(images)
     ours = ours if isinstance(ours, tuple | list) else [ours]
-    theirs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    pairs = list(zip(ours, theirs, strict=True))
-    if any(tuple(a.shape) != b.shape for a, b in pairs):
-        raise ValueError(f"shapes {[tuple(a.shape) for a in ours]} became {[b.shape for b in theirs]}, batch {batch}")
-    absolute = [float(np.abs(a.numpy() - b).max(initial=0)) for a, b in pairs]
-    peaks = [max(float(a.abs().max()), 1e-12) if a.numel() else 1.0 for a, _ in pairs]
-    return max(absolute), max(d / peak for d, peak in zip(absolute, peaks, strict=True))
+    theirs = [torch.from_numpy(out) for out in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
+    if (came := [tuple(b.shape) for b in theirs]) != (wanted := [tuple(a.shape) for a in ours]):
+        raise ValueError(f"shapes {wanted} became {came}, batch {batch}")
+    peaks = [max(float(a.abs().max()), 1e-12) if a.numel() else 1.0 for a in ours]
+    absolute, lost = [float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(ours, theirs, strict=True)], 0.0
+    if nms:
+        absolute[0], lost = unordered(ours[0], theirs[0], far=1e-4 * peaks[0])
+    return max(absolute), max(d / peak for d, peak in zip(absolute, peaks, strict=True)), lost
+
+
+def unordered(ours: Tensor, theirs: Tensor, *, far: float) -> tuple[float, float]:
+    """How far detections (B, N, …) are from their like on the other side, in whatever order, and which share has none."""
+    distances = torch.cdist(ours.double(), theirs.double(), p=torch.inf)  # B N N
+    nearest = torch.cat([distances.amin(2)[ours[..., 4] > 0], distances.amin(1)[theirs[..., 4] > 0]])
+    found = nearest[nearest < far]
+    return float(found.max()) if len(found) else 0.0, 1 - len(found) / max(len(nearest), 1)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -163,12 +175,19 @@ def table(rows: list[dict[str, Any]]) -> str:
             if (row["nms"], row["task"], row["opset"], not row["simplify"]) == (nms, task, opset, plain)
         }
         shown = " | ".join(entry(found.get(model)) for model in models)
-        lines.append(f"| {task[1:] or 'detect'} | {'yes' if nms else ''} | {opset} | {'' if plain else 'yes'} | {shown} |")
-    failed = sorted({f"- {row['model']}{row['task']}, opset {row['opset']}: {row['failed']}" for row in rows if "failed" in row})
+        lines.append(
+            f"| {task[1:] or 'detect'} | {'yes' if nms else ''} | {opset} | {'' if plain else 'yes'} | {shown} |"
+        )
+    failed = sorted(
+        {f"- {row['model']}{row['task']}, opset {row['opset']}: {row['failed']}" for row in rows if "failed" in row}
+    )
     note = (
-        f"Largest |ONNX − torch| over batches {', '.join(map(str, BATCHES))} of {', '.join(f'{h}×{w}' for h, w in SIZES)} px, "
-        "absolute, and in brackets as a share of the output's largest number; batch and sizes free in one file. "
-        f"`python benchmarks/yolo_exports.py`, {len(rows)} files; ultralytics {ultralytics.__version__}, torch {torch.__version__}, "
+        f"Largest |ONNX − torch| over batches {', '.join(map(str, BATCHES))} of "
+        f"{', '.join(f'{h}×{w}' for h, w in SIZES)} px, absolute, and in brackets as a share of the output's largest number; "
+        "batch and sizes free in one file; with NMS, of each detection to its like on the other side, in any order, and the largest "
+        "share of detections of a batch that have none. "
+        f"`python benchmarks/yolo_exports.py`, {len(rows)} files; ultralytics {ultralytics.__version__}, "
+        f"torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}, CPU, one thread."
     )
     return "\n".join([*lines, "", note, *(["", "Failed:", "", *failed] if failed else []), ""])
@@ -178,7 +197,10 @@ def entry(row: dict[str, Any] | None) -> str:
     """A cell of the table."""
     if row is None:
         return "not run"
-    return "failed" if "failed" in row else f"{row['absolute']:.1e} ({row['relative']:.0e})"
+    if "failed" in row:
+        return "failed"
+    lost = f", {row['lost']:.1%} without" if row.get("lost") else ""
+    return f"{row['absolute']:.1e} ({row['relative']:.0e}){lost}"
 
 
 if __name__ == "__main__":

@@ -275,7 +275,8 @@ def test_what_is_no_standard_deviation_is_refused(start):
 
 @pytest.mark.parametrize("opset", [11, 18])
 @pytest.mark.parametrize(
-    ("position", "extend"), [("relative", "stretch"), ("relative_only", "clamp"), ("absolute", "stretch"), ("none", "clamp")]
+    ("position", "extend"),
+    [("relative", "stretch"), ("relative_only", "clamp"), ("absolute", "stretch"), ("none", "clamp")],
 )
 @pytest.mark.filterwarnings("ignore")  # the exporter's
 def test_the_tracing_onnx_exporter_writes_one_graph_for_every_batch_and_size(position, extend, opset, tmp_path):

@@ -61,7 +61,8 @@ def model(trained, calibrated, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variant", "opset", "simplify"), [("botnet", 11, False), ("insert", 14, True), ("mhsa", None, True), ("c2bot", 20, False)]
+    ("variant", "opset", "simplify"),
+    [("botnet", 11, False), ("insert", 14, True), ("mhsa", None, True), ("c2bot", 20, False)],
 )
 def test_one_onnx_graph_equals_torch_at_every_batch_and_size(variant, opset, simplify, model):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -80,7 +81,10 @@ def test_a_file_with_nms_finds_in_a_batch_what_it_finds_one_by_one(model):
     session = onnxruntime.InferenceSession(path)
     images = np.random.default_rng(0).random((2, 3, 96, 64), np.float32)
     name = session.get_inputs()[0].name
-    [both], singly = session.run(None, {name: images}), [session.run(None, {name: image[None]})[0][0] for image in images]
+    [both], singly = (
+        session.run(None, {name: images}),
+        [session.run(None, {name: image[None]})[0][0] for image in images],
+    )
     assert (both[..., 4] > 0).sum() > 10
     assert np.abs(both - np.stack(singly)).max() < 1e-3 * np.abs(both).max()
 

@@ -10,8 +10,9 @@ import ultralytics
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
+from botvision.attention import MHSA2d
 from botvision_yolo import registry as plug
-from botvision_yolo.blocks import C3k2BoT, ResidualMHSA2d
+from botvision_yolo.blocks import ResidualMHSA2d
 
 
 def read(*rows, scale="n", scales=None, **more):
@@ -97,8 +98,14 @@ def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, capl
         ([-1, 1, "C3k2Bot", [256]], "row 1 names 'C3k2Bot', which ultralytics .* does not know; did you mean C3k2BoT"),
         ([-1, 1, "MHSA2D", []], "did you mean MHSA2d"),
         ([-1, 1, "Wurzel", []], "row 1 names 'Wurzel'.*; ours are MHSA2d"),
-        ([-1, 1, "C3k2BoT", []], r"C3k2BoT takes \[channels, c3k, e, num_heads, position, start, .*\]; got 0 arguments"),
-        ([-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", "paper", None, 1, 1]], r"row 1 .*C3k2BoT.* takes .*; got 9 arguments"),
+        (
+            [-1, 1, "C3k2BoT", []],
+            r"C3k2BoT takes \[channels, c3k, e, num_heads, position, start, .*\]; got 0 arguments",
+        ),
+        (
+            [-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", "paper", None, 1, 1]],
+            r"row 1 .*C3k2BoT.* takes .*; got 9 arguments",
+        ),
         (
             [-1, 1, "MHSA2d", [4, "relative", True, False, "left"]],
             "row 1 .*start='left' is unknown; use one of paper, ",
@@ -113,7 +120,10 @@ def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, capl
         ([[-1, 0], 1, "C2BoT", [256]], "C2BoT reads one row; its from must be a number"),
         ([-1, 1, "C2BoT", [512]], r"row 1 \[-1, 1, C2BoT, \[512\]\]: C2BoT keeps its channels; got 64 in and 128 out"),
         ([-1, 1, "C3k2BoT", [256, False, 0.5, 0, "sideways"]], r"row 1 .*position='sideways' is unknown"),
-        ([-1, 1, "C3k2BoT", [256, True, 0.5, "relative"]], r"row 1 .*: num_heads must be a whole number; got 'relative'"),
+        (
+            [-1, 1, "C3k2BoT", [256, True, 0.5, "relative"]],
+            r"row 1 .*: num_heads must be a whole number; got 'relative'",
+        ),
         ([-1, 1, "BoTBottleneck", [256, True, 0.01]], r"row 1 .*attention needs at least 1 channel; got 0"),
         ([-1, 1, "MHSA", [4]], r"row 1 \[-1, 1, MHSA, \[4\]\]: MHSA takes \[\], \[width, .*; got 1 arguments"),
         ([-1, 1, "MHSA", [14, 14, 0]], r"row 1 .*whole numbers of at least 1; got 0"),
@@ -223,10 +233,8 @@ def test_nothing_is_installed_silently_unless_the_user_says_so(order, said):
     assert done.stdout.strip().splitlines()[-1] == str(said == "true")
 
 
-def test_safe_loading_knows_our_blocks_apart_from_those_they_equal():
-    allowed = torch.serialization.get_safe_globals()
-    named = {entry[1]: entry[0] for entry in allowed if isinstance(entry, tuple)}
-    assert named["botvision_yolo.blocks.C3k2BoT"] is C3k2BoT
+def test_safe_loading_knows_our_blocks():
+    assert {*plug.BLOCKS.values(), MHSA2d} <= set(torch.serialization.get_safe_globals())
 
 
 def test_ultralytics_files_are_untouched():

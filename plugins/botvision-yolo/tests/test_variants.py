@@ -10,7 +10,7 @@ from ultralytics.utils import LOGGER, YAML
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO, derive, write_yaml
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
-from botvision_yolo.variants import VARIANTS, insert_row, is_installed, split
+from botvision_yolo.variants import VARIANTS, insert_row, is_installed, known_names, models, split
 
 IN = {"botnet": C3k2BoT, "insert": BoTBottleneck, "mhsa": ResidualMHSA2d, "c2bot": C2BoT}
 KIND = {"": "detect", "-seg": "segment", "-cls": "classify", "-pose": "pose", "-obb": "obb"}
@@ -33,6 +33,15 @@ def test_every_scale_builds(scale):
             assert d["scale"] == scale
             rows, _ = tasks.parse_model(d, 3, verbose=False)
             assert any(type(m) is IN[variant] for m in rows.modules())
+
+
+def test_what_is_listed_is_what_can_be_written(tmp_path):
+    for name in known_names("n"):
+        assert write_yaml(name, tmp_path).is_file()
+    listed = models().splitlines()
+    assert "| yolo11 | detect, -seg, -cls, -pose, -obb | botnet, insert, mhsa, c2bot |" in listed
+    assert "| yolov8-ghost | detect | mhsa |" in listed
+    assert listed[-1].startswith("| ") and "yolov9c" in listed[-1]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,7 @@ def test_rows_counted_backwards_stay_where_they_were():
         ("yolo11n-botnett.yaml", "no yaml 'yolo11n-botnett.yaml' in ultralytics .*; did you mean yolo11n-botnet.yaml"),
         ("yolo11n-botnet-sgm.yaml", "did you mean yolo11n-botnet-seg.yaml"),
         ("yolov9c-botnet.yaml", "no CSP block .* in this yaml's last stage; it has .*RepNCSPELAN4"),
+        ("yolov8n-c2bto.yaml", "did you mean yolov10n-c2bot.yaml, yolo26n-c2bot.yaml"),  # v8 has none
         ("yolov8n-c2bot.yaml", "this yaml has no C2PSA or PSA to replace; use botnet, insert or mhsa"),
     ],
 )

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2, Conv
+from ultralytics.nn.modules import Conv
 
 from botvision.attention import MHSA2d
-from botvision_yolo.likeness import Likeness
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
 BEHIND_SILU = 0.2  # mean of a channel behind BatchNorm and SiLU
@@ -45,7 +44,7 @@ class Attention(NamedTuple):
         if dim < 1:
             raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
         if self.num_heads < 0:
-            raise ValueError(f"num_heads={self.num_heads} is negative; use 0 for heads of {HEAD_DIM} channels, or 1, 2, …")
+            raise ValueError(f"num_heads={self.num_heads} is negative; use 0 for heads of {HEAD_DIM} channels")
         heads = self.num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
         return MHSA2d(
             dim,
@@ -88,13 +87,19 @@ class ResidualMHSA2d(nn.Module):
         self.mhsa = options.layer(dim, qkv_bias=qkv_bias)
         self.norm = starts_at_zero(nn.BatchNorm2d(dim)) if residual else None
 
+    def reset_parameters(self) -> None:
+        """The start, after `Module.apply` or ultralytics' `reset_weights` has reset the parts."""
+        self.mhsa.reset_parameters()
+        if self.norm is not None:
+            starts_at_zero(self.norm)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), any H and W."""
         found: Tensor = self.mhsa(x)
         return found if self.norm is None else x + self.norm(found)
 
 
-class BoTBottleneck(nn.Module, metaclass=Likeness):
+class BoTBottleneck(nn.Module):
     """The paper's block: 1×1 convolution → attention → 1×1 convolution, added to its input.
 
     BatchNorm after each; the last one's gamma is zero, as in the authors' code: the block starts as identity. Its parts
@@ -106,8 +111,6 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         e: width of the attention as a share of c2.
         num_heads, position, start, qkv_std, position_std: see `Attention`.
     """
-
-    like = Bottleneck
 
     def __init__(
         self,
@@ -129,8 +132,17 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         self.norm = nn.BatchNorm2d(width)
         self.act = Conv.default_act
         self.expand = Conv(width, c2, 1, act=False)
+        self.start_at_identity()
+
+    def start_at_identity(self) -> None:
+        """Let the branch add nothing yet, where it is added to the input."""
         if self.add:
             starts_at_zero(self.expand.bn)
+
+    def reset_parameters(self) -> None:
+        """The start, after the parts have been reset: see `ResidualMHSA2d`."""
+        self.mhsa.reset_parameters()
+        self.start_at_identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) → (B, c2, H, W), any H and W."""
@@ -138,7 +150,7 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         return x + found if self.add else found
 
 
-class C3BoT(nn.Module, metaclass=Likeness):
+class C3BoT(nn.Module):
     """`C3` (or `C3k`) with the paper's block for each of its bottlenecks; its other parts keep `C3`'s names.
 
     Args:
@@ -146,8 +158,6 @@ class C3BoT(nn.Module, metaclass=Likeness):
         n: blocks.
         shortcut, e, num_heads, position, start, qkv_std, position_std: see `BoTBottleneck`; here e is the width of the branches.
     """
-
-    like = C3
 
     def __init__(
         self,
@@ -176,7 +186,7 @@ class C3BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-class C3k2BoT(nn.Module, metaclass=Likeness):
+class C3k2BoT(nn.Module):
     """`C3k2` (or `C2f`) with the paper's block for each of its bottlenecks; its other parts keep `C3k2`'s names.
 
     Args:
@@ -186,8 +196,6 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         e: width of a branch as a share of c2.
         num_heads, position, start, qkv_std, position_std: see `Attention`.
     """
-
-    like = C3k2
 
     def __init__(
         self,
@@ -221,7 +229,7 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-class C2BoT(nn.Module, metaclass=Likeness):
+class C2BoT(nn.Module):
     """`C2PSA` with the paper's block in place of its attention and feed-forward; it keeps its channels.
 
     Args:
@@ -233,8 +241,6 @@ class C2BoT(nn.Module, metaclass=Likeness):
     Raises:
         ValueError: c1 and c2 differ.
     """
-
-    like = C2PSA
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ COMMANDS = {
         "yolo11n-botnet.pt [weights=yolo11n.pt]",
         "a variant as a .pt that the untouched yolo command trains",
     ),
+    "models": Command(
+        "botvision_yolo.variants:models", "", "the families, tasks and variants that this ultralytics has"
+    ),
     "yaml": Command(
         "botvision_yolo.cli:yaml",
         "yolo11n-botnet.yaml [folder=. qkv_std=0.05 position_std=0.1]",
@@ -32,7 +35,7 @@ COMMANDS = {
     ),
     "convert": Command(
         "botvision_yolo.convert:convert",
-        "old.pt new.pt [content_only=True]",
+        "old.pt new.pt [content_only=True trust=True]",
         "a fork's checkpoint with the shared MHSA snippet, without the fork",
     ),
     "table": Command(
@@ -97,7 +100,7 @@ def call(name: str, words: list[str]) -> Any:
     from ultralytics.cfg import smart_value
 
     command = COMMANDS[name]
-    usage = f"usage: bot-yolo {name} {command.usage}"
+    usage = f"usage: bot-yolo {name} {command.usage}".rstrip()
     if words and words[0].lstrip("-") in {"help", "h"}:
         return f"{usage}\n{command.help}"
     function = load(command.function)
@@ -130,9 +133,7 @@ def load(path: str) -> Callable[..., Any]:
     return found
 
 
-def yaml(
-    name: str, *, folder: str = ".", qkv_std: float | None = None, position_std: float | None = None
-) -> str:
+def yaml(name: str, *, folder: str = ".", qkv_std: float | None = None, position_std: float | None = None) -> str:
     """Write a variant's yaml into a folder of the user's."""
     from pathlib import Path
 

@@ -165,7 +165,7 @@ def summary(runs: list[Run], *, epochs: int) -> str:
 
 
 def entropy_lines(runs: list[Run]) -> list[str]:
-    """Entropy / log N of attention by steps: a mean of the heads of each seed, and over all the lowest and the highest."""
+    """Entropy / log N of attention by steps: each seed's mean over the heads, and the lowest and highest of all."""
     steps = sorted({int(step) for run in runs for step in run.entropy})
     if not steps:
         return []

@@ -8,7 +8,7 @@ from ultralytics.engine import tuner
 from ultralytics.utils import LOGGER
 
 from botvision_yolo.trainer import TRAINERS
-from botvision_yolo.transfer import load_pretrained
+from botvision_yolo.transfer import load_pretrained, telling_forks
 from botvision_yolo.variants import is_derived, users_own, write_yaml
 
 
@@ -20,7 +20,7 @@ class YOLO(ultralytics.YOLO):
         task, verbose: as there.
 
     Raises:
-        ValueError: a name near one of ours that is none, with the nearest.
+        ValueError: a name near one of ours that is none, with the nearest; a fork's checkpoint, with how to convert it.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class YOLO(ultralytics.YOLO):
     ) -> None:
         if isinstance(model, str | Path):
             model = derived_or_own(str(model)) or model
-        super().__init__(model=model, task=task, verbose=verbose)
+        with telling_forks(model):
+            super().__init__(model=model, task=task, verbose=verbose)
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
+from botvision_yolo.likeness import reading_ours
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "MHSA2d": ResidualMHSA2d,
@@ -34,7 +35,9 @@ def reading(parse: Reader) -> Reader:
     @functools.wraps(parse)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
         try:
-            return parse(readable(d), ch, verbose)
+            rows = readable(d)
+            with reading_ours():
+                return parse(rows, ch, verbose)
         except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             if (row := row_in(error)) is None:
                 raise
@@ -48,7 +51,7 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
     """A copy of a yaml's content in which every row names a block that exists, with arguments that it takes.
 
     Raises:
-        ValueError: content without rows, a row of another form, an unknown name, or arguments that a block does not take.
+        ValueError: no rows, a row of another form, an unknown name, or arguments that a block does not take.
     """
     for part in ("backbone", "head"):
         if not isinstance(given.get(part), list):

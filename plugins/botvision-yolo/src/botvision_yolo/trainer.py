@@ -40,7 +40,9 @@ class AlignedWeights:
         heads = entropies(self)
         if heads and (not csv.exists() or ENTROPY in csv.read_text(encoding="utf-8").partition("\n")[0]):
             metrics = {**metrics, ENTROPY: statistics.mean(head.entropy for head in heads)}
-            LOGGER.info(f"attention: entropy / log N {metrics[ENTROPY]:.3f}, a mean of {len(heads)} heads; 1 is a plain average")
+            LOGGER.info(
+                f"attention: entropy / log N {metrics[ENTROPY]:.3f}, a mean of {len(heads)} heads; 1 is a plain average"
+            )
         super().save_metrics(metrics)  # type: ignore[misc]
 
 

@@ -1,6 +1,7 @@
 """Variants of the installed yamls, made when they are asked for: nothing of ultralytics is copied."""
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from botvision.attention import STARTS
 from botvision.files import write_text
 from botvision_yolo.reader import BLOCKS, options_of
 
-TASKS = ("", "-seg", "-cls", "-pose", "-obb")
+TASKS = ("", "-seg", "-cls", "-pose", "-obb", "-sem", "-depth")
 # The CSP blocks of a last stage, and what takes their place: the depth is the row's, C3k2's `c3k` is kept
 CSP = {"C3k2": "C3k2BoT", "C2f": "C3k2BoT", "C2fCIB": "C3k2BoT", "A2C2f": "C3k2BoT", "C3": "C3BoT"}
 POOLS = ("SPPF", "SPP")
 OWN_ATTENTION = ("C2PSA", "PSA")
+OTHER_HEADS = ("WorldDetect", "RTDETRDecoder")  # of classes of their own beside YOLO
 Content = dict[str, Any]
 
 
@@ -170,21 +172,65 @@ def write_yaml(
 
 
 def split(name: str) -> tuple[str, str, str]:
-    """Installed yaml, variant and start of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`, `paper`."""
+    """Yaml, variant and start of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`, `paper`."""
     stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
     found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})(?:-({'|'.join(STARTS)}))?((?:-\w+)*)", stem)
     if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[4]}"):
         return f"{found[1]}{found[4]}.yaml", found[2], found[3] or "paper"
-    scale = scale_of(stem)
-    known = [
-        f"{with_scale(re.sub(rf'({task})?$', '', base), scale)}-{variant}{task}.yaml"
-        for base in installed()
-        for variant in VARIANTS
-        for task in [next((t for t in TASKS[1:] if base.endswith(t)), "")]
-    ]
-    near = difflib.get_close_matches(f"{stem}{suffix}", known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml"
+    near = difflib.get_close_matches(f"{stem}{suffix}", known_names(scale_of(stem)), n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml; bot-yolo models lists them all"
     raise ValueError(f"no yaml {name!r} in ultralytics {ultralytics.__version__}; {hint}")
+
+
+@functools.cache
+def supported() -> dict[str, list[str]]:
+    """The variants of each yaml that ultralytics brings, by its name without scale; of v10, whose yamls bear one, with."""
+    found: dict[str, list[str]] = {}
+    for base in installed():
+        content = YAML.load(installed_path(base))
+        found[base] = [variant for variant in VARIANTS if is_derivable(content, variant)]
+    return found
+
+
+def is_derivable(content: Content, variant: str) -> bool:
+    """Whether a yaml has the place that a variant changes, and is a `YOLO`'s."""
+    try:
+        derive(content, variant)
+    except ValueError:
+        return False
+    return content["head"][-1][2] not in OTHER_HEADS
+
+
+def known_names(scale: str = "") -> list[str]:
+    """Every variant's file name that there is, with a scale where the yaml's own name has none."""
+    names = []
+    for base, variants in supported().items():
+        stem, dash, rest = base.partition("-")
+        scaled = with_scale(stem, scale) if scale and not re.match(r"yolov?\d+[a-z]", stem) else stem
+        names += [f"{scaled}-{variant}{dash}{rest}.yaml" for variant in variants]
+    return names
+
+
+def family_and_task(base: str) -> tuple[str, str]:
+    """A yaml's name without its task, and the task: `yolov8-pose-p6` → `yolov8-p6`, `-pose`."""
+    task = next((task for task in TASKS if task and f"{task}-" in f"{base}-"), "")
+    return f"{base}-".replace(f"{task}-", "-", 1).removesuffix("-"), task
+
+
+def models() -> str:
+    """What this ultralytics has variants of, by family and task, as Markdown."""
+    families: dict[str, dict[str, list[str]]] = {}
+    for base, variants in supported().items():
+        family, task = family_and_task(re.sub(r"^(yolov10)[a-z]$", r"\1", base))
+        families.setdefault(family, {})[task] = variants
+    lines, none = ["| family | tasks | variants |", "|---|---|---|"], []
+    for family, tasks in sorted(families.items()):
+        groups: dict[str, list[str]] = {}
+        for task in sorted(tasks, key=TASKS.index):
+            groups.setdefault(", ".join(tasks[task]), []).append(task or "detect")
+        none += [family] if not any(tasks.values()) else []
+        lines += [f"| {family} | {', '.join(those)} | {variants} |" for variants, those in groups.items() if variants]
+    return "\n".join([*lines, f"| {', '.join(none)} | | none |"])
 
 
 def is_derived(name: str) -> bool:
