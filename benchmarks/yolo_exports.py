@@ -1,9 +1,9 @@
 """ONNX files of YOLO variants beside torch: every task, batch, size and opset, and how far they differ.
 
 Each file is made by ultralytics' exporter with free batch and sizes, traced at one image of 64 × 64 px (with `nms`, at
-eight), then run by onnxruntime at batches 1, 2, 3 and 8 of three sizes and compared with the very module that was exported.
-The plain model's own differences stand beside the variants'. A cell that is done is not repeated; a table is written after
-each.
+eight), then run by onnxruntime at batches 1, 2, 3 and 8 of three sizes and compared with the very module that was
+exported. The plain model's own differences stand beside the variants'. A cell that is done is not repeated; a table is
+written after each.
 
     python benchmarks/yolo_exports.py benchmarks/results/yolo_exports_2-core-cpu_2026-11-28 --minutes 30
 """
@@ -34,7 +34,7 @@ BATCHES = (1, 2, 3, 8)
 SIZES = ((64, 64), (96, 160), (320, 224))
 TASKS = ("", "-seg", "-cls", "-pose", "-obb")
 OPSETS = (18, 11, 13, 14, 20, 12, 15, 16, 17, 19)  # torch's tracing exporter ends at 20
-SPREAD = 8.0  # of the classes' random scores: near-equal ones would be told apart by rounding, and NMS by them
+SPREAD = 8.0  # of the classes' random scores
 Diffs = tuple[float, float, float]
 
 
@@ -149,14 +149,15 @@ def compared(session: Any, module: nn.Module, batch: int, size: tuple[int, int],
     if (came := [tuple(b.shape) for b in theirs]) != (wanted := [tuple(a.shape) for a in ours]):
         raise ValueError(f"shapes {wanted} became {came}, batch {batch}")
     peaks = [max(float(a.abs().max()), 1e-12) if a.numel() else 1.0 for a in ours]
-    absolute, lost = [float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(ours, theirs, strict=True)], 0.0
+    absolute = [float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(ours, theirs, strict=True)]
+    lost = 0.0
     if nms:
         absolute[0], lost = unordered(ours[0], theirs[0], far=1e-4 * peaks[0])
     return max(absolute), max(d / peak for d, peak in zip(absolute, peaks, strict=True)), lost
 
 
 def unordered(ours: Tensor, theirs: Tensor, *, far: float) -> tuple[float, float]:
-    """How far detections (B, N, …) are from their like on the other side, in whatever order, and which share has none."""
+    """How far detections (B, N, …) are from their like on the other side, in any order; and which share has none."""
     distances = torch.cdist(ours.double(), theirs.double(), p=torch.inf)  # B N N
     nearest = torch.cat([distances.amin(2)[ours[..., 4] > 0], distances.amin(1)[theirs[..., 4] > 0]])
     found = nearest[nearest < far]
@@ -181,14 +182,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     failed = sorted(
         {f"- {row['model']}{row['task']}, opset {row['opset']}: {row['failed']}" for row in rows if "failed" in row}
     )
+    sizes = ", ".join(f"{height}×{width}" for height, width in SIZES)
     note = (
-        f"Largest |ONNX − torch| over batches {', '.join(map(str, BATCHES))} of "
-        f"{', '.join(f'{h}×{w}' for h, w in SIZES)} px, absolute, and in brackets as a share of the output's largest number; "
-        "batch and sizes free in one file; with NMS, of each detection to its like on the other side, in any order, and the largest "
-        "share of detections of a batch that have none. "
+        f"Largest |ONNX − torch| over batches {', '.join(map(str, BATCHES))} of {sizes} px, absolute, and in brackets "
+        "as a share of the output's largest number; batch and sizes free in one file. With NMS: of each detection to its "
+        "like on the other side, in any order, and the largest share of a batch's detections that have none; these models are "
+        "random, their scores nearly equal, and rounding decides what NMS keeps, the plain model's too. "
         f"`python benchmarks/yolo_exports.py`, {len(rows)} files; ultralytics {ultralytics.__version__}, "
-        f"torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}, CPU, one thread."
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, CPU, one thread."
     )
     return "\n".join([*lines, "", note, *(["", "Failed:", "", *failed] if failed else []), ""])
 

@@ -156,7 +156,8 @@ class C3BoT(nn.Module):
     Args:
         c1, c2: channels in and out.
         n: blocks.
-        shortcut, e, num_heads, position, start, qkv_std, position_std: see `BoTBottleneck`; here e is the width of the branches.
+        shortcut, num_heads, position, start, qkv_std, position_std: see `BoTBottleneck`.
+        e: width of the branches as a share of c2.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class SnippetLayer(nn.Module):
 
 
 class Shell(nn.Module):
-    """What stands in for a whole model while a file is opened: a constructor would read a yaml, and evaluate some of it.
+    """What stands in for a model while a file is opened: its constructor would read a yaml, and evaluate some of it.
 
     Attributes:
         stands_for: the class of the model.

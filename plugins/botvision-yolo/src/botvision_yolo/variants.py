@@ -184,7 +184,7 @@ def split(name: str) -> tuple[str, str, str]:
 
 @functools.cache
 def supported() -> dict[str, list[str]]:
-    """The variants of each yaml that ultralytics brings, by its name without scale; of v10, whose yamls bear one, with."""
+    """The variants of each yaml that ultralytics brings, by the file's name: without scale, but of v10."""
     found: dict[str, list[str]] = {}
     for base in installed():
         content = YAML.load(installed_path(base))
