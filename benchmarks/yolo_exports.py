@@ -185,9 +185,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     sizes = ", ".join(f"{height}×{width}" for height, width in SIZES)
     note = (
         f"Largest |ONNX − torch| over batches {', '.join(map(str, BATCHES))} of {sizes} px, absolute, and in brackets "
-        "as a share of the output's largest number; batch and sizes free in one file. With NMS: of each detection to its "
-        "like on the other side, in any order, and the largest share of a batch's detections that have none; these models are "
-        "random, their scores nearly equal, and rounding decides what NMS keeps, the plain model's too. "
+        "as a share of the output's largest number; batch and sizes free in one file. With NMS: of each detection to "
+        "its like on the other side, in any order, and the largest share of a batch's detections that have none; these "
+        "models are random, their scores nearly equal, and rounding decides what NMS keeps, the plain model's too. "
         f"`python benchmarks/yolo_exports.py`, {len(rows)} files; ultralytics {ultralytics.__version__}, "
         f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, CPU, one thread."
     )
