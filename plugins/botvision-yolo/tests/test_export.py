@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import ultralytics
 
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO
@@ -75,6 +76,7 @@ def test_one_onnx_graph_equals_torch_at_every_batch_and_size(variant, opset, sim
         assert error(yolo.model, size, found) < ROUNDING, (batch, size)
 
 
+@pytest.mark.skipif(ultralytics.__version__ < "8.4", reason="exports by torch.export, which fixes the batch of its NMS")
 def test_a_file_with_nms_finds_in_a_batch_what_it_finds_one_by_one(model):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = model("yolo11n-mhsa.yaml").export(format="onnx", dynamic=True, nms=True, batch=4, imgsz=64, device="cpu")

@@ -64,8 +64,8 @@ def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
     """What `slide` does, by gathering: (B, M, N, 2·side−1) → (B, M, N, side)."""
     key = torch.arange(side, device=products.device)
     offset = key - query[:, None] + (side - 1)  # N side
-    lead = products.shape
-    return products.gather(-1, offset.expand(lead[0], lead[1], lead[2], side))
+    every = torch.zeros_like(products[..., :1], dtype=offset.dtype)  # B M N 1; a size is written down by some exporters
+    return products.gather(-1, every + offset)
 
 
 def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
