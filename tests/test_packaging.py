@@ -43,6 +43,7 @@ UNIMPORTED = {
     "onnxscript": "torch writes graphs with it",
     "onnxslim": "ultralytics slims graphs with it",
     "openvino": "ultralytics exports with it",
+    "nncf": "ultralytics exports to int8 with it",
     "tensorboard": "torch writes its files with it",
     "pillow-heif": "Pillow reads HEIC with it, where it is installed",
     "pyarrow": "Parquet is written with it, where it is installed",

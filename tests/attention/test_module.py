@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -270,3 +271,23 @@ def test_tables_begin_where_they_are_told(position):
 def test_what_is_no_standard_deviation_is_refused(start):
     with pytest.raises(ValueError, match=r"_std=.* must be a standard deviation of at least 0; e\.g\. 0\.05"):
         MHSA2d(64, **start)
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize(
+    ("position", "extend"),
+    [("relative", "stretch"), ("relative_only", "clamp"), ("absolute", "stretch"), ("none", "clamp")],
+)
+@pytest.mark.filterwarnings("ignore")  # the exporter's
+def test_the_tracing_onnx_exporter_writes_one_graph_for_every_batch_and_size(position, extend, opset, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer, path = MHSA2d(16, 2, position=position, extend=extend, max_size=(4, 5)).eval(), tmp_path / "layer.onnx"
+    torch.nn.init.normal_(layer.qkv.weight, std=0.3)
+    free = {"x": {0: "batch", 2: "height", 3: "width"}, "y": {0: "batch", 2: "height", 3: "width"}}
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": free, "opset_version": opset}
+    torch.onnx.export(layer, torch.randn(1, 16, 3, 3), path, dynamo=False, **names)
+    session = onnxruntime.InferenceSession(path)
+    for size in [(1, 3, 3), (2, 4, 5), (3, 7, 2), (2, 1, 1)]:
+        x = torch.randn(size[0], 16, *size[1:])
+        with torch.no_grad():
+            assert np.abs(session.run(None, {"x": x.numpy()})[0] - layer(x).numpy()).max() < 1e-5

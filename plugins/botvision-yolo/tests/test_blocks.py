@@ -1,11 +1,18 @@
 """The blocks: any size, identity at the start, the core's layer inside, the shapes that C3k2 and its kin have."""
 
+import functools
+from typing import Union, get_args
+
 import pytest
 import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
 
 from botvision.attention import MHSA2d, attention_statistics
-from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d, attention
+from botvision_yolo import YOLO, write_yaml
+from botvision_yolo.blocks import Attention, BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
 
 BLOCKS = {
     "row": lambda: ResidualMHSA2d(64),
@@ -86,7 +93,7 @@ def test_the_bottleneck_is_the_papers_block_in_the_papers_order():
 
 @pytest.mark.parametrize(("dim", "heads"), [(16, 1), (64, 2), (96, 3), (192, 6), (80, 2), (112, 2), (768, 24)])
 def test_heads_are_as_many_as_leave_32_channels_each(dim, heads):
-    layer = attention(dim)
+    layer = Attention().layer(dim)
     assert layer.num_heads == heads
     assert layer.head_dim >= min(dim, 32)
 
@@ -114,11 +121,28 @@ def test_blocks_refuse_what_they_cannot_be():
         ResidualMHSA2d(64, 3)
 
 
-def test_a_class_that_behaves_like_another_is_itself():
-    block = C3k2BoT(16, 16)
-    assert C3k2BoT == C3k2
-    assert hash(C3k2BoT) == hash(C3k2)
-    assert C3k2BoT is not C3k2
-    assert not isinstance(block, C3k2)
-    assert C3BoT != C3k2
-    assert C3k2BoT != C2BoT
+def test_our_classes_equal_nothing_but_themselves():
+    assert len({C3k2BoT, C3k2, C2BoT, C2PSA}) == 4
+    assert set(get_args(Union[C3k2, C3k2BoT])) == {C3k2, C3k2BoT}  # noqa: UP007
+    handle = functools.singledispatch(lambda block: "any")
+    handle.register(C3k2, lambda block: "C3k2")
+    assert handle(C3k2BoT(16, 16)) == "any"
+    assert not hasattr(tasks, "frozenset")
+    assert not isinstance(C3k2BoT(16, 16), C3k2)
+
+
+@pytest.mark.parametrize("opened", [YOLO, ultralytics.YOLO], ids=["ours", "stock"])
+@pytest.mark.parametrize("start", ["paper", "directional"])
+def test_the_start_survives_a_reset_of_the_weights(start, opened, tmp_path):
+    model = opened(str(write_yaml(f"yolo11n-insert-{start}.yaml", tmp_path)))
+    block = model.model.model[9]
+    nn.init.ones_(block.expand.bn.weight)
+    block.mhsa.rel_h.data.fill_(9.0)
+    model.reset_weights()
+    assert not block.expand.bn.weight.any()
+    assert block.mhsa.qkv.weight.std().item() == pytest.approx(block.mhsa.qkv_std, rel=0.05)
+    assert block.mhsa.rel_h.abs().max() < 9.0 or start == "directional"
+    again = ResidualMHSA2d(32).apply(
+        lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None
+    )
+    assert not again.norm.weight.any()

@@ -86,7 +86,7 @@ def test_a_yaml_to_read(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_verb(command, capsys):
     assert main([command, "--help"]) == 0
-    assert f"usage: bot-yolo {command} {COMMANDS[command].usage}" in capsys.readouterr().out
+    assert f"usage: bot-yolo {command} {COMMANDS[command].usage}".strip() in capsys.readouterr().out
 
 
 def test_help_names_our_verbs_and_theirs(capsys):

@@ -142,5 +142,46 @@ def test_another_class_that_is_gone_is_named(tmp_path):
     sys.modules[module.__name__] = module
     torch.save({"model": module.Fancy()}, tmp_path / "fancy.pt")
     del sys.modules[module.__name__]
-    with pytest.raises(ValueError, match=r"holds a class that is not here: .*fork.*; only MHSA can be converted"):
+    with pytest.raises(ValueError, match=r"wants ultralytics.nn.fork.Fancy, which is no layer .*; trust=True opens it"):
         convert(tmp_path / "fancy.pt", tmp_path / "new.pt")
+    with pytest.raises(ValueError, match=r"holds a class that is not here: .*fork.*; only MHSA can be converted"):
+        convert(tmp_path / "fancy.pt", tmp_path / "new.pt", trust=True)
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+class Builds:
+    """A model made by its constructor, which evaluates the activation that its yaml names."""
+
+    def __init__(self, path):
+        code = f"__import__('pathlib').Path({str(path)!r}).touch() or __import__('torch').nn.ReLU()"
+        self.content = {"activation": code, "nc": 1, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": []}
+
+    def __reduce__(self):
+        return (tasks.DetectionModel, (self.content,))
+
+
+@pytest.mark.parametrize("kind", [Payload, Builds])
+def test_converting_runs_nothing_that_a_file_pickles_unless_it_is_trusted(kind, tmp_path, monkeypatch):
+    path, mark = tmp_path / "evil.pt", tmp_path / "ran"
+    torch.save({"model": kind(mark)}, path)
+    with pytest.raises(ValueError, match=r"evil.pt (wants .*trust=True|holds no model|is no checkpoint|has no MHSA)"):
+        convert(path, tmp_path / "new.pt")
+    assert not mark.exists()
+    monkeypatch.setenv("ULTRALYTICS_SAFE_LOAD", "1")
+    with pytest.raises(ValueError, match=r"trust=True runs what .* pickles, which ULTRALYTICS_SAFE_LOAD forbids"):
+        convert(path, tmp_path / "new.pt", trust=True)
+    assert not mark.exists()
+
+
+def test_a_forks_checkpoint_points_to_its_conversion_wherever_it_is_opened(old, tmp_path):
+    path, *_ = old()
+    for open_it in (YOLO, YOLO("yolo11n.yaml").load):
+        with pytest.raises(ValueError, match=r"was written by a fork .*; convert it: bot-yolo convert .*old.pt new.pt"):
+            open_it(path)

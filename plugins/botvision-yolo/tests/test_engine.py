@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ultralytics.utils import dist
 
 from botvision_yolo import YOLO, botify
 from botvision_yolo.blocks import C3k2BoT
-from botvision_yolo.trainer import DetectionTrainer
+from botvision_yolo.trainer import DetectionTrainer, entropies
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 64, 3), np.uint8)
 
@@ -37,6 +38,21 @@ def test_training_leaves_what_ultralytics_leaves(best):
     assert best.is_file()
     assert (best.parent / "last.pt").is_file()
     assert (best.parent.parent / "args.yaml").is_file()
+
+
+def test_each_epochs_log_has_the_entropy_of_attention(best, data, tmp_path, small):
+    head, row = (best.parent.parent / "results.csv").read_text().strip().splitlines()
+    assert head.split(",")[-1].strip() == "attention/entropy"
+    assert 0.9 < float(row.split(",")[-1]) <= 1
+    model = YOLO("yolo11n-insert.yaml")
+    model.model.train()
+    before = {key: value.clone() for key, value in model.model.state_dict().items()}
+    trainer = SimpleNamespace(model=model.model, seen=torch.rand(2, 3, 64, 64))
+    assert len(entropies(trainer)) == 4
+    after = model.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert model.model.training
+    assert not entropies(SimpleNamespace(model=YOLO("yolo11n.yaml").model, seen=trainer.seen))
 
 
 @pytest.mark.parametrize("opened", [YOLO, ultralytics.YOLO], ids=["ours", "stock"])

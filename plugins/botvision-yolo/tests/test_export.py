@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import ultralytics
 
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO
@@ -14,9 +15,9 @@ SIZES = [(64, 64), (96, 160), (320, 224)]
 ROUNDING = 32  # times float32 torch's own error, itself one draw: 0.5 to 12 are seen; without positions over 100
 
 
-def outputs(model, size):
-    """A random image and what a model says of it: boxes and class scores."""
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
+def outputs(model, size, batch=1):
+    """Random images and what a model says of them: boxes and class scores."""
+    image = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         out = model(image.to(next(model.parameters()).dtype))[0]
     return image, (out[0] if isinstance(out, tuple) else out).double().numpy()
@@ -24,7 +25,7 @@ def outputs(model, size):
 
 def error(model, size, theirs):
     """How far outputs are from float64's, as a multiple of how far float32 torch is: the larger of boxes and scores."""
-    exact, ours = outputs(copy.deepcopy(model).double(), size)[1], outputs(model, size)[1]
+    exact, ours = (outputs(net, size, len(theirs))[1] for net in (copy.deepcopy(model).double(), model))
     parts = [slice(0, 4), slice(4, None)]
     floor = [1e-6 * np.ptp(exact[:, part]) for part in parts]
     return max(
@@ -60,15 +61,34 @@ def model(trained, calibrated, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("variant", ["botnet", "mhsa", "c2bot"])
-def test_one_onnx_graph_equals_torch_at_three_sizes(variant, model):
+@pytest.mark.parametrize(
+    ("variant", "opset", "simplify"),
+    [("botnet", 11, False), ("insert", 14, True), ("mhsa", None, True), ("c2bot", 20, False)],
+)
+def test_one_onnx_graph_equals_torch_at_every_batch_and_size(variant, opset, simplify, model):
     onnxruntime = pytest.importorskip("onnxruntime")
     yolo = model(f"yolo11n-{variant}.yaml")
-    session = onnxruntime.InferenceSession(yolo.export(format="onnx", dynamic=True, imgsz=64, device="cpu"))
-    for size in SIZES:
-        image, _ = outputs(yolo.model.eval(), size)
+    path = yolo.export(format="onnx", dynamic=True, imgsz=64, opset=opset, simplify=simplify, device="cpu")
+    session = onnxruntime.InferenceSession(path)  # traced at one image
+    for batch, size in zip((2, 1, 3), SIZES, strict=True):
+        image, _ = outputs(yolo.model.eval(), size, batch)
         [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-        assert error(yolo.model, size, found) < ROUNDING, size
+        assert error(yolo.model, size, found) < ROUNDING, (batch, size)
+
+
+@pytest.mark.skipif(ultralytics.__version__ < "8.4", reason="exports by torch.export, which fixes the batch of its NMS")
+def test_a_file_with_nms_finds_in_a_batch_what_it_finds_one_by_one(model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = model("yolo11n-mhsa.yaml").export(format="onnx", dynamic=True, nms=True, batch=4, imgsz=64, device="cpu")
+    session = onnxruntime.InferenceSession(path)
+    images = np.random.default_rng(0).random((2, 3, 96, 64), np.float32)
+    name = session.get_inputs()[0].name
+    [both], singly = (
+        session.run(None, {name: images}),
+        [session.run(None, {name: image[None]})[0][0] for image in images],
+    )
+    assert (both[..., 4] > 0).sum() > 10
+    assert np.abs(both - np.stack(singly)).max() < 1e-3 * np.abs(both).max()
 
 
 def test_an_onnx_graph_of_one_size_and_a_segmentation_models(model):

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import ultralytics
 
 from botvision_yolo.cli import main
 from botvision_yolo.compare import Run, summary
 from botvision_yolo.registry import TESTED
-from botvision_yolo.variants import VARIANTS
+from botvision_yolo.variants import VARIANTS, models
 
 HERE = Path(__file__).parent.parent
 ROOT = HERE.parent.parent
 PAGES = [HERE / "README.md", ROOT / "docs" / "yolo.md"]
+TUTORIAL = ROOT / "docs" / "yolo-fine-tune.md"
 RESULTS = ROOT / "benchmarks" / "results"
 SMALLER = {"epochs=15": "epochs=1", "imgsz=128": "imgsz=32", "rounds=3": "rounds=0"}
 
@@ -52,7 +54,27 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
         exec(compile(snippet, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tutorial_runs_from_first_to_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in blocks(TUTORIAL, "python"):
+        for words, fewer in {
+            "train=64": "train=8",
+            "val=16": "val=4",
+            "imgsz=128": "imgsz=64",
+            "epochs=20": "epochs=1",
+        }.items():
+            snippet = snippet.replace(words, fewer)
+        exec(compile(snippet, str(TUTORIAL), "exec"), names)
+    assert "attention/entropy" in (names["results"].save_dir / "results.csv").read_text()
+    frozen = {name.split(".")[1] for name, p in names["model"].trainer.model.named_parameters() if not p.requires_grad}
+    assert {"0", "8", "10"} <= frozen
+    assert not {"9", "12"} & frozen
+    out = capsys.readouterr().out
+    assert all(f"{image.name} " in out for image in Path("my-data/images/val").iterdir())
+
+
+@pytest.mark.parametrize("page", [*PAGES, TUTORIAL], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
@@ -74,6 +96,13 @@ def test_every_variant_is_explained():
 def test_the_tested_versions_are_those_of_the_page_and_of_the_make_target():
     assert all(version in PAGES[1].read_text() for version in TESTED)
     assert re.search(r"for version in (.+?);", (ROOT / "Makefile").read_text())[1].split() == list(TESTED[:-1])
+
+
+def test_the_pages_families_are_those_of_the_newest_tested_version():
+    page = rows(PAGES[1].read_text())
+    assert f"In ultralytics {TESTED[-1]}:" in PAGES[1].read_text()
+    if ultralytics.__version__ == TESTED[-1]:
+        assert set(rows(models())) <= set(page)
 
 
 def test_the_pages_tables_are_the_filed_results():

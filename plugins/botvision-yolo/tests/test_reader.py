@@ -10,8 +10,9 @@ import ultralytics
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
+from botvision.attention import MHSA2d
 from botvision_yolo import registry as plug
-from botvision_yolo.blocks import C3k2BoT, ResidualMHSA2d
+from botvision_yolo.blocks import ResidualMHSA2d
 
 
 def read(*rows, scale="n", scales=None, **more):
@@ -42,17 +43,53 @@ def test_a_layer_takes_the_channels_of_the_row_before():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "heads"), [([14, 14, 4], 4), ([14, 14], 4), ([64, 14, 14, 8], 8), ([1024, 14, 14, 4], 4)]
+    ("arguments", "heads", "position"),
+    [
+        ([14, 14, 4], 4, "relative"),
+        ([14, 14], 4, "relative"),
+        ([], 4, "relative"),
+        ([64, 14, 14, 8], 8, "relative"),
+        ([14, 14, 8, True], 8, "relative"),
+        ([14, 14, 8, False], 8, "none"),
+        ([64, 14, 14, 8, True], 8, "relative"),
+        (["14", "14", "2", "True"], 2, "relative"),
+    ],
 )
-def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(sizes, heads, caplog):
+def test_the_posts_own_row_is_read_in_every_form(arguments, heads, position, caplog):
     LOGGER.propagate = True
     with caplog.at_level("WARNING"):
-        layer = read(CONV, [-1, 1, "MHSA", sizes])[1]
-    assert isinstance(layer, ResidualMHSA2d)
-    assert layer.mhsa.num_heads == heads
-    assert layer(torch.randn(1, 64, 9, 13)).shape == (1, 64, 9, 13)
-    assert "the sizes are ignored, since this layer takes any" in caplog.text
-    assert f"row 1 [MHSA, {sizes}]" in caplog.text
+        rows = read(CONV, [-1, 1, "MHSA", arguments], [-1, 1, "MHSA", arguments])
+    assert (rows[1].mhsa.num_heads, rows[1].mhsa.position) == (heads, position)
+    x = torch.randn(1, 64, 9, 13)
+    assert torch.equal(rows[1].eval()(x), x)
+    [warning] = {message for message in caplog.messages if "MHSA" in message}  # one a model
+    assert f"row 1 [-1, 1, MHSA, {arguments}]; row 2" in warning
+    assert "The sizes are ignored" in warning
+    assert "it becomes residual, x + BN(attention(x)) with a zero-initialised BN" in warning
+    assert "[-1, 1, MHSA2d, [4, relative, False]]" in warning
+    assert warning.count("WARNING") == 1  # ultralytics' formatter puts it before
+
+
+def test_the_bare_layer_is_had_as_the_warning_says():
+    layer = read(CONV, [-1, 1, "MHSA2d", [4, "relative", False]])[1]
+    x = torch.randn(1, 64, 5, 5)
+    assert torch.equal(layer(x), layer.mhsa(x))
+
+
+def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, caplog):
+    class MHSA(torch.nn.Module):
+        def __init__(self, *arguments):
+            super().__init__()
+            self.arguments = arguments
+
+    monkeypatch.setattr(tasks, "MHSA", MHSA, raising=False)
+    LOGGER.propagate = True
+    with caplog.at_level("INFO"):
+        rows = read(CONV, [-1, 1, "MHSA", [14, 14, 4]], [-1, 1, "MHSA2d", []])
+    assert type(rows[1]) is MHSA
+    assert rows[1].arguments == (14, 14, 4)
+    assert isinstance(rows[2], ResidualMHSA2d)
+    assert "of your ultralytics; ours is MHSA2d" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -61,8 +98,14 @@ def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(sizes, heads,
         ([-1, 1, "C3k2Bot", [256]], "row 1 names 'C3k2Bot', which ultralytics .* does not know; did you mean C3k2BoT"),
         ([-1, 1, "MHSA2D", []], "did you mean MHSA2d"),
         ([-1, 1, "Wurzel", []], "row 1 names 'Wurzel'.*; ours are MHSA2d"),
-        ([-1, 1, "C3k2BoT", []], r"C3k2BoT takes \[channels, c3k, e, num_heads, position, start\]; got 0 arguments"),
-        ([-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", "paper", 1]], r"row 1 .*C3k2BoT.* takes .*; got 6 arguments"),
+        (
+            [-1, 1, "C3k2BoT", []],
+            r"C3k2BoT takes \[channels, c3k, e, num_heads, position, start, .*\]; got 0 arguments",
+        ),
+        (
+            [-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", "paper", None, 1, 1]],
+            r"row 1 .*C3k2BoT.* takes .*; got 9 arguments",
+        ),
         (
             [-1, 1, "MHSA2d", [4, "relative", True, False, "left"]],
             "row 1 .*start='left' is unknown; use one of paper, ",
@@ -77,9 +120,30 @@ def test_the_posts_own_row_is_read_and_its_sizes_are_ignored_aloud(sizes, heads,
         ([[-1, 0], 1, "C2BoT", [256]], "C2BoT reads one row; its from must be a number"),
         ([-1, 1, "C2BoT", [512]], r"row 1 \[-1, 1, C2BoT, \[512\]\]: C2BoT keeps its channels; got 64 in and 128 out"),
         ([-1, 1, "C3k2BoT", [256, False, 0.5, 0, "sideways"]], r"row 1 .*position='sideways' is unknown"),
-        ([-1, 1, "C3k2BoT", [256, True, 0.5, "relative"]], r"row 1 .*: num_heads must be of type int; got 'relative'"),
+        (
+            [-1, 1, "C3k2BoT", [256, True, 0.5, "relative"]],
+            r"row 1 .*: num_heads must be a whole number; got 'relative'",
+        ),
         ([-1, 1, "BoTBottleneck", [256, True, 0.01]], r"row 1 .*attention needs at least 1 channel; got 0"),
-        ([-1, 1, "MHSA", [4]], r"row 1 \[-1, 1, MHSA, \[4\]\]: MHSA takes \[width, height, heads\]; got 1 arguments"),
+        ([-1, 1, "MHSA", [4]], r"row 1 \[-1, 1, MHSA, \[4\]\]: MHSA takes \[\], \[width, .*; got 1 arguments"),
+        ([-1, 1, "MHSA", [14, 14, 0]], r"row 1 .*whole numbers of at least 1; got 0"),
+        ([-1, 1, "MHSA", [14, 14, 4.5]], r"row 1 .*whole numbers of at least 1; got 4.5"),
+        ([-1, 1, "MHSA", [14, 14, None]], r"row 1 .*whole numbers of at least 1; got None"),
+        ([-1, 1, "MHSA", [14, True]], r"row 1 .*pos_emb stands behind width, height and heads"),
+        ([-1, 1, "MHSA", [14, 14, "four"]], r"row 1 .*; got 'four'"),
+        ([-1, 1, "MHSA", [[14, 14], 4]], r"row 1 .*; got \[14, 14\]"),
+        ([-1, 1, "MHSA", [14, 14, 5]], r"row 1 \[-1, 1, MHSA, \[14, 14, 5\]\]: num_heads=5 does not divide dim=64"),
+        ([-1, 1, "MHSA2d"], r"row 1 \[-1, 1, 'MHSA2d'\]: a row is \[from, repeats, module, arguments\]; e.g."),
+        ([-1, 1, "MHSA2d", None], "arguments must be a list, got None; write \\[\\] for none"),
+        ([-1, 1, 5, []], "row 1 .*; module must be a name, got 5"),
+        ([-1, None, "MHSA2d", []], "row 1 .*; repeats must be a number, got None"),
+        ([None, 1, "MHSA2d", []], "row 1 .*; from must be a row's number or a list of them, got None"),
+        ("MHSA2d", "row 1 'MHSA2d': a row is"),
+        ([-1, 1, "MHSA2d", [None]], "row 1 .*: num_heads must be a whole number; got None"),
+        ([-1, 1, "MHSA2d", [True]], "row 1 .*: num_heads must be a whole number; got True"),
+        ([-1, 1, "MHSA2d", [-4]], "row 1 .*num_heads=-4 is negative; use 0 for"),
+        ([-1, 1, "C3k2BoT", [None]], "row 1 .*; got channels None, e.g. 1024"),
+        ([-1, 1, "MHSA2d", [2, "relative", True, False, "paper", -0.1]], "row 1 .*qkv_std=-0.1 must be a standard"),
         ([-1, 1, "C3k2", [256, True, 0.5, 4, 1, 2, 3, 4]], r"row 1 \[-1, 1, C3k2, .*positional arguments"),
         ([-1, 1, "C2PSA", [512]], r"row 1 \[-1, 1, C2PSA, \[512\]\]: AssertionError"),
     ],
@@ -169,10 +233,8 @@ def test_nothing_is_installed_silently_unless_the_user_says_so(order, said):
     assert done.stdout.strip().splitlines()[-1] == str(said == "true")
 
 
-def test_safe_loading_knows_our_blocks_apart_from_those_they_equal():
-    allowed = torch.serialization.get_safe_globals()
-    named = {entry[1]: entry[0] for entry in allowed if isinstance(entry, tuple)}
-    assert named["botvision_yolo.blocks.C3k2BoT"] is C3k2BoT
+def test_safe_loading_knows_our_blocks():
+    assert {*plug.BLOCKS.values(), MHSA2d} <= set(torch.serialization.get_safe_globals())
 
 
 def test_ultralytics_files_are_untouched():

@@ -57,8 +57,11 @@ def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "summary.png").stat().st_size > 5000
     monkeypatch.setattr(room, "YOLO", None)  # nothing is trained again
     assert compare(data, **options) == text
-    result = next((tmp_path / "out").rglob("result.json"))
+    [result] = (tmp_path / "out").rglob("yolo11n-botnet/seed0/result.json")
     content = json.loads(result.read_text())
+    assert set(content["run"]["entropy"]) == {"1"}  # the first step, and the last: the only one
+    assert all(len(heads) == 4 and 0.9 < min(heads) <= 1 for heads in content["run"]["entropy"].values())
+    assert "| segment | yolo11n-botnet | 0.99" in text or "| segment | yolo11n-botnet | 1.00" in text
     assert set(content["run"]["metrics"]) == {"box", "mask"}
     with pytest.raises(ValueError, match=r"was trained by another recipe; give another out"):
         compare(data, **{**options, "epochs": 2})
@@ -79,4 +82,6 @@ def test_the_table_of_variants(tmp_path):
     assert "| 499 of 507 | 198 | yes |" in rows["yolo11n-mhsa"]
     assert "| no |" in rows["yolo11n-botnet"]
     assert torch.is_grad_enabled()
+    assert "- yolo11n-insert: entropy / log N of its heads at the start 1.0000, 1.0000, 1.0000, 1.0000" in text
+    assert "- yolo11n:" not in text
     assert json.loads((tmp_path / "table.json").read_text())["lines"][0]["parameters"] == 2_624_080

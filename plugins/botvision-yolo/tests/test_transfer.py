@@ -144,3 +144,14 @@ def test_rows_align_in_order_and_only_where_something_fits():
     assert align_rows([a, b], [a, c, b]) == [0, 2]
     assert align_rows([c], [a, b]) == [None]
     assert align_rows([b, a], [a, b]) in ([0, None], [None, 0], [1, None])
+
+
+def test_fused_weights_are_refused_with_the_cure(trained, tmp_path):
+    fused = trained()
+    fused.fuse()
+    fused.save(tmp_path / "fused.pt")
+    for source in (fused, str(tmp_path / "fused.pt")):
+        with pytest.raises(
+            ValueError, match=r"these weights are fused for inference: .*; give the checkpoint that was"
+        ):
+            load_pretrained(YOLO("yolo11n-mhsa.yaml"), source)

@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 from ultralytics.nn import tasks
-from ultralytics.utils import YAML
+from ultralytics.utils import LOGGER, YAML
 
+from botvision.attention import MHSA2d
 from botvision_yolo import YOLO, derive, write_yaml
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
-from botvision_yolo.variants import VARIANTS, insert_row, is_installed, split
+from botvision_yolo.variants import VARIANTS, insert_row, is_installed, known_names, models, split
 
 IN = {"botnet": C3k2BoT, "insert": BoTBottleneck, "mhsa": ResidualMHSA2d, "c2bot": C2BoT}
 KIND = {"": "detect", "-seg": "segment", "-cls": "classify", "-pose": "pose", "-obb": "obb"}
@@ -32,6 +33,15 @@ def test_every_scale_builds(scale):
             assert d["scale"] == scale
             rows, _ = tasks.parse_model(d, 3, verbose=False)
             assert any(type(m) is IN[variant] for m in rows.modules())
+
+
+def test_what_is_listed_is_what_can_be_written(tmp_path):
+    for name in known_names("n"):
+        assert write_yaml(name, tmp_path).is_file()
+    listed = models().splitlines()
+    assert "| yolo11 | detect, -seg, -cls, -pose, -obb | botnet, insert, mhsa, c2bot |" in listed
+    assert "| yolov8-ghost | detect | mhsa |" in listed
+    assert "yolov9c" in listed[-1]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,7 @@ def test_rows_counted_backwards_stay_where_they_were():
         ("yolo11n-botnett.yaml", "no yaml 'yolo11n-botnett.yaml' in ultralytics .*; did you mean yolo11n-botnet.yaml"),
         ("yolo11n-botnet-sgm.yaml", "did you mean yolo11n-botnet-seg.yaml"),
         ("yolov9c-botnet.yaml", "no CSP block .* in this yaml's last stage; it has .*RepNCSPELAN4"),
+        ("yolov8n-c2bto.yaml", "did you mean yolov10n-c2bot.yaml, yolo26n-c2bot.yaml"),  # v8 has none
         ("yolov8n-c2bot.yaml", "this yaml has no C2PSA or PSA to replace; use botnet, insert or mhsa"),
     ],
 )
@@ -138,8 +149,28 @@ def test_a_yaml_of_ultralytics_name_beside_the_user_is_not_taken_for_it(tmp_path
     assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 80
 
 
-def test_a_users_own_file_of_that_name_comes_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["yolo11n-botnet.yaml", "yolo11-botnet.yaml"])
+def test_a_users_own_file_of_that_name_comes_first_as_in_ultralytics(name, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    own = write_yaml("yolo11n-botnet.yaml", tmp_path)
-    own.write_text(own.read_text().replace("nc: 80", "nc: 7"), encoding="utf-8")
-    assert YOLO("yolo11n-botnet.yaml").model.yaml["nc"] == 7
+    LOGGER.propagate = True
+    written = write_yaml("yolo11n-botnet.yaml", tmp_path)
+    text = written.read_text(encoding="utf-8").replace("nc: 80", "nc: 7")
+    written.unlink()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with caplog.at_level("INFO"):
+        model = YOLO("yolo11n-botnet.yaml").model
+        assert (model.yaml["nc"], model.yaml["scale"]) == (7, "n")
+        assert f"yolo11n-botnet.yaml: your own file {tmp_path / name}, not the variant" in caplog.text
+        caplog.clear()
+        YOLO("yolo11n-mhsa.yaml")
+    assert "yolo11n-mhsa.yaml: derived from the yaml that ultralytics" in caplog.text
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_start_by_name_and_its_spreads_by_option_reach_every_layer(variant, tmp_path):
+    path = write_yaml(f"yolo11n-{variant}-directional-seg.yaml", tmp_path, qkv_std=0.03, position_std=0.2)
+    layers = [m for m in YOLO(path).model.modules() if isinstance(m, MHSA2d)]
+    assert layers
+    assert all((m.start, m.qkv_std, m.position_std) == ("directional", 0.03, 0.2) for m in layers)
+    plain = YAML.load(write_yaml(f"yolo11n-{variant}-paper-seg.yaml", tmp_path))
+    assert plain == YAML.load(write_yaml(f"yolo11n-{variant}-seg.yaml", tmp_path))

@@ -9,6 +9,12 @@ def is_recorded() -> bool:
 
 
 @torch.jit.ignore
+def is_traced_for_onnx() -> bool:
+    """Whether torch's tracing ONNX exporter follows this run: opsets below 14 have no fused attention."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
+@torch.jit.ignore
 def is_transformed() -> bool:
     """Whether torch.func transforms this run: it knows torch's own backwards alone."""
     return torch._C._are_functorch_transforms_active()

@@ -206,12 +206,13 @@ class MHSA2d(nn.Module):
         q, k, rel_h, rel_w = self.with_positions(q, k, size)
         out = dispatched(q, k, v, rel_h, rel_w, self.scale, self.backend)
         # B M N D → B C H W; the memory order is channels_last, as the convolutions around it like it
-        return out.transpose(1, 2).flatten(2).unflatten(1, size).permute(0, 3, 1, 2)
+        return out.transpose(1, 2).flatten(2).view(x.shape[0], size[0], size[1], self.dim).permute(0, 3, 1, 2)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) → query, key and value (B, M, N, D); without a key projection the query stands for the key."""
         tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
-        heads = tokens.unflatten(-1, (self.parts, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        split = (tokens.shape[0], tokens.shape[1], self.parts, self.num_heads, self.head_dim)
+        heads = tokens.view(split).permute(2, 0, 3, 1, 4)  # `unflatten` has no ONNX below opset 13
         return heads[0], heads[self.parts - 2], heads[-1]  # B M N D
 
     def with_positions(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from botvision.attention.graphs import is_traced_for_onnx
 from botvision.attention.position import places
 
 
@@ -20,14 +21,25 @@ def attend_onehot(
     assert rel_h is not None
     assert rel_w is not None
     rows, columns = row_and_column(rel_h, rel_w, dtype=k.dtype)  # N H, N W
-    lead = (k.shape[0], k.shape[1], -1, -1)
     query = torch.cat([q * scale, rel_h, rel_w], -1)  # B M N D+H+W
-    key = torch.cat([k, rows.expand(lead), columns.expand(lead)], -1)
+    key = torch.cat([k, repeated(rows, like=v), repeated(columns, like=v)], -1)
     lack = max(v.shape[-1] - q.shape[-1], 0)  # at 0 content channels the positions alone may be narrower than v
     spare = lack + -(query.shape[-1] + lack) % 8
     query, key = widened(query, spare), widened(key, spare)
     value = widened(v, query.shape[-1] - v.shape[-1])
-    return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D
+    if torch.jit.is_scripting() or not is_traced_for_onnx():
+        return scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]  # B M N D
+    return (query @ key.transpose(-2, -1)).softmax(-1) @ v  # what the exporter makes of it, at any opset
+
+
+def repeated(x: Tensor, *, like: Tensor) -> Tensor:
+    """(N, S) for every image and head of another, (B, M, N, S).
+
+    In a traced graph by a sum: ONNX's tracing exporter writes the batch that it saw into an `expand`.
+    """
+    if torch.jit.is_tracing():
+        return like[..., :1] * 0 + x
+    return x.expand(like.shape[0], like.shape[1], x.shape[0], x.shape[1])
 
 
 def widened(x: Tensor, by: int) -> Tensor:

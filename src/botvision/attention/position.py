@@ -64,8 +64,8 @@ def pick(products: Tensor, *, query: Tensor, side: int) -> Tensor:
     """What `slide` does, by gathering: (B, M, N, 2·side−1) → (B, M, N, side)."""
     key = torch.arange(side, device=products.device)
     offset = key - query[:, None] + (side - 1)  # N side
-    lead = products.shape
-    return products.gather(-1, offset.expand(lead[0], lead[1], lead[2], side))
+    every = torch.zeros_like(products[..., :1], dtype=offset.dtype)  # B M N 1; a size is written down by some exporters
+    return products.gather(-1, every + offset)
 
 
 def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
@@ -79,8 +79,8 @@ def offset_table(table: Tensor, side: int, *, extend: str) -> Tensor:
         return table[0, reach + 1 - side : reach + side]  # what the arithmetic below finds, without a kernel
     offsets = torch.arange(1 - side, side, device=table.device)
     if extend == "clamp":
-        return table[0, offsets.clamp(-reach, reach) + reach]
-    longest = offsets[-1].clamp(min=max(reach, 1))
+        return table[0, at_least(at_most(offsets, reach), -reach) + reach]
+    longest = at_least(offsets[-1], max(reach, 1))
     return interpolate(table[0], (offsets + longest) * reach, longest)
 
 
@@ -89,12 +89,22 @@ def coordinate_table(table: Tensor, side: int, *, extend: str) -> Tensor:
     last = table.shape[1] - 1
     places = torch.arange(side, device=table.device)
     if extend == "clamp":
-        return table[0, places.clamp(max=last)]
-    return interpolate(table[0], places * last, places[-1].clamp(min=max(last, 1)))
+        return table[0, at_most(places, last)]
+    return interpolate(table[0], places * last, at_least(places[-1], max(last, 1)))
 
 
 def interpolate(rows: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     """Read `rows` at the places numerator / denominator, linearly; a whole place returns its row bit for bit."""
     low = torch.div(numerator, denominator, rounding_mode="floor")
     weight = ((numerator - low * denominator).to(rows.dtype) / denominator)[:, None]
-    return torch.lerp(rows[low], rows[(low + 1).clamp(max=rows.shape[0] - 1)], weight)
+    return torch.lerp(rows[low], rows[at_most(low + 1, rows.shape[0] - 1)], weight)
+
+
+def at_least(x: Tensor, least: int) -> Tensor:
+    """`x.clamp(min=least)` of whole numbers, which ONNX knows from opset 12 on alone."""
+    return torch.where(x < least, least, x)
+
+
+def at_most(x: Tensor, most: int) -> Tensor:
+    """`x.clamp(max=most)`, as above."""
+    return torch.where(x > most, most, x)

@@ -2,48 +2,72 @@
 
 # B batch, C channels, H×W map
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2, Conv
+from ultralytics.nn.modules import Conv
 
 from botvision.attention import MHSA2d
-from botvision_yolo.likeness import Likeness
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
 BEHIND_SILU = 0.2  # mean of a channel behind BatchNorm and SiLU
 MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
-def attention(
-    dim: int, *, num_heads: int = 0, position: str = "relative", qkv_bias: bool = False, start: str = "paper"
-) -> MHSA2d:
-    """The paper's layer (arXiv 2101.11605, Fig. 4) for maps of any size.
+class Attention(NamedTuple):
+    """The options of a row that are its attention's, in the order in which a row gives them.
 
-    Args:
-        dim: channels C.
-        num_heads: must divide `dim`; 0 for as many as give each head at least 32 channels.
+    Attributes:
+        num_heads: must divide the channels; 0 for as many as give each head at least 32 of them.
         position: "relative", "absolute", "relative_only" or "none", the paper's ablation rows.
-        qkv_bias: a bias on the projections, which the paper does not have.
         start: initial weights, "paper" or "directional".
-
-    Raises:
-        ValueError: no channel, or an option that `MHSA2d` refuses.
+        qkv_std, position_std: of the projections and of the tables at the start; by default the start's own.
     """
-    if dim < 1:
-        raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
-    heads = num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
-    return MHSA2d(dim, heads, position=position, max_size=MAP, qkv_bias=qkv_bias, start=start, start_mean=BEHIND_SILU)
+
+    num_heads: int = 0
+    position: str = "relative"
+    start: str = "paper"
+    qkv_std: float | None = None
+    position_std: float | None = None
+
+    def layer(self, dim: int, *, qkv_bias: bool = False) -> MHSA2d:
+        """The paper's layer (arXiv 2101.11605, Fig. 4) for maps of any size.
+
+        Args:
+            dim: channels C.
+            qkv_bias: a bias on the projections, which the paper does not have.
+
+        Raises:
+            ValueError: no channel, or an option that `MHSA2d` refuses.
+        """
+        if dim < 1:
+            raise ValueError(f"attention needs at least 1 channel; got {dim}; raise e or the channels")
+        if self.num_heads < 0:
+            raise ValueError(f"num_heads={self.num_heads} is negative; use 0 for heads of {HEAD_DIM} channels")
+        heads = self.num_heads or next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
+        return MHSA2d(
+            dim,
+            heads,
+            position=self.position,
+            max_size=MAP,
+            qkv_bias=qkv_bias,
+            start=self.start,
+            start_mean=BEHIND_SILU,
+            qkv_std=self.qkv_std,
+            position_std=self.position_std,
+        )
 
 
 class ResidualMHSA2d(nn.Module):
     """A row of a yaml: `x + BN(attention(x))`, which starts as identity since the BN's gamma is zero.
 
-    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias, start]`; the channels are
-    those of the row before.
+    In a yaml it is `[-1, 1, MHSA2d, []]`, or with `[num_heads, position, residual, qkv_bias, start, qkv_std,
+    position_std]`; the channels are those of the row before.
 
     Args:
         dim: channels C.
-        num_heads, position, qkv_bias, start: see `attention`.
+        num_heads, position, start, qkv_std, position_std: see `Attention`.
         residual: without it the row is the bare layer, as in the snippet that YOLO forks share.
     """
 
@@ -55,10 +79,19 @@ class ResidualMHSA2d(nn.Module):
         residual: bool = True,
         qkv_bias: bool = False,
         start: str = "paper",
+        qkv_std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
-        self.mhsa = attention(dim, num_heads=num_heads, position=position, qkv_bias=qkv_bias, start=start)
+        options = Attention(num_heads, position, start, qkv_std, position_std)
+        self.mhsa = options.layer(dim, qkv_bias=qkv_bias)
         self.norm = starts_at_zero(nn.BatchNorm2d(dim)) if residual else None
+
+    def reset_parameters(self) -> None:
+        """The start, after `Module.apply` or ultralytics' `reset_weights` has reset the parts."""
+        self.mhsa.reset_parameters()
+        if self.norm is not None:
+            starts_at_zero(self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), any H and W."""
@@ -66,7 +99,7 @@ class ResidualMHSA2d(nn.Module):
         return found if self.norm is None else x + self.norm(found)
 
 
-class BoTBottleneck(nn.Module, metaclass=Likeness):
+class BoTBottleneck(nn.Module):
     """The paper's block: 1×1 convolution → attention → 1×1 convolution, added to its input.
 
     BatchNorm after each; the last one's gamma is zero, as in the authors' code: the block starts as identity. Its parts
@@ -76,10 +109,8 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         c1, c2: channels in and out.
         shortcut: whether the input is added, where c1 = c2.
         e: width of the attention as a share of c2.
-        num_heads, position, start: see `attention`.
+        num_heads, position, start, qkv_std, position_std: see `Attention`.
     """
-
-    like = Bottleneck
 
     def __init__(
         self,
@@ -90,17 +121,28 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         num_heads: int = 0,
         position: str = "relative",
         start: str = "paper",
+        qkv_std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
         width = int(c2 * e)
         self.add = shortcut and c1 == c2
         self.contract = Conv(c1, width, 1)
-        self.mhsa = attention(width, num_heads=num_heads, position=position, start=start)
+        self.mhsa = Attention(num_heads, position, start, qkv_std, position_std).layer(width)
         self.norm = nn.BatchNorm2d(width)
         self.act = Conv.default_act
         self.expand = Conv(width, c2, 1, act=False)
+        self.start_at_identity()
+
+    def start_at_identity(self) -> None:
+        """Let the branch add nothing yet, where it is added to the input."""
         if self.add:
             starts_at_zero(self.expand.bn)
+
+    def reset_parameters(self) -> None:
+        """The start, after the parts have been reset: see `ResidualMHSA2d`."""
+        self.mhsa.reset_parameters()
+        self.start_at_identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) → (B, c2, H, W), any H and W."""
@@ -108,16 +150,15 @@ class BoTBottleneck(nn.Module, metaclass=Likeness):
         return x + found if self.add else found
 
 
-class C3BoT(nn.Module, metaclass=Likeness):
+class C3BoT(nn.Module):
     """`C3` (or `C3k`) with the paper's block for each of its bottlenecks; its other parts keep `C3`'s names.
 
     Args:
         c1, c2: channels in and out.
         n: blocks.
-        shortcut, e, num_heads, position, start: see `BoTBottleneck`; here e is the width of the branches.
+        shortcut, num_heads, position, start, qkv_std, position_std: see `BoTBottleneck`.
+        e: width of the branches as a share of c2.
     """
-
-    like = C3
 
     def __init__(
         self,
@@ -129,13 +170,16 @@ class C3BoT(nn.Module, metaclass=Likeness):
         num_heads: int = 0,
         position: str = "relative",
         start: str = "paper",
+        qkv_std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
         width = int(c2 * e)
         self.cv1 = Conv(c1, width, 1)
         self.cv2 = Conv(c1, width, 1)
         self.cv3 = Conv(2 * width, c2, 1)
-        self.m = bottlenecks(width, n, shortcut=shortcut, num_heads=num_heads, position=position, start=start)
+        options = Attention(num_heads, position, start, qkv_std, position_std)
+        self.m = bottlenecks(width, n, options, shortcut=shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) → (B, c2, H, W), any H and W."""
@@ -143,7 +187,7 @@ class C3BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-class C3k2BoT(nn.Module, metaclass=Likeness):
+class C3k2BoT(nn.Module):
     """`C3k2` (or `C2f`) with the paper's block for each of its bottlenecks; its other parts keep `C3k2`'s names.
 
     Args:
@@ -151,10 +195,8 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         n: inner blocks.
         c3k: whether an inner block is a `C3BoT` of two, as `C3k2`'s is a `C3k` of two, or one bottleneck.
         e: width of a branch as a share of c2.
-        num_heads, position, start: see `attention`.
+        num_heads, position, start, qkv_std, position_std: see `Attention`.
     """
-
-    like = C3k2
 
     def __init__(
         self,
@@ -166,15 +208,16 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         num_heads: int = 0,
         position: str = "relative",
         start: str = "paper",
+        qkv_std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
         self.c = int(c2 * e)
         self.cv1 = Conv(c1, 2 * self.c, 1)
         self.cv2 = Conv((2 + n) * self.c, c2, 1)
+        options = Attention(num_heads, position, start, qkv_std, position_std)
         self.m = nn.ModuleList(
-            C3BoT(self.c, self.c, 2, num_heads=num_heads, position=position, start=start)
-            if c3k
-            else BoTBottleneck(self.c, self.c, e=1.0, num_heads=num_heads, position=position, start=start)
+            C3BoT(self.c, self.c, 2, True, 0.5, *options) if c3k else BoTBottleneck(self.c, self.c, True, 1.0, *options)
             for _ in range(n)
         )
 
@@ -187,20 +230,18 @@ class C3k2BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-class C2BoT(nn.Module, metaclass=Likeness):
+class C2BoT(nn.Module):
     """`C2PSA` with the paper's block in place of its attention and feed-forward; it keeps its channels.
 
     Args:
         c1, c2: channels, the same number twice.
         n: blocks.
         e: width of a branch as a share of the channels.
-        num_heads, position, start: see `attention`.
+        num_heads, position, start, qkv_std, position_std: see `Attention`.
 
     Raises:
         ValueError: c1 and c2 differ.
     """
-
-    like = C2PSA
 
     def __init__(
         self,
@@ -211,6 +252,8 @@ class C2BoT(nn.Module, metaclass=Likeness):
         num_heads: int = 0,
         position: str = "relative",
         start: str = "paper",
+        qkv_std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
         if c1 != c2:
@@ -218,7 +261,7 @@ class C2BoT(nn.Module, metaclass=Likeness):
         self.c = int(c1 * e)
         self.cv1 = Conv(c1, 2 * self.c, 1)
         self.cv2 = Conv(2 * self.c, c1, 1)
-        self.m = bottlenecks(self.c, n, num_heads=num_heads, position=position, start=start)
+        self.m = bottlenecks(self.c, n, Attention(num_heads, position, start, qkv_std, position_std))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), any H and W."""
@@ -227,16 +270,9 @@ class C2BoT(nn.Module, metaclass=Likeness):
         return out
 
 
-def bottlenecks(
-    width: int, n: int, *, shortcut: bool = True, num_heads: int, position: str, start: str
-) -> nn.Sequential:
+def bottlenecks(width: int, n: int, options: Attention, *, shortcut: bool = True) -> nn.Sequential:
     """The paper's blocks, one after the other, all `width` channels wide."""
-    return nn.Sequential(
-        *(
-            BoTBottleneck(width, width, shortcut, 1.0, num_heads=num_heads, position=position, start=start)
-            for _ in range(n)
-        )
-    )
+    return nn.Sequential(*(BoTBottleneck(width, width, shortcut, 1.0, *options) for _ in range(n)))
 
 
 def starts_at_zero(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -25,10 +25,17 @@ COMMANDS = {
         "yolo11n-botnet.pt [weights=yolo11n.pt]",
         "a variant as a .pt that the untouched yolo command trains",
     ),
-    "yaml": Command("botvision_yolo.cli:yaml", "yolo11n-botnet.yaml [folder=.]", "a variant's yaml, to read or change"),
+    "models": Command(
+        "botvision_yolo.variants:models", "", "the families, tasks and variants that this ultralytics has"
+    ),
+    "yaml": Command(
+        "botvision_yolo.cli:yaml",
+        "yolo11n-botnet.yaml [folder=. qkv_std=0.05 position_std=0.1]",
+        "a variant's yaml, to read or change",
+    ),
     "convert": Command(
         "botvision_yolo.convert:convert",
-        "old.pt new.pt [content_only=True]",
+        "old.pt new.pt [content_only=True trust=True]",
         "a fork's checkpoint with the shared MHSA snippet, without the fork",
     ),
     "table": Command(
@@ -93,7 +100,7 @@ def call(name: str, words: list[str]) -> Any:
     from ultralytics.cfg import smart_value
 
     command = COMMANDS[name]
-    usage = f"usage: bot-yolo {name} {command.usage}"
+    usage = f"usage: bot-yolo {name} {command.usage}".rstrip()
     if words and words[0].lstrip("-") in {"help", "h"}:
         return f"{usage}\n{command.help}"
     function = load(command.function)
@@ -126,13 +133,13 @@ def load(path: str) -> Callable[..., Any]:
     return found
 
 
-def yaml(name: str, *, folder: str = ".") -> str:
+def yaml(name: str, *, folder: str = ".", qkv_std: float | None = None, position_std: float | None = None) -> str:
     """Write a variant's yaml into a folder of the user's."""
     from pathlib import Path
 
     from botvision_yolo.variants import write_yaml
 
-    return f"{write_yaml(name, Path(folder))}"
+    return f"{write_yaml(name, Path(folder), qkv_std=qkv_std, position_std=position_std)}"
 
 
 def help_text() -> str:

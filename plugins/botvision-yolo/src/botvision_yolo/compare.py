@@ -1,13 +1,16 @@
 """Variants trained on scenes by one recipe and several seeds, beside the plain model: mAP with its spread."""
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from botvision.files import read_json, whole_file, write_json, write_text
 from botvision_yolo.model import YOLO
+from botvision_yolo.trainer import entropies
 
 TASKS = {"detect": ("", ("box",)), "segment": ("-seg", ("box", "mask"))}
+LOOKS = (1, 90)  # steps after which the entropy of attention is measured, besides the last
 RECIPE: dict[str, Any] = {  # the same for every model; what is not named is ultralytics' default
     "imgsz": 128,
     "batch": 16,
@@ -33,6 +36,7 @@ class Run(NamedTuple):
     Attributes:
         metrics: mAP50-95 by "box" and "mask", of the last weights, averaged over training as ultralytics does.
         seconds: of training, evaluation included.
+        entropy: entropy / log N of each head of attention, by the steps trained.
     """
 
     task: str
@@ -41,6 +45,7 @@ class Run(NamedTuple):
     metrics: dict[str, float]
     parameters: int
     seconds: float
+    entropy: dict[str, list[float]] = {}  # noqa: RUF012
 
 
 def compare(
@@ -96,6 +101,9 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
             raise ValueError(f"{folder} was trained by another recipe; give another out, or remove it")
         return Run(**content["run"])
     model = YOLO(yaml_of(name, kind))
+    looks: dict[str, list[float]] = {}
+    for event in ("on_train_batch_end", "on_train_end"):
+        model.add_callback(event, look_into(looks, last=event == "on_train_end"))
     start = time.monotonic()
     model.train(**recipe, project=str(folder.resolve()), name="train", exist_ok=True, val=False)
     last = YOLO(folder / "train" / "weights" / "last.pt")
@@ -104,9 +112,24 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
     scored = last.val(**{key: recipe[key] for key in keys}, project=str(folder.resolve()), name="val", exist_ok=True)
     found = {"box": scored.box.map, **({"mask": scored.seg.map} if kind == "segment" else {})}
     metrics = {metric: round(float(value), 5) for metric, value in found.items()}
-    run = Run(kind, name, seed, metrics, parameters, round(time.monotonic() - start, 1))
+    run = Run(kind, name, seed, metrics, parameters, round(time.monotonic() - start, 1), looks)
     write_json(result, {"run": run._asdict(), "recipe": recipe}, indent=1)
     return run
+
+
+def look_into(looks: dict[str, list[float]], *, last: bool) -> Callable[[Any], None]:
+    """A callback of a trainer that notes the entropy of each head, after some steps or after the last."""
+    step = 0
+
+    def look(trainer: Any) -> None:
+        nonlocal step
+        step += 1
+        if last:
+            step = len(trainer.train_loader) * trainer.epochs
+        if (last or step in LOOKS) and (heads := entropies(trainer)):
+            looks[str(step)] = [round(head.entropy, 5) for head in heads]
+
+    return look
 
 
 def yaml_of(name: str, kind: str) -> str:
@@ -138,7 +161,27 @@ def summary(runs: list[Run], *, epochs: int) -> str:
             f"{statistics.mean(run.seconds for run in found):.0f} |"
         )
     settings = ", ".join(f"{key}={value}" for key, value in RECIPE.items())
-    return "\n".join([*lines, "", f"From scratch, {epochs} epochs, {settings}.", ""])
+    return "\n".join([*lines, *entropy_lines(runs), "", f"From scratch, {epochs} epochs, {settings}.", ""])
+
+
+def entropy_lines(runs: list[Run]) -> list[str]:
+    """Entropy / log N of attention by steps: each seed's mean over the heads, and the lowest and highest of all."""
+    steps = sorted({int(step) for run in runs for step in run.entropy})
+    if not steps:
+        return []
+    lines = ["", f"| task | model | {' | '.join(f'entropy / log N, step {step}' for step in steps)} |"]
+    lines.append("|---|---|" + "---|" * len(steps))
+    groups = {(run.task, run.model): [r for r in runs if (r.task, r.model) == (run.task, run.model)] for run in runs}
+    for (kind, name), found in groups.items():
+        cells = []
+        for step in map(str, steps):
+            heads = [run.entropy[step] for run in found if step in run.entropy]
+            every = [value for values in heads for value in values]
+            means = ", ".join(f"{statistics.mean(values):.4f}" for values in heads)
+            cells.append(f"{means} (heads {min(every):.4f} to {max(every):.4f})" if every else "")
+        if any(cells):
+            lines.append(f"| {kind} | {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def grouped(runs: list[Run]) -> dict[tuple[str, str, str], list[Run]]:

@@ -1,24 +1,48 @@
-"""Classes that ultralytics' yaml reader takes for one of its own, without being it."""
+"""The yaml reader's sets of classes, with ours in them beside the ones that they stand for."""
 
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from ultralytics.nn import tasks
+from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
+
+from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT
+
+LIKE: dict[type[nn.Module], type[nn.Module]] = {
+    BoTBottleneck: Bottleneck,
+    C3BoT: C3,
+    C3k2BoT: C3k2,
+    C2BoT: C2PSA,
+}
+NAME = "frozenset"
+LOCK = threading.RLock()
 
 
-class Likeness(type):
-    """A class that equals the one it names as `like`, and so is found in the reader's sets of classes.
+def with_ours(members: Iterable[Any] = ()) -> frozenset[Any]:
+    """A frozenset; one with a block that a block of ours stands for has ours too."""
+    given = frozenset(members)
+    return given.union(ours for ours, builtin in LIKE.items() if builtin in given)
 
-    The reader decides by membership (`module in base_modules`) which rows get channels in and out, width and depth;
-    those sets are inside a function and cannot be added to. Identity (`is`) and `isinstance` stay true to the class.
+
+@contextmanager
+def reading_ours() -> Iterator[None]:
+    """Let the reader find our blocks where it finds the ones they stand for.
+
+    It decides by membership (`module in base_modules`) which rows get channels in and out, width and depth. Those sets
+    are made inside its function, by the name `frozenset`, which is given another meaning in its module meanwhile. The
+    classes themselves equal nothing but themselves.
     """
-
-    like: type[nn.Module]
-
-    def __hash__(cls) -> int:
-        return hash(cls.like)
-
-    def __eq__(cls, other: Any) -> bool:
-        return other is cls or other is cls.like
-
-    def __ne__(cls, other: Any) -> bool:
-        return not cls == other
+    names = vars(tasks)
+    with LOCK:
+        before = names.get(NAME)
+        names[NAME] = with_ours
+        try:
+            yield
+        finally:
+            if before is None:
+                del names[NAME]
+            else:
+                names[NAME] = before

@@ -5,10 +5,12 @@ from typing import Any
 
 import ultralytics
 from ultralytics.engine import tuner
+from ultralytics.utils import LOGGER
 
+from botvision.attention import MHSA2d
 from botvision_yolo.trainer import TRAINERS
-from botvision_yolo.transfer import load_pretrained
-from botvision_yolo.variants import is_derived, write_yaml
+from botvision_yolo.transfer import load_pretrained, telling_forks
+from botvision_yolo.variants import is_derived, users_own, write_yaml
 
 
 class YOLO(ultralytics.YOLO):
@@ -19,15 +21,16 @@ class YOLO(ultralytics.YOLO):
         task, verbose: as there.
 
     Raises:
-        ValueError: a name near one of ours that is none, with the nearest.
+        ValueError: a name near one of ours that is none, with the nearest; a fork's checkpoint, with how to convert it.
     """
 
     def __init__(
         self, model: str | Path | Any = "yolo11n-botnet.yaml", task: str | None = None, verbose: bool = False
     ) -> None:
-        if isinstance(model, str | Path) and is_derived(str(model)):
-            model = write_yaml(str(model))
-        super().__init__(model=model, task=task, verbose=verbose)
+        if isinstance(model, str | Path):
+            model = derived_or_own(str(model)) or model
+        with telling_forks(model):
+            super().__init__(model=model, task=task, verbose=verbose)
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
@@ -48,11 +51,17 @@ class YOLO(ultralytics.YOLO):
         return self
 
     def train(self, trainer: Any = None, **options: Any) -> Any:
-        """Train as ultralytics does; `model=` takes our names too, and `pretrained=` a file, by aligned rows."""
-        if is_derived(str(options.get("model", ""))):
-            options["model"] = str(write_yaml(options["model"]))
+        """Train as ultralytics does; `model=` takes our names, `pretrained=` a file, `freeze=` names too.
+
+        `pretrained` goes by aligned rows. `freeze` may be "backbone" for its rows without attention of ours, or classes
+        of rows with commas, since an inserted row moves the numbers of all behind it.
+        """
+        if path := derived_or_own(str(options.get("model", ""))):
+            options["model"] = str(path)
         if isinstance(options.get("pretrained"), str | Path) and not options.get("resume"):
             self.load(options.pop("pretrained"))
+        if isinstance(options.get("freeze"), str):
+            options["freeze"] = rows_named(self.model, options["freeze"])
         return super().train(trainer, **options)
 
     def tune(self, *arguments: Any, **options: Any) -> Any:
@@ -67,3 +76,31 @@ class YOLO(ultralytics.YOLO):
                 "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
             )
         return super().tune(*arguments, **options)
+
+
+def rows_named(model: Any, names: str) -> list[int]:
+    """The rows of a model that are meant by "backbone", or by the names of their classes, with commas.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    attending = {row.i for row in model.model if any(isinstance(part, MHSA2d) for part in row.modules())}
+    known = {"backbone": [i for i in range(len(model.yaml["backbone"])) if i not in attending]}
+    for row in model.model:
+        known.setdefault(type(row).__name__, []).append(row.i)
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"freeze={names!r}: no row is named {unknown[0]!r}; use a number, or {', '.join(known)}")
+    return sorted({row for name in wanted for row in known[name]})
+
+
+def derived_or_own(name: str) -> Path | None:
+    """The file of a variant's name, a user's own before one that is derived, with a line that says which; or None."""
+    if not is_derived(name):
+        return None
+    if own := users_own(name):
+        LOGGER.info(f"{name}: your own file {own.resolve()}, not the variant of that name")
+        return None  # ultralytics opens it by the same rule, and takes the scale from the name
+    path = write_yaml(name)
+    LOGGER.info(f"{name}: derived from the yaml that ultralytics {ultralytics.__version__} brings, {path}")
+    return path

@@ -1,5 +1,6 @@
 """ultralytics' yaml reader, given rows that it can read, and naming the row that cannot be built."""
 
+import ast
 import difflib
 import functools
 import inspect
@@ -13,6 +14,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
+from botvision_yolo.likeness import reading_ours
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "MHSA2d": ResidualMHSA2d,
@@ -33,7 +35,9 @@ def reading(parse: Reader) -> Reader:
     @functools.wraps(parse)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
         try:
-            return parse(readable(d), ch, verbose)
+            rows = readable(d)
+            with reading_ours():
+                return parse(rows, ch, verbose)
         except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             if (row := row_in(error)) is None:
                 raise
@@ -47,17 +51,20 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
     """A copy of a yaml's content in which every row names a block that exists, with arguments that it takes.
 
     Raises:
-        ValueError: an unknown name, or arguments that one of our blocks does not take.
+        ValueError: no rows, a row of another form, an unknown name, or arguments that a block does not take.
     """
-    d = deepcopy(given)
+    for part in ("backbone", "head"):
+        if not isinstance(given.get(part), list):
+            raise ValueError(f"a model's yaml has rows under backbone and head; got {part}: {given.get(part)!r}")
+    d, snippets = deepcopy(given), []
     for number, row in enumerate([*d["backbone"], *d["head"]]):
+        check_form(row, number)
         check_name(row[2], number)
-        if row[2] == SNIPPET:
-            LOGGER.warning(
-                f"WARNING row {number} [{SNIPPET}, {row[3]}]: the sizes are ignored, since this layer takes any; "
-                "its positions are relative, where the snippet's are absolute and transposed"
-            )
-            row[2], row[3] = "MHSA2d", [heads_of_snippet(row[3], told(given, number))]
+        if row[2] == SNIPPET and (own := getattr(tasks, SNIPPET, None)):  # a patched ultralytics
+            LOGGER.info(f"{told(given, number)}: {own.__module__}.{SNIPPET} of your ultralytics; ours is MHSA2d")
+        elif row[2] == SNIPPET:
+            snippets.append(told(given, number))
+            row[2], row[3] = "MHSA2d", of_snippet(row[3], snippets[-1])
         if row[2] == "MHSA2d":
             if row[0] != -1:
                 raise ValueError(
@@ -66,18 +73,66 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
             row[3] = [CHANNELS_BEFORE, *row[3]]
         if row[2] in BLOCKS:
             check_arguments(row, told(given, number))
+    if snippets:
+        LOGGER.warning(
+            f"{'; '.join(snippets)}: read as MHSA2d. The sizes are ignored, since this layer takes any; positions are "
+            "relative, where the snippet's are absolute and transposed; and it becomes residual, x + BN(attention(x)) "
+            "with a zero-initialised BN, so that it starts as identity. Bare, residual=False, it is "
+            "[-1, 1, MHSA2d, [4, relative, False]]"
+        )
     return d
 
 
-def heads_of_snippet(arguments: list[Any], shown: str) -> int:
-    """The heads in the arguments of the post's row: width and height, before them perhaps its width in channels.
+def check_form(row: Any, number: int) -> None:
+    """Refuse what is no row: [from, repeats, module, arguments]."""
+    form = f"row {number} {row!r}: a row is [from, repeats, module, arguments]"
+    if not isinstance(row, list | tuple) or len(row) != 4:
+        raise ValueError(f"{form}; e.g. [-1, 1, MHSA2d, []]")
+    source, repeats, name, arguments = row
+    sources = source if isinstance(source, list | tuple) else [source]
+    if not sources or not all(is_whole(n) for n in sources):
+        raise ValueError(f"{form}; from must be a row's number or a list of them, got {source!r}")
+    if not isinstance(repeats, int | float) or isinstance(repeats, bool):
+        raise ValueError(f"{form}; repeats must be a number, got {repeats!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"{form}; module must be a name, got {name!r}")
+    if not isinstance(arguments, list | tuple):
+        raise ValueError(f"{form}; arguments must be a list, got {arguments!r}; write [] for none")
+
+
+def of_snippet(arguments: list[Any], shown: str) -> list[Any]:
+    """The post's row as one of `MHSA2d`: its heads, and no positions where it says so.
+
+    The snippet is `MHSA(n_dims, width=14, height=14, heads=4, pos_emb=False)`. Rows give `[]`, `[width, height]`,
+    `[width, height, heads]`, each with `pos_emb` behind the heads or n_dims before the width; numbers may be quoted.
 
     Raises:
-        ValueError: another number of arguments.
+        ValueError: arguments of another form.
     """
-    if len(arguments) not in {2, 3, 4}:
-        raise ValueError(f"{shown}: {SNIPPET} takes [width, height, heads]; got {len(arguments)} arguments")
-    return int(arguments[-1]) if len(arguments) > 2 else SNIPPET_HEADS
+    form = f"{shown}: {SNIPPET} takes [], [width, height], [width, height, heads] or [width, height, heads, pos_emb]"
+    given = [unquoted(value) for value in arguments]
+    positions = given.pop() if given and isinstance(given[-1], bool) else None
+    if positions is not None and len(given) < 3:
+        raise ValueError(f"{form}; pos_emb stands behind width, height and heads")
+    if len(given) not in {0, 2, 3, 4}:
+        raise ValueError(f"{form}; got {len(arguments)} arguments")
+    if wrong := [value for value in given if not is_whole(value) or value < 1]:
+        raise ValueError(f"{form}, whole numbers of at least 1; got {wrong[0]!r}")
+    heads = given[-1] if len(given) > 2 else SNIPPET_HEADS
+    return [heads] if positions in {None, True} else [heads, "none"]
+
+
+def unquoted(value: Any) -> Any:
+    """A number or truth value that a yaml gives as a text."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_name(name: str, number: int) -> None:
@@ -92,27 +147,33 @@ def check_name(name: str, number: int) -> None:
 
 def check_arguments(row: list[Any], shown: str) -> None:
     """Refuse arguments that one of our blocks cannot be called with."""
-    block = BLOCKS[row[2]]
+    layer = row[2] == "MHSA2d"
     given = row[3][1:]
-    names = list(inspect.signature(block).parameters)
-    taken = names[1:] if row[2] == "MHSA2d" else [name for name in names[2:] if name != "n"]
-    form = ", ".join(taken if row[2] == "MHSA2d" else ["channels", *taken])
+    options = options_of(row[2])
+    form = ", ".join(options if layer else ["channels", *options])
     if not isinstance(row[0], int):
         raise ValueError(f"{shown}: {row[2]} reads one row; its from must be a number, got {row[0]}")
-    if not row[3] or len(given) > len(taken):
-        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(given) if row[3] else 0} arguments")
-    check_types(block, taken, given, shown)
-    if row[2] != "MHSA2d" and (not isinstance(row[3][0], int) or row[3][0] < 8):
-        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {row[3][0]!r}, e.g. 1024")
+    if not row[3] or len(given) > len(options):
+        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(row[3]) - layer} arguments")
+    for name, value in zip(options, given, strict=False):
+        check_kind(name, value, options[name].annotation, shown)
+    channels = row[3][0]
+    if not layer and (not is_whole(channels) or channels < 8):
+        raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {channels!r}, e.g. 1024")
 
 
-def check_types(block: type[nn.Module], taken: list[str], given: list[Any], shown: str) -> None:
-    """Refuse an argument of another kind than a block's signature says."""
-    for name, value in zip(taken, given, strict=False):
-        kind = inspect.signature(block).parameters[name].annotation
-        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not fits:
-            raise ValueError(f"{shown}: {name} must be of type {kind.__name__}; got {value!r}")
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """What a row of ours takes, behind the channels where it has them: parameters by name, in order."""
+    parameters = inspect.signature(BLOCKS[name]).parameters
+    return {key: value for key, value in parameters.items() if key not in {"dim", "c1", "c2", "n"}}
+
+
+def check_kind(name: str, value: Any, kind: Any, shown: str) -> None:
+    """Refuse an argument of another kind than a block's signature says; a truth value is no number."""
+    numbers = {float: int | float, float | None: int | float | None}
+    if not isinstance(value, numbers.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+        wanted = {bool: "true or false", int: "a whole number", str: "a word"}.get(kind, "a number")
+        raise ValueError(f"{shown}: {name} must be {wanted}; got {value!r}")
 
 
 def told(d: dict[str, Any], number: int) -> str:

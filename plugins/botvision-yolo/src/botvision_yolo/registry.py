@@ -12,12 +12,14 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics import utils
+from ultralytics.engine.model import Model
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER, checks, dist
 from ultralytics.utils.callbacks.base import default_callbacks
 
 from botvision import attention
 from botvision.files import whole_file
+from botvision_yolo.blocks import BoTBottleneck, ResidualMHSA2d
 from botvision_yolo.reader import BLOCKS, reading
 
 TESTED = ("8.3.203", "8.4.60", "8.4.190")  # `make test-yolo-versions` runs the tests on each
@@ -49,6 +51,7 @@ def register() -> None:
             delattr(tasks, name)
         raise
     dist.generate_ddp_file = importing_us(dist.generate_ddp_file)
+    Model.reset_weights = resetting(Model.reset_weights)
     # workers of newer versions get the callbacks by pickle, and import this package with them
     default_callbacks["on_pretrain_routine_start"].append(imported)
     allow_safe_loading()
@@ -109,17 +112,27 @@ def importing_us(generate: Callable[[Any], str]) -> Callable[[Any], str]:
     return generate_ddp_file
 
 
+def resetting(reset: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`reset_weights` that leaves our blocks at their start: it resets parents first, so parts would undo theirs."""
+
+    @functools.wraps(reset)
+    def reset_weights(self: Any) -> Any:
+        found = reset(self)
+        for block in self.model.modules():
+            if isinstance(block, BoTBottleneck | ResidualMHSA2d):
+                block.reset_parameters()
+        return found
+
+    return reset_weights
+
+
 def imported(trainer: Any) -> None:
     """Do nothing: a worker that unpickles this function has imported this package, and so registered."""
 
 
 def allow_safe_loading() -> None:
-    """Our blocks among the classes that ULTRALYTICS_SAFE_LOAD opens.
-
-    By name, since a set would take a class that equals another for it.
-    """
-    allowed = [*BLOCKS.values(), attention.MHSA2d]
-    torch.serialization.add_safe_globals([(block, f"{block.__module__}.{block.__qualname__}") for block in allowed])
+    """Our blocks among the classes that ULTRALYTICS_SAFE_LOAD opens."""
+    torch.serialization.add_safe_globals([*BLOCKS.values(), attention.MHSA2d])
 
 
 def no_silent_installs() -> None:
@@ -132,4 +145,4 @@ def no_silent_installs() -> None:
 def warn_outside(version: str) -> None:
     """Say so where an ultralytics is older or newer than those that the tests ran on."""
     if not checks.check_version(version, f">={TESTED[0]},<={TESTED[-1]}"):
-        LOGGER.warning(f"WARNING botvision-yolo was tested on ultralytics {', '.join(TESTED)}; this is {version}")
+        LOGGER.warning(f"botvision-yolo was tested on ultralytics {', '.join(TESTED)}; this is {version}")

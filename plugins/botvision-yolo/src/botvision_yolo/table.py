@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn.tasks import DetectionModel
 
-from botvision.attention import MHSA2d
+from botvision.attention import MHSA2d, attention_statistics
 from botvision.bench.race import Engine, Setting, race
 from botvision.files import write_json, write_text
 from botvision_yolo.transfer import load_pretrained
@@ -27,6 +27,7 @@ class Line(NamedTuple):
         kept: tensors that aligned rows keep of the scale's own weights, of so many.
         kept_by_number: tensors that ultralytics' own loader keeps.
         identical: whether what the head is given stays the same after loading.
+        entropy: entropy / log N of each head of attention at its start, on one 640 px image, by the batch's statistics.
         ratio: median over the rounds of a forward pass's time to the plain model's; none without rounds.
     """
 
@@ -37,11 +38,16 @@ class Line(NamedTuple):
     kept_by_number: int
     identical: bool
     ratio: float | None
+    entropy: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         kept = f"{self.kept[0]} of {self.kept[1]} | {self.kept_by_number} | {'yes' if self.identical else 'no'}"
         time = "" if self.ratio is None else f"{self.ratio:.2f}"
         return f"| {self.name} | {self.parameters / 1e6:.3f} | {self.gflops:.2f} | {kept} | {time} |"
+
+    def heads(self) -> str:
+        """A line on its attention, head by head."""
+        return f"{self.name}: entropy / log N of its heads at the start {', '.join(f'{e:.4f}' for e in self.entropy)}"
 
 
 def table(
@@ -60,7 +66,7 @@ def table(
     head = ["| model | M parameters | GFLOPs | tensors kept | by number | neck identical | time × plain |"]
     head.append("|---|---|---|---|---|---|---|")
     note = f"ultralytics {ultralytics.__version__}; time: batch 1, {imgsz} px, fused, {rounds} rounds; {Engine()}"
-    text = "\n".join([*head, *map(str, lines), "", note])
+    text = "\n".join([*head, *map(str, lines), "", *(f"- {line.heads()}" for line in lines if line.entropy), "", note])
     if out is not None:
         write_text(Path(out), text + "\n")
         write_json(Path(out).with_suffix(".json"), {"note": note, "lines": [line._asdict() for line in lines]})
@@ -85,7 +91,17 @@ def line(name: str, plain: DetectionModel, ratio: float | None) -> Line:
     image = torch.rand(1, 3, 320, 416)
     same = all(torch.equal(a, b) for a, b in zip(neck(model, image), neck(plain, image), strict=True))
     parameters = sum(p.numel() for p in model.parameters())
-    return Line(name, parameters, gflops(model), (report.kept, report.total), by_number, same, ratio)
+    kept = (report.kept, report.total)
+    return Line(name, parameters, gflops(model), kept, by_number, same, ratio, entropy(name))
+
+
+def entropy(name: str) -> tuple[float, ...]:
+    """Entropy / log N of each head of a new model; empty where it has no attention of ours."""
+    model = built(name)
+    if not any(isinstance(layer, MHSA2d) for layer in model.modules()):
+        return ()
+    image = torch.rand(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
+    return tuple(round(head.entropy, 5) for head in attention_statistics(model.train(), image))
 
 
 def built(name: str) -> DetectionModel:

@@ -1,14 +1,25 @@
 """ultralytics' trainers, but that pretrained weights come by aligned rows; a worker finds them by name."""
 
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor, nn
 from ultralytics.models import yolo
+from ultralytics.utils import LOGGER
 
+from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
 from botvision_yolo.transfer import load_pretrained
+
+IMAGES = 8  # of the last batch, on which the entropy of attention is measured
+ENTROPY = "attention/entropy"  # its column in results.csv
 
 
 class AlignedWeights:
-    """A trainer's `get_model` that aligns rows."""
+    """A trainer's `get_model` that aligns rows, and one figure more in its log: how flat attention is."""
+
+    seen: Tensor | None = None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """The model that a yaml describes, with the weights of another wherever rows agree."""
@@ -16,6 +27,54 @@ class AlignedWeights:
         if weights:
             load_pretrained(model, weights, verbose=verbose)
         return model
+
+    def preprocess_batch(self, batch: Any) -> Any:
+        """As ultralytics does; a few of the images are kept to look at attention on."""
+        batch = super().preprocess_batch(batch)  # type: ignore[misc]
+        self.seen = batch["img"][:IMAGES].clone()
+        return batch
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """A line of results.csv, with the mean entropy / log N of all heads where the model has attention of ours."""
+        csv: Any = self.csv  # type: ignore[attr-defined]
+        heads = entropies(self)
+        if heads and (not csv.exists() or ENTROPY in csv.read_text(encoding="utf-8").partition("\n")[0]):
+            metrics = {**metrics, ENTROPY: statistics.mean(head.entropy for head in heads)}
+            LOGGER.info(
+                f"attention: entropy / log N {metrics[ENTROPY]:.3f}, a mean of {len(heads)} heads; 1 is a plain average"
+            )
+        super().save_metrics(metrics)  # type: ignore[misc]
+
+
+def entropies(trainer: Any) -> list[HeadStatistics]:
+    """Where each head of a trainer's model looks, on a few images of its last batch; empty without attention of ours.
+
+    In training mode, where BatchNorm goes by the batch: in evaluation a young model looks flatter than it is.
+    """
+    model: Any = trainer.model
+    while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
+        model = inner  # out of the wrapper of several GPUs, or of torch.compile
+    seen = getattr(trainer, "seen", None)
+    if seen is None or not any(isinstance(module, MHSA2d) for module in model.modules()):
+        return []
+    with unmoved(model):
+        return attention_statistics(model, seen.to(next(model.parameters()).dtype))
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Training mode that leaves no trace in a model: BatchNorms keep their running statistics."""
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    before, mode = [(norm.momentum, norm.num_batches_tracked) for norm in norms], model.training
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    model.train()
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+        model.train(mode)
 
 
 class DetectionTrainer(AlignedWeights, yolo.detect.DetectionTrainer):

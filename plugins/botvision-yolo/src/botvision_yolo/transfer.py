@@ -1,14 +1,17 @@
 """Weights by aligned rows: what a model has learnt survives a row that is put in or changed."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import Conv
 from ultralytics.utils import LOGGER
 
+from botvision_yolo.reader import SNIPPET
 from botvision_yolo.variants import derive
 
 
@@ -47,9 +50,14 @@ def load_pretrained(model: nn.Module, weights: Any, *, verbose: bool = True) -> 
         What was kept, and what stays fresh.
 
     Raises:
-        ValueError: a source that is no ultralytics model.
+        ValueError: a source that is no ultralytics model, or one that is fused.
     """
     target, source = unwrapped(model), unwrapped(weights)
+    if is_fused(source):
+        raise ValueError(
+            "these weights are fused for inference: their BatchNorms are folded into the convolutions, so few tensors "
+            "would fit; give the checkpoint that was opened before fuse(), e.g. the run's best.pt or last.pt"
+        )
     placed = align_rows(list(target.model), list(source.model))
     aligned = copy.deepcopy(source)  # ultralytics' loader makes its source float
     aligned.model = nn.Sequential(*(nn.Identity() if row is None else aligned.model[row] for row in placed))
@@ -81,7 +89,7 @@ def botify(model: Any, variant: str = "insert") -> Any:
         ValueError: see `derive`; a fused model; not an ultralytics model.
     """
     net = unwrapped(model)
-    if net.is_fused():
+    if is_fused(net):
         raise ValueError("this model is fused for inference; botify the checkpoint that it was opened from")
     like = next(net.parameters())
     changed = derive(net.yaml, variant)
@@ -121,7 +129,7 @@ def align_rows(target: Sequence[nn.Module], source: Sequence[nn.Module]) -> list
 
 def gain(target: nn.Module, source: nn.Module, own: dict[str, Any], came: dict[str, Any]) -> float:
     """What aligning two rows is worth: the tensors that fit, and a half for the same class."""
-    same_class = type(target).__name__ == type(source).__name__  # by name: ours equal ultralytics' own
+    same_class = type(target).__name__ == type(source).__name__  # by name: a fork's stand where ours do
     return sum(came.get(key) == shape for key, shape in own.items()) + 0.5 * same_class
 
 
@@ -135,6 +143,21 @@ def is_numbered(names: dict[int, str]) -> bool:
     return all(str(number) == str(name) for number, name in names.items())
 
 
+@contextmanager
+def telling_forks(path: Any) -> Iterator[None]:
+    """Say how to convert a checkpoint that wants the shared `MHSA` snippet, where opening it fails by that."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        cause = error.__cause__ or error
+        if f"'{SNIPPET}'" not in str(cause) and f".{SNIPPET} " not in str(cause):
+            raise
+        raise ValueError(
+            f"{path} was written by a fork whose ultralytics has {SNIPPET} built in; convert it: "
+            f"bot-yolo convert {path} new.pt"
+        ) from error
+
+
 def by_row(rows: nn.Sequential, keys: list[str]) -> dict[str, int]:
     """How many tensors of each row are among the keys; rows by number and class."""
     counts: dict[str, int] = {}
@@ -145,10 +168,16 @@ def by_row(rows: nn.Sequential, keys: list[str]) -> dict[str, int]:
     return counts
 
 
+def is_fused(model: nn.Module) -> bool:
+    """Whether ultralytics' convolutions have lost their BatchNorms; ours behind attention stay, and are not counted."""
+    return any(isinstance(part, Conv) and not hasattr(part, "bn") for part in model.modules())
+
+
 def unwrapped(model: Any) -> Any:
     """The ultralytics model inside a `YOLO`, a checkpoint or a file."""
     if isinstance(model, str | Path):
-        model = tasks.load_checkpoint(model)[0]
+        with telling_forks(model):
+            model = tasks.load_checkpoint(model)[0]
     elif isinstance(model, dict):
         model = model.get("ema") or model.get("model")
     if not isinstance(model, tasks.BaseModel):

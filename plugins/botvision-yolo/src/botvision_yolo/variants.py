@@ -1,6 +1,7 @@
 """Variants of the installed yamls, made when they are asked for: nothing of ultralytics is copied."""
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -11,14 +12,16 @@ from typing import Any, NamedTuple
 import ultralytics
 from ultralytics.utils import ROOT, USER_CONFIG_DIR, YAML
 
+from botvision.attention import STARTS
 from botvision.files import write_text
-from botvision_yolo.reader import BLOCKS
+from botvision_yolo.reader import BLOCKS, options_of
 
-TASKS = ("", "-seg", "-cls", "-pose", "-obb")
+TASKS = ("", "-seg", "-cls", "-pose", "-obb", "-sem", "-depth")
 # The CSP blocks of a last stage, and what takes their place: the depth is the row's, C3k2's `c3k` is kept
 CSP = {"C3k2": "C3k2BoT", "C2f": "C3k2BoT", "C2fCIB": "C3k2BoT", "A2C2f": "C3k2BoT", "C3": "C3BoT"}
 POOLS = ("SPPF", "SPP")
 OWN_ATTENTION = ("C2PSA", "PSA")
+OTHER_HEADS = ("WorldDetect", "RTDETRDecoder")  # of classes of their own beside YOLO
 Content = dict[str, Any]
 
 
@@ -29,12 +32,20 @@ class Variant(NamedTuple):
     change: Callable[[Content], Content]
 
 
-def derive(content: Content, variant: str) -> Content:
+def derive(
+    content: Content,
+    variant: str,
+    *,
+    start: str = "paper",
+    qkv_std: float | None = None,
+    position_std: float | None = None,
+) -> Content:
     """A yaml's content with BoTNet's attention in its last stage.
 
     Args:
         content: what a model's yaml holds, e.g. `model.model.yaml`.
         variant: one of `VARIANTS`.
+        start, qkv_std, position_std: initial weights of the attention, as in `MHSA2d`.
 
     Returns:
         A changed copy; absolute row numbers follow an inserted row.
@@ -46,7 +57,21 @@ def derive(content: Content, variant: str) -> Content:
         raise ValueError(f"unknown variant {variant!r}; use one of {', '.join(VARIANTS)}")
     if there := [row[2] for row in content["backbone"] if row[2] in BLOCKS]:
         raise ValueError(f"this model has {there[0]} already; derive from the yaml without it")
-    return VARIANTS[variant].change(deepcopy(content))
+    derived = VARIANTS[variant].change(deepcopy(content))
+    for row in derived["backbone"]:
+        if row[2] in BLOCKS:
+            row[3] = with_options(row, start=start, qkv_std=qkv_std, position_std=position_std)
+    return derived
+
+
+def with_options(row: list[Any], **wanted: Any) -> list[Any]:
+    """A row's arguments with options set, those between them written out, and no default behind the last."""
+    options, first = options_of(row[2]), 0 if row[2] == "MHSA2d" else 1
+    values = [option.default for option in options.values()]
+    values[: len(row[3]) - first] = row[3][first:]
+    values = [wanted.get(name, value) for name, value in zip(options, values, strict=True)]
+    changed = [n for n, option in enumerate(options.values()) if values[n] != option.default]
+    return [*row[3][:first], *values[: max([len(row[3]) - first, *(n + 1 for n in changed)])]]
 
 
 def replace_stage(content: Content) -> Content:
@@ -113,12 +138,15 @@ def insert_row(content: Content, place: int, row: list[Any]) -> Content:
     return content
 
 
-def write_yaml(name: str, folder: Path | None = None) -> Path:
-    """A derived yaml as a file, by a name such as `yolo11n-botnet.yaml` or `yolo11s-mhsa-seg.yaml`.
+def write_yaml(
+    name: str, folder: Path | None = None, *, qkv_std: float | None = None, position_std: float | None = None
+) -> Path:
+    """A derived yaml as a file, by a name such as `yolo11n-botnet.yaml` or `yolo11s-mhsa-directional-seg.yaml`.
 
     Args:
-        name: an installed yaml's, with `-` and a variant before its task.
+        name: an installed yaml's, with `-` and a variant before its task, and perhaps `-` and a start behind that.
         folder: where to write it, for a user to change; by default within ultralytics' folder of settings.
+        qkv_std, position_std: of the attention's initial weights, as in `MHSA2d`.
 
     Returns:
         The file's path; it bears the name, from which ultralytics reads the scale.
@@ -127,8 +155,9 @@ def write_yaml(name: str, folder: Path | None = None) -> Path:
         ValueError: a name that is not of this form, or whose yaml ultralytics does not have, with the nearest; another
             file of that name in `folder`.
     """
-    base, variant = split(name)
-    derived = derive(YAML.load(installed_path(base)), variant)
+    base, variant, start = split(name)
+    content = YAML.load(installed_path(base))
+    derived = derive(content, variant, start=start, qkv_std=qkv_std, position_std=position_std)
     own = USER_CONFIG_DIR / "botvision" / ultralytics.__version__ / Path(name).stem  # older ones read neighbours
     path = (own if folder is None else folder) / Path(name).name.lower()
     text = as_yaml(
@@ -142,33 +171,83 @@ def write_yaml(name: str, folder: Path | None = None) -> Path:
     return path
 
 
-def split(name: str) -> tuple[str, str]:
-    """The installed yaml and the variant of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`."""
+def split(name: str) -> tuple[str, str, str]:
+    """Yaml, variant and start of a name: `yolo11n-botnet-seg.yaml` → `yolo11n-seg.yaml`, `botnet`, `paper`."""
     stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
-    found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})((?:-\w+)*)", stem)
-    if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[3]}"):
-        return f"{found[1]}{found[3]}.yaml", found[2]
-    scale = scale_of(stem)
-    known = [
-        f"{with_scale(re.sub(rf'({task})?$', '', base), scale)}-{variant}{task}.yaml"
-        for base in installed()
-        for variant in VARIANTS
-        for task in [next((t for t in TASKS[1:] if base.endswith(t)), "")]
-    ]
-    near = difflib.get_close_matches(f"{stem}{suffix}", known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml"
+    found = re.fullmatch(rf"(.+?)-({'|'.join(VARIANTS)})(?:-({'|'.join(STARTS)}))?((?:-\w+)*)", stem)
+    if found and suffix in {".yaml", ".yml"} and is_installed(f"{found[1]}{found[4]}"):
+        return f"{found[1]}{found[4]}.yaml", found[2], found[3] or "paper"
+    near = difflib.get_close_matches(f"{stem}{suffix}", known_names(scale_of(stem)), n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "e.g. yolo11n-botnet.yaml; bot-yolo models lists them all"
     raise ValueError(f"no yaml {name!r} in ultralytics {ultralytics.__version__}; {hint}")
 
 
+@functools.cache
+def supported() -> dict[str, list[str]]:
+    """The variants of each yaml that ultralytics brings, by the file's name: without scale, but of v10."""
+    found: dict[str, list[str]] = {}
+    for base in installed():
+        content = YAML.load(installed_path(base))
+        found[base] = [variant for variant in VARIANTS if is_derivable(content, variant)]
+    return found
+
+
+def is_derivable(content: Content, variant: str) -> bool:
+    """Whether a yaml has the place that a variant changes, and is a `YOLO`'s."""
+    try:
+        derive(content, variant)
+    except ValueError:
+        return False
+    return content["head"][-1][2] not in OTHER_HEADS
+
+
+def known_names(scale: str = "") -> list[str]:
+    """Every variant's file name that there is, with a scale where the yaml's own name has none."""
+    names = []
+    for base, variants in supported().items():
+        stem, dash, rest = base.partition("-")
+        scaled = with_scale(stem, scale) if scale and not re.match(r"yolov?\d+[a-z]", stem) else stem
+        names += [f"{scaled}-{variant}{dash}{rest}.yaml" for variant in variants]
+    return names
+
+
+def family_and_task(base: str) -> tuple[str, str]:
+    """A yaml's name without its task, and the task: `yolov8-pose-p6` → `yolov8-p6`, `-pose`."""
+    task = next((task for task in TASKS if task and f"{task}-" in f"{base}-"), "")
+    return f"{base}-".replace(f"{task}-", "-", 1).removesuffix("-"), task
+
+
+def models() -> str:
+    """What this ultralytics has variants of, by family and task, as Markdown."""
+    families: dict[str, dict[str, list[str]]] = {}
+    for base, variants in supported().items():
+        family, task = family_and_task(re.sub(r"^(yolov10)[a-z]$", r"\1", base))
+        families.setdefault(family, {})[task] = variants
+    lines, none = ["| family | tasks | variants |", "|---|---|---|"], []
+    for family, tasks in sorted(families.items()):
+        groups: dict[str, list[str]] = {}
+        for task in sorted(tasks, key=TASKS.index):
+            groups.setdefault(", ".join(tasks[task]), []).append(task or "detect")
+        none += [family] if not any(tasks.values()) else []
+        lines += [f"| {family} | {', '.join(those)} | {variants} |" for variants, those in groups.items() if variants]
+    return "\n".join([*lines, f"| {', '.join(none)} | | none |"])
+
+
 def is_derived(name: str) -> bool:
-    """Whether a bare name asks for a variant: a yaml that is no file, with a variant's name or nearly so in it."""
+    """Whether a bare name is a yaml's with a variant's name, or nearly so, in it."""
     stem = Path(name).stem.lower()
     if Path(name).name != name:
         return False  # a path means that file
-    if Path(name).suffix.lower() not in {".yaml", ".yml"} or Path(name).is_file() or is_installed(stem):
+    if Path(name).suffix.lower() not in {".yaml", ".yml"} or is_installed(stem):
         return False
     parts = stem.split("-")[1:]
     return any(difflib.get_close_matches(part, VARIANTS, n=1, cutoff=0.7) for part in parts)
+
+
+def users_own(name: str) -> Path | None:
+    """The file of that name in the working folder, as ultralytics looks for it: as given, then without the scale."""
+    unscaled = re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", name)
+    return next((path for path in (Path(name), Path(unscaled)) if path.is_file()), None)
 
 
 def installed() -> list[str]:
