@@ -78,6 +78,11 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "train",
         ),
     },
+    "export": Command(
+        "botvision.export.commands:export",
+        "write a model as ONNX, OpenVINO, torch.export or TorchScript, proved",
+        "train,detect,export",
+    ),
     "digits": Command(
         "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
     ),
@@ -106,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG) or not users:
             raise
         print(f"botvision: {first_cause(error)}", file=sys.stderr)
-        return USERS_MISTAKE
+        return int(getattr(error, "exit_code", USERS_MISTAKE))
 
 
 def run(arguments: list[str]) -> int:

@@ -24,6 +24,22 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, or not one of this task.
     """
+    content = whole_content(path, task=task)
+    about = content.get(KEY)
+    whose = about.get("task", about.get("house")) if about else None  # "house" is the name before 0.1
+    if whose != task:
+        whose = f"one of `botvision {whose}`" if whose else "no checkpoint of ours"
+        raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
+    return dict(content)
+
+
+def whole_content(path: Path, *, task: str = "…") -> dict[str, Any]:
+    """What is in a checkpoint, whatever its task.
+
+    Raises:
+        FileNotFoundError: no such file.
+        TornCheckpointError: not a whole checkpoint.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/{task}/demo/checkpoints/best.ckpt")
     try:
@@ -34,12 +50,22 @@ def read_checkpoint(path: Path, *, task: str) -> dict[str, Any]:
         raise TornCheckpointError(
             f"{path} is not a whole checkpoint of tensors; give a .ckpt that a run has written{hint}"
         ) from error
-    about = content.get(KEY) if isinstance(content, dict) else None
-    whose = about.get("task", about.get("house")) if about else None  # "house" is the name before 0.1
-    if whose != task:
-        whose = f"one of `botvision {whose}`" if whose else "no checkpoint of ours"
-        raise ValueError(f"{path} is {whose}; give one from runs/{task}/…/checkpoints")
-    return dict(content)
+    return content if isinstance(content, dict) else {}
+
+
+def task_of(path: Path) -> str:
+    """Whose checkpoint it is: maskrcnn or classify.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a whole checkpoint, or none of ours.
+    """
+    about = whole_content(path).get(KEY) or {}
+    task = about.get("task", about.get("house"))
+    if task not in ("maskrcnn", "classify"):
+        whose = f"one of `botvision {task}`" if task else "no checkpoint of ours"
+        raise ValueError(f"{path} is {whose}; give one from runs/maskrcnn/…/checkpoints or runs/classify/…/checkpoints")
+    return str(task)
 
 
 def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | None:
