@@ -77,6 +77,9 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "time Mask R-CNN beside its baseline and torchvision's",
             "train",
         ),
+        "deploy": Command(
+            "botvision.bench.commands:deploy", "time eager, fused, compiled and exported models", "train,detect,export"
+        ),
     },
     "export": Command(
         "botvision.export.commands:export",
@@ -94,7 +97,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
 GROUPS = {
     "maskrcnn": "detect objects, with masks: train, evaluate, predict",
     "classify": "classify images: train, evaluate, predict",
-    "bench": "time models on this machine: attention, backbone, classify, detector",
+    "bench": "time models on this machine: attention, backbone, classify, detector, deploy",
 }
 
 

@@ -266,7 +266,7 @@ def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str
         paths: in the order in which they come.
         ahead: images that are read before they are asked for, by threads.
     """
-    waiting: deque[Future[tuple[str | Path, "Tensor | None", str]]] = deque()
+    waiting: deque[Future[tuple[str | Path, Tensor | None, str]]] = deque()
     with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1)) as readers:
         for path in paths:
             waiting.append(readers.submit(attempt, path))

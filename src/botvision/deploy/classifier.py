@@ -70,7 +70,7 @@ class Classifier:
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """(B, K) of these arrays (H, W, 3)."""
         about = self.graph.about
-        crops = np.stack([cropped(image, size=about["img_size"], crop=about["crop"]) for image in images])
+        crops: NDArray[Any] = np.stack([cropped(image, size=about["img_size"], crop=about["crop"]) for image in images])
         if about["input"] == "tensor":
             crops = normalised(crops, about["mean"], about["std"])
         logits = self.graph.run({"images": crops})["logits"]
@@ -80,7 +80,7 @@ class Classifier:
 
 
 def cropped(image: NDArray[np.uint8], *, size: int, crop: float) -> NDArray[np.uint8]:
-    """The centre of an image at size × size, its shorter side resized to size / crop: as it was evaluated in training."""
+    """The centre of an image at size × size, its shorter side resized to size / crop, as training evaluates."""
     height, width = image.shape[:2]
     shorter = int(size / crop)
     long = int(shorter * max(height, width) / min(height, width))

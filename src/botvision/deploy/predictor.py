@@ -125,4 +125,3 @@ class Predictor:
                 own[:] = pasted(probabilities, box, height=height, width=width)
         names = [self.names[number] for number in class_id]
         return Objects(boxes, class_id, rows["scores"][mine], names, mask)
-

@@ -63,8 +63,8 @@ def export(
     check_free([out, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])], on_existing=on_existing)
     if precision == "int8" and images is None:
         raise ValueError("int8 needs images to take its ranges from and to be measured on; give --images FOLDER")
+    from botvision.export.calibration import Calibration
     from botvision.export.exporting import exported
-    from botvision.export.int8 import Calibration
     from botvision.export.subject import subject_of
 
     subject = subject_of(model, input=input, img_size=img_size, features=features, licence=licence)

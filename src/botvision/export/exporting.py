@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from botvision.export.formats import Write, onnx_writer, pt2_writer, pt_writer, runner, xml_writer
-from botvision.export.int8 import Calibration, Drop, quantised_onnx, quantised_xml
+from botvision.export.calibration import Calibration, Drop
+from botvision.export.formats import Write, runner, writer
+from botvision.export.int8 import quantised_onnx, quantised_xml
 from botvision.export.proof import Proof, proved
 from botvision.export.subject import Subject
 from botvision.files import UNFINISHED
@@ -52,9 +53,7 @@ class Exported(NamedTuple):
         return "\n".join([*lines, f"{self.path} is written and proved"])
 
 
-def exported(
-    subject: Subject, out: Path, *, opset: int, precision: str, calibration: Calibration | None
-) -> Exported:
+def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibration: Calibration | None) -> Exported:
     """Write the file beside its place, prove it there, and move it.
 
     Raises:
@@ -89,20 +88,6 @@ def exported(
         return Exported(out, about, proof, size, nodes, drop)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def writer(subject: Subject, suffix: str, folder: Path, *, opset: int) -> Write:
-    """Of the file that the ending says."""
-    if suffix == ".pt2":
-        return pt2_writer(subject)
-    if suffix == ".pt":
-        return pt_writer(subject)
-    write = onnx_writer(subject, opset=opset)
-    if suffix == ".onnx":
-        return write
-    between = folder / "between.onnx"
-    write(between, subject.about)
-    return xml_writer(between)
 
 
 def quantised(

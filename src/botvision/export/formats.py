@@ -115,6 +115,20 @@ def pt_writer(subject: Subject) -> Write:
     return write
 
 
+def writer(subject: Subject, suffix: str, folder: Path, *, opset: int) -> Write:
+    """Of the file that the ending says."""
+    if suffix == ".pt2":
+        return pt2_writer(subject)
+    if suffix == ".pt":
+        return pt_writer(subject)
+    write = onnx_writer(subject, opset=opset)
+    if suffix == ".onnx":
+        return write
+    between = folder / "between.onnx"
+    write(between, subject.about)
+    return xml_writer(between)
+
+
 def runner(path: Path, outputs: list[str], *, precision: str) -> Run:
     """The file, opened as its users open it: arrays → arrays."""
     if path.suffix in (".onnx", ".xml"):

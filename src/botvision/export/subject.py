@@ -5,6 +5,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from botvision import __version__
 from botvision.backbone import create_model, from_pretrained
 from botvision.classify.model import Classifier, is_fixed, load_classifier, normalisation
 from botvision.engine.checkpoint import task_of
@@ -69,7 +69,7 @@ def subject_of(
         FileNotFoundError, ValueError: no such model, or options that do not fit it.
     """
     path = Path(model)
-    about: dict[str, Any] = {"botvision": __version__, "source": path.name, "licence": licence, "input": input}
+    about: dict[str, Any] = {"botvision": version("botvision"), "source": path.name, "licence": licence, "input": input}
     if path.suffix == ".ckpt" or path.is_file():
         if features:
             raise ValueError("features are of a backbone; leave --features out for a checkpoint")
@@ -261,4 +261,3 @@ def drawn(batch: int, height: int, width: int) -> NDArray[np.uint8]:
                 inside = (abs(down - y) < radius) & (abs(across - x) < radius * 2 // 3)
             image[inside] = rng.integers(80, 256, 3)
     return images
-

@@ -2,7 +2,7 @@
 
 # B batch, H×W image, h×w image resized, S side of the padded batch
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class ImageSize(NamedTuple):
     def exact(self, height: int, width: int) -> tuple[int, int]:
         """The same in whole numbers, which a graph of free sizes computes alike."""
         longer, shorter = torch.sym_max(height, width), torch.sym_min(height, width)
-        sides = []
+        sides: list[Any] = []
         for side in (height, width):
             resized = (2 * side * self.longest + longer) // (2 * longer)
             if self.shortest is not None:

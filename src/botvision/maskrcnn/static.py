@@ -16,7 +16,6 @@ from botvision.maskrcnn.heads import (
     at_least_float32,
 )
 from botvision.maskrcnn.model import MaskRCNN
-from botvision.maskrcnn.resize import DIVISOR, ImageSize
 
 NONE = -1.0  # score of a row that holds nothing: it sorts last
 
@@ -148,9 +147,13 @@ def best(objectness: Tensor, most: int) -> tuple[Tensor, Tensor]:
     if isinstance(count, int):
         taken = min(count, most)
         top, places = objectness.topk(taken, 1)
-        return (top, places) if taken == most else (
-            nn.functional.pad(top, (0, most - taken), value=-torch.inf),
-            nn.functional.pad(places, (0, most - taken)),
+        return (
+            (top, places)
+            if taken == most
+            else (
+                nn.functional.pad(top, (0, most - taken), value=-torch.inf),
+                nn.functional.pad(places, (0, most - taken)),
+            )
         )
     filler = objectness.new_full((1, most), -torch.inf).expand(objectness.shape[0], -1)
     top, places = torch.cat([objectness, filler], 1).topk(most, 1)
@@ -193,5 +196,7 @@ class ImageDetector(nn.Module):
         batch = nn.functional.pad(values, (0, canvas[1] - size[1], 0, canvas[0] - size[0]))
         own = torch.stack([torch.full_like(images[:, 0, 0, 0], side, dtype=torch.int64) for side in size], -1)
         found = self.detector(batch, own)
-        ratio = torch.stack([torch.tensor(a,dtype=torch.float64) / b for a, b in ((width, size[1]), (height, size[0]))])
+        ratio = torch.stack(
+            [torch.tensor(a, dtype=torch.float64) / b for a, b in ((width, size[1]), (height, size[0]))]
+        )
         return found | {"boxes": found["boxes"] * ratio.repeat(2).to(torch.float32)}
