@@ -109,7 +109,8 @@ def pt_writer(subject: Subject) -> Write:
             raise ValueError(f"TorchScript cannot compile {subject.about['source']}: {cause}; use .onnx") from error
 
     def write(path: Path, about: Mapping[str, Any]) -> int:
-        torch.jit.save(script, path, _extra_files={EXTRA: json.dumps(about)})
+        with quiet():
+            torch.jit.save(script, path, _extra_files={EXTRA: json.dumps(about)})
         return len(list(script.inlined_graph.nodes()))
 
     return write

@@ -134,11 +134,12 @@ class StaticDetector(nn.Module):
         """Probabilities (N, 28, 28) of each object's mask over its box."""
         heads: Any = self.heads
         # one more, which is taken off again: no convolution is asked for an empty batch, which engines differ on
-        boxes, image = nn.functional.pad(found["boxes"], (0, 0, 0, 1)), nn.functional.pad(found["image"], (0, 1))
+        boxes = nn.functional.pad(found["boxes"], (0, 0, 0, 1))
+        image, labels = (nn.functional.pad(found[name], (0, 1)) for name in ("image", "labels"))
         pooled = cast("StridedRoIAlign", heads.mask_roi_pool).pooled(maps, boxes, image)
-        logits = at_least_float32(heads.mask_predictor(heads.mask_head(pooled)))[:-1]  # N K+1 28 28
-        own = found["labels"][:, None, None, None].expand(-1, -1, *logits.shape[2:])
-        return logits.gather(1, own)[:, 0].sigmoid()
+        logits = at_least_float32(heads.mask_predictor(heads.mask_head(pooled)))  # N+1 K+1 28 28
+        own = labels[:, None, None, None].expand(-1, -1, *logits.shape[2:])
+        return logits.gather(1, own)[:-1, 0].sigmoid()
 
 
 def best(objectness: Tensor, most: int) -> tuple[Tensor, Tensor]:
