@@ -19,7 +19,8 @@ DOCS = ROOT / "docs"
 WORKFLOWS = ROOT / ".github" / "workflows"
 PROJECTS = {"botvision": ROOT, "botvision-yolo": ROOT / "plugins" / "botvision-yolo"}
 PACKAGES = [
-    *(ROOT / "src" / "botvision" / name for name in ("attention", "backbone", "classify", "deploy", "export", "maskrcnn", "scenes")),
+    *(ROOT / "src" / "botvision" / name for name in ("attention", "backbone", "classify", "deploy", "export")),
+    *(ROOT / "src" / "botvision" / name for name in ("maskrcnn", "scenes")),
     PROJECTS["botvision-yolo"] / "src" / "botvision_yolo",
 ]
 TAKEN_OR_GIVEN = {  # by public functions and by `Task`

@@ -97,16 +97,14 @@ def open_xml(path: Path, *, threads: int | None = None, precision: str | None = 
         raise FileNotFoundError(f"no weights at {path.with_suffix('.bin')}; keep an .xml and its .bin together")
     try:
         model = core.read_model(path)
-        said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+        about = described(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, path)
+        hint = "bf16" if (precision or about.get("precision")) == "bfloat16" else "f32"
+        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise ValueError(f"{path} is not a whole OpenVINO file: {first_line(error)}; export it again") from error
-    about = described(said, path)
-    wanted = precision or about.get("precision", "float32")
-    hint = {"bfloat16": "bf16"}.get(wanted, "f32")
-    settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = str(threads)
-    compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -47,8 +47,8 @@ def export(
         precision: float32; bfloat16 for .xml; int8 for .onnx and .xml, which needs images.
         opset: of ONNX, 18 to 23.
         licence: of the weights, kept in the file.
-        images: for int8: of a detector the folder of the annotations' images, of a classifier class folders; the
-            accuracy before and after is measured on them.
+        images: a folder: a detector's file is proved on some of them too. For int8: the annotations' images, or of a
+            classifier class folders; accuracy before and after is measured on them.
         annotations: for a detector's int8: COCO JSON.
         calibration_images: for int8: a folder of images that ranges are taken from; none takes those of images.
         max_ap_drop: largest loss of int8, in AP or in accuracy, as a fraction; more leaves no file.
@@ -65,9 +65,10 @@ def export(
         raise ValueError("int8 needs images to take its ranges from and to be measured on; give --images FOLDER")
     from botvision.export.calibration import Calibration
     from botvision.export.exporting import exported
-    from botvision.export.subject import subject_of
+    from botvision.export.subject import subject_of, with_images
 
     subject = subject_of(model, input=input, img_size=img_size, features=features, licence=licence)
+    subject = subject if images is None else with_images(subject, images)
     calibration = None
     if precision == "int8" and images is not None:
         calibration = Calibration(Path(model), images, annotations, calibration_images or images, max_ap_drop)

@@ -45,7 +45,7 @@ class Exported(NamedTuple):
     def __str__(self) -> str:
         lines = ["largest differences to eager torch:", *(f"  {row}" for row in self.proof.differences)]
         if self.about["task"] == "maskrcnn" and not self.proof.objects:
-            lines += ["  nothing was found in any of these images: the proof of boxes is empty; try it on your own"]
+            lines += ["  nothing was found in any of these images: the proof of boxes is empty; give --images FOLDER"]
         opset = f", opset {self.about['opset']}" if self.path.suffix == ".onnx" else ""
         speed = f"{self.proof.latency_ms:.1f} ms for one image, eager torch {self.proof.eager_ms:.1f}"
         lines += [f"{self.about['precision']}{opset}, {self.nodes} nodes, {self.size / 2**20:.1f} MiB, {speed}"]

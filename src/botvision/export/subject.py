@@ -4,7 +4,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from botvision.backbone import create_model, from_pretrained
 from botvision.classify.model import Classifier, is_fixed, load_classifier, normalisation
 from botvision.engine.checkpoint import task_of
+from botvision.inputs import find_images, is_video, open_image
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.resize import MEAN, STD, image_size, padded
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
@@ -24,6 +25,7 @@ from botvision.maskrcnn.static import ImageDetector, StaticDetector
 Array = NDArray[Any]
 Feeds = dict[str, Array]
 BATCH = 4
+OWN_IMAGES = 3  # of a user's, that a file is proved on
 FREE = torch.export.Dim.DYNAMIC
 
 
@@ -143,6 +145,15 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
         feeds,
         about,
     )
+
+
+def with_images(subject: Subject, folder: Path) -> Subject:
+    """A detector that takes images, proved on some of a user's too: on drawn ones it may find nothing."""
+    if subject.task != "maskrcnn" or subject.about["input"] != "image":
+        return subject
+    paths = [path for path in find_images(folder) if not is_video(path)][:OWN_IMAGES]
+    own = {path.name: {"images": np.asarray(open_image(path))[None]} for path in paths}
+    return replace(subject, probes={**subject.probes, **own})
 
 
 def on_canvas(detector: Detector, images: Array) -> Feeds:
