@@ -72,6 +72,12 @@ def subject_for(model: str, size: int, *, preset: str) -> tuple[Subject, nn.Modu
 
 def built(way: str, setting: Setting, *, model: str, preset: str, folder: Path) -> Callable[[], Any]:
     """One way's step on drawn pictures."""
+    with torch.inference_mode(False):  # what is recorded under it refuses other inputs
+        return step_of(way, setting, model=model, preset=preset, folder=folder)
+
+
+def step_of(way: str, setting: Setting, *, model: str, preset: str, folder: Path) -> Callable[[], Any]:
+    """The same, outside of inference mode."""
     subject, network = subject_for(model, setting.size, preset=preset)
     images = drawn(setting.batch, setting.size, setting.size)
     if way in (ORT, OV, BF16, ORT_INT8, OV_INT8):
