@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from botvision.deploy.graph import KEY, Array, Run, open_graph
@@ -71,7 +72,7 @@ def xml_writer(source: Path | Any) -> Write:
     """Of an .xml and its .bin, made of an .onnx or of OpenVINO's own model."""
     import openvino
 
-    model = openvino.convert_model(source) if isinstance(source, Path) else source
+    model = resized_as_torch(openvino.convert_model(source)) if isinstance(source, Path) else source
 
     def write(path: Path, about: Mapping[str, Any]) -> int:
         model.set_rt_info(json.dumps(about), [KEY])
@@ -79,6 +80,35 @@ def xml_writer(source: Path | Any) -> Write:
         return len(model.get_ops())
 
     return write
+
+
+def resized_as_torch(model: Any) -> Any:
+    """OpenVINO's model with antialiased resizing: its CPU plugin leaves `antialias` of ONNX's Resize out, silently.
+
+    Its mode bilinear_pillow is what torch and ONNX compute.
+    """
+    from openvino import opset11
+
+    for node in model.get_ops():
+        if node.get_type_name() != "Interpolate" or not node.get_attributes()["antialias"]:
+            continue
+        image, size = node.input_value(0), node.input_value(1)
+        axes = opset11.constant(np.array([2, 3]))
+        sides = opset11.gather(size, axes, opset11.constant(np.array(0)))
+        made = opset11.interpolate(
+            image,
+            sides,
+            mode="bilinear_pillow",
+            shape_calculation_mode="sizes",
+            pads_begin=[0] * 4,
+            pads_end=[0] * 4,
+            axes=axes,
+        )
+        made.set_friendly_name(node.get_friendly_name())
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(made.output(0))
+    model.validate_nodes_and_infer_types()
+    return model
 
 
 def pt2_writer(subject: Subject) -> Write:
