@@ -99,7 +99,7 @@ def measured(cell: Cell) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
-        torch.onnx.export = keep
+        torch.onnx.export = keep  # type: ignore[assignment]
         try:
             path = model.export(
                 format="onnx", dynamic=True, imgsz=64, device="cpu", opset=cell.opset, simplify=cell.simplify,
@@ -111,7 +111,7 @@ def measured(cell: Cell) -> dict[str, Any]:
             session = onnxruntime.InferenceSession(path, options)
             for part in exported[-1].eval().modules():  # torch's exporter restores what mode the outermost had
                 if hasattr(part, "export"):
-                    part.export = True
+                    part.export = True  # type: ignore[assignment]
             diffs = [compared(session, exported[-1], batch, size, cell.nms) for batch in BATCHES for size in SIZES]
         except Exception as error:  # a cell that fails is a finding
             return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
@@ -127,8 +127,8 @@ def prepared(cell: Cell) -> YOLO:
     model = YOLO(f"{cell.model}{cell.task}.yaml")
     for module in model.model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
+            module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
             if not module.weight.any():
                 nn.init.ones_(module.weight)  # a block that starts as identity would hide what is in it
         elif isinstance(module, MHSA2d):

@@ -12,7 +12,7 @@ from timm.layers.bottleneck_attn import BottleneckAttn
 from botvision.backbone.blocks import BoTBlock
 from botvision.bench.attention import CPU_BACKENDS, FLEX, LUCIDRAINS, SDPA, TIMM, WITHOUT, core, layer
 from botvision.bench.backbone import build, prepared
-from botvision.bench.commands import attention, backbone, classify, detector
+from botvision.bench.commands import attention, backbone, classify, deploy, detector
 from botvision.bench.detector import grid
 from botvision.bench.race import Engine, Report, Row, Setting, peak_alone, race, ratio
 
@@ -187,3 +187,25 @@ def test_classifiers_race_at_their_own_sizes(train, tmp_path):
         classify(models=("botnet26",))
     with pytest.raises(ValueError, match="bench classify needs at least one model"):
         classify(models=())
+
+
+def test_ways_to_run_a_model_are_timed_beside_eager(tmp_path):
+    models, ways = ("botnet14@32", "detector:botnet14@64"), ("channels_last", "fused")
+    report = deploy(models=models, ways=ways, preset="nano", rounds=1, out=tmp_path / "deploy.md")
+    heats = ["botnet14, 1 × 32²", "detector:botnet14, 1 × 64²"]
+    assert [(row.heat, row.name) for row in report.rows] == [(h, w) for h in heats for w in ("eager", *ways)]
+    assert [row.ratio for row in report.rows if row.name == "eager"] == [1.0, 1.0]
+    assert not [row.why_not for row in report.rows if row.why_not]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": ()}, "needs at least one model"),
+        ({"models": ("botnet14",)}, "must say its image size"),
+        ({"ways": ("tensorrt",)}, "way 'tensorrt' is unknown"),
+    ],
+)
+def test_deployments_that_cannot_be_timed_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        deploy(**options)

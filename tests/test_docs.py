@@ -22,7 +22,7 @@ PROJECTS = {"botvision": ROOT, "botvision-yolo": ROOT / "plugins" / "botvision-y
 PACKAGES = [
     *(
         ROOT / "src" / "botvision" / name
-        for name in ("attention", "backbone", "classify", "explore", "maskrcnn", "scenes")
+        for name in ("attention", "backbone", "classify", "deploy", "explore", "export", "maskrcnn", "scenes")
     ),
     PROJECTS["botvision-yolo"] / "src" / "botvision_yolo",
 ]

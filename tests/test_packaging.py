@@ -25,7 +25,9 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
         **dict.fromkeys(("draw", "explore", "maskrcnn"), ("train", "detect")),
         "video": ("detect",),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),
-        "bench": EVERYWHERE,
+        "deploy": ("deploy", "export"),
+        "export": ("train", "detect", "export"),
+        "bench": (*EVERYWHERE, "export"),
     },
     PLUGIN / "src/botvision_yolo": {
         **dict.fromkeys(("blocks", "cli", "convert", "likeness", "model", "reader", "registry"), ()),

@@ -81,6 +81,9 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "time Mask R-CNN beside its baseline and torchvision's",
             "train",
         ),
+        "deploy": Command(
+            "botvision.bench.commands:deploy", "time eager, fused, compiled and exported models", "train,detect,export"
+        ),
     },
     "draw": {
         "attention": Command(
@@ -92,6 +95,11 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
     },
     "explore": Command(
         "botvision.explore.commands:explore", "see where attention looks: one HTML file", "train,detect"
+    ),
+    "export": Command(
+        "botvision.export.commands:export",
+        "write a model as ONNX, OpenVINO, torch.export or TorchScript, proved",
+        "train,detect,export",
     ),
     "digits": Command(
         "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
@@ -105,7 +113,7 @@ GROUPS = {
     "maskrcnn": "detect objects, with masks: train, evaluate, predict",
     "classify": "classify images: train, evaluate, predict",
     "draw": "draw for papers: attention, tables, instances, curves",
-    "bench": "time models on this machine: attention, backbone, classify, detector",
+    "bench": "time models on this machine: attention, backbone, classify, detector, deploy",
 }
 
 
@@ -122,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG) or not users:
             raise
         print(f"botvision: {first_cause(error)}", file=sys.stderr)
-        return USERS_MISTAKE
+        return int(getattr(error, "exit_code", USERS_MISTAKE))
 
 
 def run(arguments: list[str]) -> int:

@@ -17,12 +17,14 @@ from functools import cache
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from torch import Tensor
+
+if TYPE_CHECKING:  # deployed models read images without torch
+    from torch import Tensor
 
 VIDEOS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
@@ -147,7 +149,7 @@ def header_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path) -> "Tensor":
     """An image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; alpha and palettes become plain RGB.
 
     Raises:
@@ -157,8 +159,10 @@ def read_image(path: str | Path) -> Tensor:
     return pixels(open_image(path))
 
 
-def pixels(image: Image.Image) -> Tensor:
+def pixels(image: Image.Image) -> "Tensor":
     """An RGB image as (3, H, W)."""
+    import torch
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -245,7 +249,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def as_tensor(image: object) -> Tensor:
+def as_tensor(image: object) -> "Tensor":
     """What people hold as an image as (3, H, W) RGB: uint8, or floats in 0 … 1 where it was a tensor of floats.
 
     Raises:
@@ -264,12 +268,19 @@ def as_tensor(image: object) -> Tensor:
             raise ValueError(f"cannot read the PIL image: {error}; give it as RGB, or as 8-bit grey (L)") from error
     if isinstance(image, np.ndarray):
         return from_array(image)
-    if isinstance(image, Tensor):
+    if is_tensor(image):
         return checked(image)
     raise TypeError(f"an image is {TAKEN}; got {type(image).__name__}")
 
 
-def from_array(array: NDArray[np.generic]) -> Tensor:
+def is_tensor(image: object) -> TypeGuard["Tensor"]:
+    """Whether it is one of torch's."""
+    from torch import Tensor
+
+    return isinstance(image, Tensor)
+
+
+def from_array(array: NDArray[np.generic]) -> "Tensor":
     """An array (H, W, 3) RGB or (H, W) grey of uint8 as (3, H, W).
 
     Raises:
@@ -283,11 +294,13 @@ def from_array(array: NDArray[np.generic]) -> Tensor:
         raise ValueError(
             f"an array must be of uint8; got {array.dtype}; scale it to 0 … 255 and give array.astype(np.uint8)"
         )
+    import torch
+
     plain = torch.from_numpy(np.array(array))
     return plain.expand(3, -1, -1) if array.ndim == 2 else plain.permute(2, 0, 1)
 
 
-def checked(image: Tensor) -> Tensor:
+def checked(image: "Tensor") -> "Tensor":
     """The tensor (3, H, W) itself.
 
     Raises:
@@ -295,6 +308,8 @@ def checked(image: Tensor) -> Tensor:
     """
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"a tensor must be (3, H, W), RGB, or a batch (B, 3, H, W); got {tuple(image.shape)}")
+    import torch
+
     if image.dtype == torch.uint8:
         return image
     if not image.is_floating_point():
@@ -306,7 +321,7 @@ def checked(image: Tensor) -> Tensor:
     return image
 
 
-def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str | Path, Tensor | None, str]]:
+def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str | Path, "Tensor | None", str]]:
     """Each path with its image, or with None and the reason where it cannot be read.
 
     Args:
@@ -323,7 +338,7 @@ def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str
             yield waiting.popleft().result()
 
 
-def attempt(path: str | Path) -> tuple[str | Path, Tensor | None, str]:
+def attempt(path: str | Path) -> tuple[str | Path, "Tensor | None", str]:
     """The path with its image, or with None and the reason."""
     try:
         return path, read_image(path), ""

@@ -14,6 +14,10 @@ CLASSIFIERS = (
     "botnet_s1_128@384", "botnet_s1_77@320", "botnet_s1_128@256", "botnet_s1_110@224", "botnet_s1_59@224",
     "seresnet50@224", "seresnet101@224", "seresnet152@288",
 )  # fmt: skip
+DEPLOYED = (
+    "eager", "channels_last", "fused", "compiled", "channels_last bf16", "onnxruntime", "OpenVINO", "OpenVINO bf16",
+    "onnxruntime int8", "OpenVINO int8",
+)  # fmt: skip
 
 
 def attention(
@@ -151,6 +155,37 @@ def detector(
         ),
         out,
     )
+
+
+def deploy(
+    *,
+    models: tuple[str, ...] = ("resnet50@224", "botnet50@224", "detector:resnet26@128", "detector:botnet26@128"),
+    ways: tuple[str, ...] = DEPLOYED,
+    batch: int = 1,
+    preset: PresetName = "tiny",
+    rounds: int = 5,
+    engine: Engine = Engine(),
+    out: Path | None = None,
+) -> "Report":
+    """Time every way to run a model: eager torch, channels_last, fused, compiled, onnxruntime, OpenVINO; bf16, int8.
+
+    Args:
+        models: with their px: a classifier's name (botnet50@224), a detector's backbone (detector:botnet26@512) or a
+            detector's checkpoint (runs/…/best.ckpt@512).
+        ways: to run each; eager is the yardstick.
+        batch: images at a time; 1 for latency.
+        preset: sizes behind the detectors' backbones: paper, torchvision_v2, tiny or nano.
+        rounds: how often every way runs.
+        engine: threads; the device is the CPU.
+        out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
+
+    Raises:
+        ValueError: an unknown name or way, a model without px, or a number below 1.
+    """
+    from botvision.bench.deploy import race_deploy
+
+    report = race_deploy(models, ways=ways, batch=batch, preset=preset, rounds=rounds, engine=engine)
+    return saved(report, out)
 
 
 def saved(report: "Report", out: Path | None) -> "Report":

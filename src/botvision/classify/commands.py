@@ -64,7 +64,7 @@ def evaluate(
     """Evaluate a trained classifier: accuracy, throughput, latency, at any sizes.
 
     Args:
-        checkpoint: a `.ckpt` of a run.
+        checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
         images: class folders, tar shards, or digits: as for training.
         img_size: px, one or several; none is the training's.
         crop: share of the shorter side; none is the training's.
@@ -122,7 +122,7 @@ def predict(
     """Classify images.
 
     Args:
-        checkpoint: a `.ckpt` of a run.
+        checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
         source: an image, a folder, or a quoted glob.
         out: folder for `sheet.jpg` and `predictions.json`.
         img_size: px; none is the training's.

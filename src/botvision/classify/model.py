@@ -10,6 +10,8 @@ from torch import nn
 
 from botvision.backbone import VARIANTS, check_offline, create_model
 from botvision.classify.config import ModelConfig
+from botvision.classify.exported import ExportedClassifier
+from botvision.deploy.graph import is_graph
 from botvision.engine.checkpoint import KEY, described_by, load_weights, read_checkpoint
 from botvision.engine.settings import built
 
@@ -86,12 +88,14 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def load_classifier(path: Path, *, device: torch.device | None = None) -> Classifier:
-    """Build a classifier from a run's checkpoint.
+    """Build a classifier from a run's checkpoint, or open an exported one (.onnx, .xml).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a classifier's checkpoint, or one whose tensors do not fit its own description.
     """
+    if is_graph(path):
+        return open_exported(path)
     content = read_checkpoint(path, task="classify")
     with described_by(path):
         about = content[KEY]
@@ -103,3 +107,11 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
     if device is not None:
         model = model.to(device)
     return Classifier(model, classes, config, mean, std, crop)
+
+
+def open_exported(path: Path) -> Classifier:
+    """An exported classifier, which computes on the CPU by its own engine."""
+    model = ExportedClassifier(path)
+    about = model.graph.about
+    config = ModelConfig(about["model"], about["img_size"])
+    return Classifier(model, about["classes"], config, tuple(about["mean"]), tuple(about["std"]), about["crop"])

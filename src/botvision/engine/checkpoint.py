@@ -61,6 +61,17 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
     return dict(content)
 
 
+def task_of(path: Path) -> str:
+    """Whose checkpoint it is: maskrcnn or classify.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a whole checkpoint, or none of ours.
+    """
+    about = read_checkpoint(path, task=None)[KEY]
+    return str(about.get("task", about.get("house")))
+
+
 def check_sums(path: Path) -> None:
     """Compare a checkpoint with the checksums of its parts, which torch writes, and does not look at when it reads.
 

@@ -2,14 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from botvision.backbone import LoadReport, check_offline
 from botvision.backbone import load_weights as load_backbone
+from botvision.deploy.graph import is_graph
 from botvision.engine.checkpoint import KEY, described_by, load_weights, read_checkpoint
 from botvision.engine.settings import built
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
+from botvision.maskrcnn.exported import ExportedDetector
 from botvision.maskrcnn.model import MaskRCNN, build_mask_rcnn
 
 BODY = "pyramid.body."
@@ -19,7 +21,7 @@ BODY = "pyramid.body."
 class Detector:
     """A trained model in eval mode, with the names of what it finds."""
 
-    model: MaskRCNN
+    model: Any  # MaskRCNN, or an ExportedDetector
     categories: list[Category]
 
     @property
@@ -52,19 +54,22 @@ def describe(model: ModelConfig, categories: list[Category]) -> dict[str, Any]:
 
 
 def load_detector(path: Path) -> Detector:
-    """Build a detector from a run's checkpoint.
+    """Build a detector from a run's checkpoint, or open an exported one (.onnx, .xml).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of ours, or one whose tensors do not fit its own description.
     """
+    if is_graph(path):
+        exported = ExportedDetector(path)
+        return Detector(exported, [Category(*c) for c in exported.categories])
     content = read_checkpoint(path, task="maskrcnn")
     with described_by(path):
         about = content[KEY]
         categories = [Category(int(number), str(name)) for number, name in about["categories"]]
         config = built(ModelConfig, about["model"], path)
     model = load_weights(lambda: build_model(config, len(categories)), content, path)
-    return Detector(cast("MaskRCNN", model), categories)
+    return Detector(model, categories)
 
 
 def carry_over(model: MaskRCNN, source: Path) -> LoadReport:

@@ -68,7 +68,7 @@ def evaluate(
     """Evaluate a trained detector on any COCO file: box and mask AP.
 
     Args:
-        checkpoint: a `.ckpt` of a run.
+        checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
         annotations: COCO JSON with the truth.
         images: folder of its images.
         out: folder for `metrics.json` and `results.json` (COCO results form).
@@ -143,7 +143,7 @@ def predict(
     from these at the end, whole.
 
     Args:
-        checkpoint: a `.ckpt` of a run.
+        checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
         source: an image, its http(s) URL, a video, a folder, a glob in quotes, or a camera (camera:0, or 0), which
             Ctrl-C ends.
         out: folder for the drawings and the results.

@@ -84,9 +84,14 @@ class StridedRoIAlign(nn.Module):
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object = None) -> Tensor:
         """Maps "0", "1", … (B, C, h, w) and boxes an image (P_b, 4) in the batch's pixels → (P, C, side, side)."""
-        rois = torch.cat([F.pad(at_least_float32(b), (1, 0), value=number) for number, b in enumerate(boxes)])  # P 5
-        level = self.level_of(boxes).clamp(min=self.finest)  # P
-        pooled = features["0"].new_zeros(len(rois), features["0"].shape[1], *self.output_size)
+        image = torch.cat([b.new_full((len(b),), number, dtype=torch.int64) for number, b in enumerate(boxes)])
+        return self.pooled(features, torch.cat(boxes), image)
+
+    def pooled(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """The same of boxes (P, 4), each with the number (P,) of its image."""
+        rois = torch.cat([image[:, None].to(at_least_float32(boxes).dtype), at_least_float32(boxes)], 1)  # P 5
+        level = self.level_of([boxes]).clamp(min=self.finest)  # P
+        pooled = features["0"].new_zeros(rois.shape[0], features["0"].shape[1], *self.output_size)
         for number, stride in enumerate(self.strides):
             mine = torch.where(level == number)[0]
             values = at_least_float32(features[str(number)])  # as the boxes: a place is not rounded to the map's dtype

@@ -46,10 +46,10 @@ class Predictor:
     def load(
         cls, checkpoint: str | Path, *, threshold: float = 0.5, batch_size: int = 8, accelerator: str = "auto"
     ) -> "Predictor":
-        """From a run's checkpoint.
+        """From a run's checkpoint, or from an exported file.
 
         Args:
-            checkpoint: a `.ckpt` of a run.
+            checkpoint: a `.ckpt` of a run, or an .onnx or .xml of `botvision export`.
             threshold: lowest score that is kept.
             batch_size: images that go through the model at a time.
             accelerator: auto, cpu, gpu, or torch's name of a device.

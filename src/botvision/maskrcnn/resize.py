@@ -2,7 +2,7 @@
 
 # B batch, H×W image, h×w image resized, S side of the padded batch
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,28 @@ class ImageSize(NamedTuple):
 
     def fit(self, height: int, width: int, *, zoom: float = 1.0) -> tuple[int, int]:
         """Size of an image after resizing, aspect kept; `zoom` jitters the rule."""
+        if zoom == 1:
+            return self.exact(height, width)
         scale = zoom * self.longest / max(height, width)
         if self.shortest is not None:
             scale = min(scale, zoom * self.shortest / min(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def exact(self, height: int, width: int) -> tuple[int, int]:
+        """The same in whole numbers, which a graph of free sizes computes alike."""
+        longer, shorter = torch.sym_max(height, width), torch.sym_min(height, width)
+        sides: list[Any] = []
+        for side in (height, width):
+            resized = (2 * side * self.longest + longer) // (2 * longer)
+            if self.shortest is not None:
+                resized = torch.sym_min(resized, (2 * side * self.shortest + shorter) // (2 * shorter))
+            sides.append(torch.sym_max(resized, 1))
+        return sides[0], sides[1]
+
 
 def padded(side: int) -> int:
     """The next multiple of `DIVISOR`."""
-    return -(-side // DIVISOR) * DIVISOR
+    return (side + DIVISOR - 1) // DIVISOR * DIVISOR
 
 
 def image_size(img_size: int | tuple[int, int]) -> ImageSize:
@@ -73,11 +86,16 @@ class Resize(nn.Module):
         """(3, H, W) images, uint8 or floats in 0 … 1 → a batch (B, 3, S, S) and each image's (h, w) on it."""
         resized = [self.prepare(image) for image in images]
         sizes = [(p.shape[-2], p.shape[-1]) for p in resized]
-        height, width = (self.rule.longest,) * 2 if self.rule.square else map(max, zip(*sizes, strict=True))
-        batch = resized[0].new_zeros(len(resized), 3, padded(height), padded(width))
+        largest = max(h for h, _ in sizes), max(w for _, w in sizes)
+        batch = resized[0].new_zeros(len(resized), 3, *self.canvas(largest))
         for place, image in zip(batch, resized, strict=True):
             place[:, : image.shape[-2], : image.shape[-1]] = image
         return ImageList(batch, sizes)
+
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a batch whose largest image, resized, has this size."""
+        height, width = (self.rule.longest,) * 2 if self.rule.square else size
+        return padded(height), padded(width)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Resize by the rule, unless the image has that size already, and normalise.

@@ -1,0 +1,127 @@
+"""Detect objects by an exported detector, in a process without torch."""
+
+# N objects, H×W image
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from botvision.deploy.graph import Graph, open_graph
+from botvision.deploy.images import as_array
+from botvision.deploy.masks import pasted
+
+
+class Objects(NamedTuple):
+    """What was found in an image, the best first.
+
+    Attributes:
+        xyxy: (N, 4) boxes in the image's own pixels.
+        class_id: (N,) from 0.
+        confidence: (N,) scores.
+        class_name: N names.
+        mask: (N, H, W) bool; none of a detector of boxes alone.
+    """
+
+    xyxy: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    class_name: list[str]
+    mask: NDArray[np.bool_] | None
+
+    def __len__(self) -> int:  # of objects, as supervision counts its detections
+        return len(self.xyxy)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An exported detector: `Predictor.load("model.onnx")("photo.jpg")` gives `Objects`.
+
+    Attributes:
+        graph: the file that was opened.
+        threshold: lowest score that is kept.
+        batch_size: images of one size that go through the model at a time.
+    """
+
+    graph: Graph
+    threshold: float = 0.5
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold} must lie in 0 … 1; e.g. 0.5")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1; e.g. 8")
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, threshold: float = 0.5, batch_size: int = 8, threads: int | None = None
+    ) -> "Predictor":
+        """From a file of `botvision export`.
+
+        Args:
+            path: an .onnx, or an .xml with its .bin beside it.
+            threshold: lowest score that is kept.
+            batch_size: images of one size that go through the model at a time.
+            threads: that it computes with; none leaves the choice to the engine.
+
+        Raises:
+            FileNotFoundError, ValueError: as `open_graph`; a file of another task, or one that takes tensors.
+        """
+        graph = open_graph(path, threads=threads)
+        graph.check_task("maskrcnn")
+        if graph.about["input"] != "image":
+            raise ValueError(f"{path} takes tensors, which need torch to be made; export it with --input image")
+        return cls(graph, threshold, batch_size)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by `class_id`."""
+        return [name for _, name in self.graph.about["categories"]]
+
+    def __call__(self, images: Any) -> Any:
+        """Objects in an image, or in each of several.
+
+        Args:
+            images: a path, an http(s) URL, a PIL image, an RGB array (H, W, 3) or a grey one (H, W) of uint8; or a list
+                of these.
+
+        Returns:
+            `Objects`; of several images a list of them.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: no such file; what is no image, or an image of another form.
+        """
+        if isinstance(images, list | tuple):
+            return self.find([as_array(image) for image in images])
+        return self.find([as_array(images)])[0]
+
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Objects]:
+        """Objects in each of these arrays (H, W, 3); those of one size go through the model together."""
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, image in enumerate(images):
+            alike[image.shape].append(number)
+        found: dict[int, Objects] = {}
+        for numbers in alike.values():
+            for start in range(0, len(numbers), self.batch_size):
+                some = numbers[start : start + self.batch_size]
+                rows = self.graph.run({"images": np.stack([images[number] for number in some])})
+                found |= {number: self.objects(rows, at, images[number]) for at, number in enumerate(some)}
+        return [found[number] for number in range(len(images))]
+
+    def objects(self, rows: dict[str, NDArray[Any]], at: int, image: NDArray[np.uint8]) -> Objects:
+        """Of a batch's rows those of one image."""
+        mine = (rows["image"] == at) & (rows["scores"] >= self.threshold)
+        boxes, class_id = rows["boxes"][mine], rows["labels"][mine].astype(np.int64) - 1
+        mask = None
+        if "masks" in rows:
+            height, width = image.shape[:2]
+            mask = np.zeros((len(boxes), height, width), bool)
+            for own, probabilities, box in zip(mask, rows["masks"][mine], boxes, strict=True):
+                own[:] = pasted(probabilities, box, height=height, width=width)
+        names = [self.names[number] for number in class_id]
+        return Objects(boxes, class_id, rows["scores"][mine], names, mask)

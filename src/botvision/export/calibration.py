@@ -1,0 +1,107 @@
+"""A user's images for int8: what ranges are taken from, and accuracy before and after."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+
+from botvision.classify.config import DataConfig
+from botvision.classify.evaluation import evaluate_at
+from botvision.classify.model import load_classifier
+from botvision.deploy.classifier import cropped
+from botvision.export.subject import Feeds, Subject, on_canvas, ready
+from botvision.inputs import find_images, image_suffixes, open_image
+from botvision.maskrcnn.checkpoint import load_detector
+from botvision.maskrcnn.evaluation import Metrics, evaluate_detector
+from botvision.maskrcnn.results import Result
+
+IMAGES = 64  # that ranges are taken from
+
+
+class Drop(NamedTuple):
+    """Accuracy before and after.
+
+    Attributes:
+        before, after: AP of boxes, and of masks where there are some; or top-1.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def lost(self) -> float:
+        """The largest loss."""
+        return max(self.before[name] - self.after[name] for name in self.before)
+
+    def __str__(self) -> str:
+        return "int8: " + ", ".join(f"{name} {self.before[name]:.4f} → {self.after[name]:.4f}" for name in self.before)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The user's images for int8.
+
+    Attributes:
+        checkpoint: of the float model.
+        images: that accuracy is measured on.
+        annotations: COCO JSON of these, for a detector.
+        source: folder or glob of images that ranges are taken from.
+        max_drop: largest loss of AP or accuracy.
+    """
+
+    checkpoint: Path
+    images: Path
+    annotations: Path | None
+    source: Path
+    max_drop: float
+
+    def check(self, subject: Subject) -> None:
+        """Refuse what cannot be calibrated, before anything is recorded.
+
+        Raises:
+            ValueError: a bare backbone, a detector without annotations, or a limit that is no fraction.
+        """
+        if subject.task == "backbone":
+            raise ValueError("int8 is for checkpoints, whose accuracy before and after can be measured")
+        if subject.task == "maskrcnn" and self.annotations is None:
+            raise ValueError("a detector's int8 is measured by AP; give --annotations FILE.json of --images")
+        if not 0 <= self.max_drop < 1:
+            raise ValueError(f"max_ap_drop={self.max_drop} must lie in 0 … 1; e.g. 0.01")
+
+    def feeds(self, subject: Subject) -> list[Feeds]:
+        """Inputs of the graph, of images spread over the folder."""
+        wanted = image_suffixes()
+        if self.source.is_dir():
+            paths = sorted(path for path in self.source.rglob("*") if path.suffix.lower() in wanted)
+        else:
+            paths = find_images(self.source)
+        if not paths:
+            raise FileNotFoundError(f"no image in {self.source} to take ranges from")
+        step = max(1, len(paths) // IMAGES)
+        arrays = [np.asarray(open_image(path)) for path in paths[::step][:IMAGES]]
+        about = subject.about
+        if subject.task == "maskrcnn":
+            if about["input"] == "image":
+                return [{"images": array[None]} for array in arrays]
+            detector = load_detector(self.checkpoint)
+            return [on_canvas(detector, array[None]) for array in arrays]
+        crops = [cropped(array, size=about["img_size"], crop=about["crop"])[None] for array in arrays]
+        return [{"images": crop if about["input"] == "image" else ready(crop, about)} for crop in crops]
+
+    def drop(self, subject: Subject, path: Path) -> Drop:
+        """Accuracy of the checkpoint and of the file."""
+        return Drop(self.accuracy(subject, self.checkpoint), self.accuracy(subject, path))
+
+    def accuracy(self, subject: Subject, path: Path) -> dict[str, float]:
+        """AP on the COCO file, or top-1 on the class folders."""
+        cpu = torch.device("cpu")
+        if self.annotations is not None and subject.task == "maskrcnn":
+            evaluated = evaluate_detector(
+                load_detector(path), self.annotations, self.images, device=cpu, batch_size=1, workers=0, backend="auto"
+            )
+            metrics = cast("tuple[Metrics, list[Result]]", evaluated)[0]
+            return {"box AP": metrics.box["AP"]} | ({"mask AP": metrics.mask["AP"]} if metrics.mask else {})
+        data = DataConfig(str(self.images), str(self.images), batch_size=16, workers=0)
+        return {"top-1": evaluate_at(load_classifier(path, device=cpu), data, size=subject.about["img_size"]).top1}

@@ -1,0 +1,283 @@
+"""Exported files: equal to torch, described, proved, or not there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import botvision
+from botvision.cli import main
+from botvision.deploy import Classifier, open_graph
+from botvision.deploy import Predictor as TorchFree
+from botvision.export import MismatchError, export
+from botvision.export.subject import drawn
+from botvision.maskrcnn.static import ImageDetector, StaticDetector
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+SIZES = ((64, 64), (97, 333), (38, 101))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of drawn pictures of three sizes and a blank one."""
+    folder = tmp_path_factory.mktemp("photos")
+    for height, width in SIZES:
+        Image.fromarray(drawn(1, height, width)[0]).save(folder / f"{height}x{width}.png")
+    Image.new("RGB", (50, 40)).save(folder / "blank.png")
+    return folder
+
+
+def test_the_static_detector_is_eager_to_the_bit(untrained):
+    model = botvision.maskrcnn.load_detector(untrained).model
+    static, with_images = StaticDetector(model), ImageDetector(model)
+    with torch.no_grad():
+        for batch, height, width in ((1, 64, 64), (3, 97, 333), (4, 20, 90)):
+            images = torch.from_numpy(drawn(batch, height, width))
+            eager = model([image.permute(2, 0, 1) for image in images]).detections
+            found = with_images(images)
+            assert len(found["boxes"]) > 10
+            assert found["image"].bincount(minlength=batch).tolist() == [len(own["boxes"]) for own in eager]
+            for key in ("boxes", "labels", "scores"):
+                assert torch.equal(found[key], torch.cat([own[key] for own in eager])), key
+            torch.testing.assert_close(found["masks"], torch.cat([own["mask_probs"] for own in eager]))
+        mixed = [torch.rand(3, 40, 64), torch.rand(3, 64, 30)]  # of two sizes, which tensors alone can hold
+        on_canvas = model.resize(mixed)
+        found = static(on_canvas.tensors, torch.tensor(on_canvas.image_sizes))
+        counts = [len(own["boxes"]) for own in model(mixed).detections]
+    assert found["image"].bincount(minlength=2).tolist() == counts
+
+
+def test_nothing_found_is_an_empty_result(untrained):
+    model = botvision.maskrcnn.load_detector(untrained).model
+    model.roi_heads.score_thresh = 0.999
+    with torch.no_grad():
+        found = ImageDetector(model)(torch.zeros(2, 40, 50, 3, dtype=torch.uint8))
+    assert {name: tuple(part.shape) for name, part in found.items()} == {
+        "boxes": (0, 4), "labels": (0,), "scores": (0,), "image": (0,), "masks": (0, 28, 28)
+    }  # fmt: skip
+
+
+def test_a_file_says_what_it_is_and_how_it_was_proved(exported_detector):
+    about = open_graph(exported_detector.path).about
+    assert about["categories"] == [[7, "cat"], [8, "dog"], [11, "cow"]]
+    assert (about["task"], about["licence"], about["opset"], about["precision"]) == (
+        "maskrcnn", "cc0-1.0", 18, "float32"
+    )  # fmt: skip
+    assert len(about["sha256"]) == 64
+    rows = about["proof"]["differences"]
+    assert {"blank", "64×64", "38×101", "97×333", "4 of 38×101"} == {row["name"] for row in rows}
+    assert sum(row["objects"] for row in rows) > 100
+    assert max(row["largest"]["boxes"] for row in rows) < 1e-3
+    said = str(exported_detector)
+    assert "opset 18" in said
+    assert "nodes" in said
+    assert not list(exported_detector.path.parent.glob(".unfinished*"))
+
+
+def test_a_predictor_gives_what_the_checkpoint_gives(exported_detector, untrained, photos):
+    paths = sorted(photos.glob("*.png"))
+    ours, theirs = (botvision.Predictor.load(path, threshold=0.252) for path in (untrained, exported_detector.path))
+    for own, other in zip(ours(paths), theirs(paths), strict=True):
+        assert len(own) == len(other)
+        np.testing.assert_allclose(own.xyxy, other.xyxy, atol=2e-3)
+        np.testing.assert_array_equal(own.class_id, other.class_id)
+        assert (own.mask != other.mask).mean() < 1e-3 if len(own) else True
+
+
+def test_ap_is_the_checkpoints(exported_detector, untrained, photos, tmp_path):
+    """The truth is what the checkpoint itself finds above a score that a few reach."""
+    predictor = botvision.Predictor.load(untrained, threshold=0.2535)
+    images, annotations = [], []
+    for number, path in enumerate(sorted(photos.glob("*.png")), 1):
+        with Image.open(path) as image:
+            width, height = image.size
+        images.append({"id": number, "file_name": path.name, "width": width, "height": height})
+        for box, label in zip(*(lambda f: (f.xyxy.tolist(), f.class_id.tolist()))(predictor(path)), strict=True):
+            x1, y1, x2, y2 = box
+            if min(x2 - x1, y2 - y1) < 2:
+                continue
+            corners = [x1, y1, x2, y1, x2, y2, x1, y2]
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "category_id": (7, 8, 11)[label], "iscrowd": 0,
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "segmentation": [corners],
+            })  # fmt: skip
+    assert annotations
+    categories = [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}, {"id": 11, "name": "cow"}]
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    before, after = (
+        botvision.maskrcnn.evaluate(path, file, photos, workers=0) for path in (untrained, exported_detector.path)
+    )
+    assert before.box["AP"] > 0.1
+    for name in ("AP", "AP50", "AR_100"):
+        assert after.box[name] == pytest.approx(before.box[name], abs=1e-3)
+        assert after.mask[name] == pytest.approx(before.mask[name], abs=1e-3)
+
+
+def test_a_process_without_torch_finds_the_same(exported_detector, exported_classifier, photos):
+    code = """
+import json, sys
+for name in ("torch", "torchvision", "timm", "supervision"):
+    sys.modules[name] = None  # an import of it fails
+import botvision
+from botvision.deploy import Classifier, Predictor
+detector, classifier, *paths = sys.argv[1:]
+found = Predictor.load(detector, threshold=0.252, threads=1)(paths)
+named = Classifier.load(classifier, threads=1)(paths)
+objects = [[own.xyxy.tolist(), own.class_name, [int(m.sum()) for m in own.mask]] for own in found]
+print(json.dumps([objects, named]))
+"""
+    paths = [str(path) for path in sorted(photos.glob("*.png"))]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(exported_detector.path), str(exported_classifier.path), *paths],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    objects, named = json.loads(run.stdout)
+    predictor = botvision.Predictor.load(exported_detector.path, threshold=0.252)
+    for (boxes, names, areas), own in zip(objects, predictor(paths), strict=True):
+        np.testing.assert_allclose(np.reshape(boxes, (-1, 4)), own.xyxy, atol=2e-3)
+        assert names == list(own.data["class_name"])
+        np.testing.assert_allclose(areas, own.mask.sum((1, 2)), atol=2)
+    assert [sorted(name for name, _ in row) for row in named] == [["a", "b", "c"]] * len(paths)
+
+
+def test_a_classifier_and_its_file_agree(classifier_checkpoint, exported_classifier, pictures):
+    cpu = botvision.engine.config.DeviceConfig("cpu")
+    before, after = (
+        botvision.classify.evaluate(path, str(pictures), workers=0, engine=cpu, img_size=(64, 96)).rows
+        for path in (classifier_checkpoint, exported_classifier.path)
+    )
+    for own, other in zip(before, after, strict=True):
+        assert own.confusion.tolist() == other.confusion.tolist()
+    assert open_graph(exported_classifier.path).about["classes"] == ["a", "b", "c"]
+
+
+def test_predict_and_evaluate_take_a_file_on_the_command_line(exported_classifier, exported_detector, photos, tmp_path):
+    found = ["maskrcnn", "predict", str(exported_detector.path), str(photos), "--out", str(tmp_path / "found")]
+    assert main([*found, "--threshold", "0.252", "--draw", "false"]) == 0
+    assert len((tmp_path / "found/predictions.jsonl").read_text().splitlines()) == 1 + len(SIZES) + 1
+    named = ["classify", "predict", str(exported_classifier.path), str(photos), "--out", str(tmp_path / "named")]
+    assert main(named) == 0
+    assert len(json.loads((tmp_path / "named/predictions.json").read_text())) == len(SIZES) + 1
+
+
+def test_openvino_gives_the_same(exported_detector, tmp_path):
+    from botvision.export.formats import xml_writer
+
+    path = tmp_path / "detector.xml"
+    xml_writer(exported_detector.path)(path, exported_detector.about)
+    images = drawn(4, 38, 101)
+    wanted, found = (open_graph(file).run({"images": images}) for file in (exported_detector.path, path))
+    assert len(wanted["boxes"]) == len(found["boxes"]) > 100
+    np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=2e-3)
+    np.testing.assert_allclose(found["masks"], wanted["masks"], atol=1e-3)
+
+
+def test_torchscript_is_written_and_proved(classifier_checkpoint, tmp_path):
+    made = export(str(classifier_checkpoint), out=tmp_path / "classifier.pt")
+    extra = {"botvision.json": ""}
+    module = torch.jit.load(made.path, _extra_files=extra)
+    assert json.loads(extra["botvision.json"])["classes"] == ["a", "b", "c"]
+    assert module(torch.zeros(5, 70, 90, 3, dtype=torch.uint8)).shape == (5, 3)
+
+
+def test_a_mismatch_leaves_no_file_and_exits_1(classifier_checkpoint, tmp_path, monkeypatch, capsys):
+    from botvision.export import proof
+
+    monkeypatch.setattr(proof, "RELATIVE", -1.0)
+    out = tmp_path / "new" / "classifier.pt"
+    assert main(["export", str(classifier_checkpoint), "--out", str(out)]) == 1
+    assert "does not give what torch gives: logits differ by" in capsys.readouterr().err
+    assert not list(out.parent.iterdir())
+
+
+def test_int8_is_measured_and_refused_where_it_loses(
+    classifier_checkpoint, exported_classifier, pictures, tmp_path, monkeypatch
+):
+    from botvision.export import calibration, exporting
+    from botvision.export.formats import write_onnx
+
+    def again(*_, **__):  # the graph is recorded already
+        model = onnx.load(exported_classifier.path)
+
+        def write(path, about):
+            write_onnx(onnx, model, path, about)
+            return len(model.graph.node)
+
+        return write
+
+    monkeypatch.setattr(exporting, "writer", again)
+    out = tmp_path / "int8.onnx"
+    options = {"out": out, "precision": "int8", "images": pictures, "max_ap_drop": 0.5}
+    made = export(str(classifier_checkpoint), **options)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(out).graph.node}
+    assert set(made.about["accuracy"]["before"]) == {"top-1"}
+    assert "top-1" in str(made)
+    out.unlink()
+    drop = calibration.Drop({"top-1": 0.9}, {"top-1": 0.1})
+    monkeypatch.setattr(calibration.Calibration, "drop", lambda *_: drop)
+    with pytest.raises(MismatchError, match=r"0\.9000 → 0\.1000, more than max_ap_drop=0\.5; no file is left"):
+        export(str(classifier_checkpoint), **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"opset": 9}, "opset=9 is not supported; use 18 to 23"),
+        ({"out": Path("model.engine")}, "must end in .onnx, .xml, .pt2, .pt"),
+        ({"precision": "int8"}, "int8 needs images"),
+        ({"precision": "bfloat16"}, "bfloat16 is for .xml"),
+        ({"img_size": 8}, "img_size=8 must be"),
+        ({"features": True}, "features are of a backbone"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_built(untrained, options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        export(str(untrained), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_refused(classifier_checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["export", str(classifier_checkpoint), "--out", str(tmp_path / "file" / "model.pt")]) == 2
+    assert "file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_detector_is_no_torchscript(untrained, tmp_path, capsys):
+    assert main(["export", str(untrained), "--out", str(tmp_path / "model.pt")]) == 2
+    assert "a detector goes to .onnx, .xml or .pt2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_and_foreign_files_are_named(exported_detector, exported_classifier, tmp_path, capsys):
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(exported_detector.path.read_bytes()[:5000])
+    foreign = tmp_path / "foreign.onnx"
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), foreign)
+    for path, said in ((torn, "not a whole ONNX file"), (foreign, "was not written by `botvision export`")):
+        with pytest.raises(ValueError, match=said):
+            TorchFree.load(path)
+    with pytest.raises(ValueError, match="of task 'classify', not 'maskrcnn'"):
+        TorchFree.load(exported_classifier.path)
+    with pytest.raises(ValueError, match="of task 'maskrcnn', not 'classify'"):
+        Classifier.load(exported_detector.path)
+    with pytest.raises(FileNotFoundError, match="no exported graph at"):
+        TorchFree.load(tmp_path / "none.onnx")
+    assert main(["maskrcnn", "predict", str(torn), str(tmp_path)]) == 2
+    assert "not a whole ONNX file" in capsys.readouterr().err
