@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import metadata
@@ -143,7 +144,9 @@ def test_a_truncated_image_met_in_training_is_one_line(scenes, tmp_path, capsys)
     arguments += ["--engine.progress", "false"]
     assert main(arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("botvision: cannot read image")
+    assert re.match(
+        r"botvision: 1\d images could not be read, more than --data.bad_limit 10 .*: cannot read image", last
+    )
     assert last.endswith("replace the file or leave it out")
 
 

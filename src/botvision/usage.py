@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from botvision.engine.settings import RENAMED
+from botvision.engine.settings import RENAMED, read_yaml
 
 REQUIRED = inspect.Parameter.empty
 WORDS = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", NoneType: "none"}
@@ -188,9 +188,7 @@ def refusal(message: str, flags: Mapping[str, Flag], *, positionals: Sequence[st
 
 def gives(recipe: Path, names: Iterable[str]) -> bool:
     """Whether a recipe has a value for each of these flags."""
-    import yaml
-
-    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content = read_yaml(recipe, what="recipe")
     for name in names:
         value = content
         for part in name.split("."):

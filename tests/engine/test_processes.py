@@ -19,6 +19,7 @@ from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Batch, build_split
 from botvision.classify.module import ClassifierModule
 from botvision.engine.loader import EpochPosition, Share
+from botvision.engine.module import Unreadable
 from botvision.engine.sharing import check_alone
 from tests.faults.kills import ending, same
 
@@ -159,7 +160,7 @@ def test_a_process_without_an_image_takes_part_in_what_others_wait_for():
     for norm, shapes in ((nn.BatchNorm2d(3), []), (nn.SyncBatchNorm(3), [(2, 3, 32, 32)])):
         module = ClassifierModule.__new__(ClassifierModule)
         nn.Module.__init__(module)
-        module.model, module.config, module.bad = Net(norm), ModelConfig("any", img_size=32), {}
+        module.model, module.config, module.bad = Net(norm), ModelConfig("any", img_size=32), Unreadable(0)
         module.data, module.optim, module.mix = DataConfig("a", "b"), OptimConfig(), None
         loss = module.training_step(Batch(torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), []), 0)
         loss.backward()

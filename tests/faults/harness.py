@@ -132,7 +132,9 @@ def apart(family: Family, numbers: Iterable[int]) -> Tally:
         for verdict, detail in _answers(ours, child.pid or 0):
             tally.add(waiting.pop(0), verdict, detail)
         if waiting:
-            reason = "hung" if child.is_alive() else f"crashed ({child.exitcode})"
+            gone = ours.poll(0)  # its end of the pipe is closed
+            child.join(60 if gone else 0)
+            reason = f"crashed ({child.exitcode})" if gone else "hung"
             tally.add(waiting.pop(0), LOST, reason)
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from botvision.backbone.archive import check_archive, check_tensors
-from botvision.engine.saving import LAST, PREVIOUS
 from botvision.files import is_file, whole_file
 
 KEY = "botvision"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 SLACK = 2**24  # numbers that a model may have besides its weights
 
 

@@ -1,4 +1,4 @@
-"""DataLoader that resumes inside an epoch, each rank's part of the data, each sample's random numbers."""
+"""DataLoader that resumes inside an epoch; each rank's part, each sample's random numbers."""
 
 import hashlib
 import random
@@ -106,7 +106,8 @@ class Drawn(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         seed_draws("sample", self.share.seed, self.share.position.epoch, index)
-        return self.source[index]
+        read = getattr(self.source, "__getitems__", None)  # which may leave out what cannot be read
+        return self.source[index] if read is None else read([index])[0]
 
 
 class ResumableLoader(DataLoader[Any]):

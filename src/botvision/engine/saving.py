@@ -1,4 +1,4 @@
-"""Save checkpoints atomically: written beside their target, synced, renamed; the last one but one is kept."""
+"""Save checkpoints atomically: written beside their target, synced, renamed; two are kept."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from botvision.engine.checkpoint import LAST, PREVIOUS
 from botvision.files import whole_file
-
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

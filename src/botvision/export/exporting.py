@@ -1,4 +1,4 @@
-"""Write an exported file whole or not at all: written, proved, measured, and only then in its place."""
+"""Write an exported file whole or not at all: written, proved, measured, then in its place."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What is exported: a module for graphs, the eager model that judges it, inputs, and what the file says."""
+"""What is exported: a module for graphs, the model that judges it, inputs, what the file says."""
 
 # B batch, H×W image, h×w map, K classes
 

@@ -104,8 +104,8 @@ def files_of(dataset: CocoInstances) -> set[str]:
     return {str((dataset.images / dataset.record(index)[0]["file_name"]).resolve()) for index in range(len(dataset))}
 
 
-def samples_sheet(train: CocoInstances) -> Pixels:
-    """The first images as they are trained on, with their labels."""
+def samples_sheet(train: CocoInstances) -> Pixels | None:
+    """The first images as they are trained on, with their labels; none where none of them can be read."""
     drawn = []
     for sample in map(train.attempt, range(min(SAMPLES, len(train)))):
         if isinstance(sample, Bad):  # training counts them
@@ -120,4 +120,4 @@ def samples_sheet(train: CocoInstances) -> Pixels:
         labelled = sv.Detections(xyxy=boxes, mask=dense, class_id=target["labels"].numpy() - 1)
         names = [category.name for category in train.categories]
         drawn.append(draw_instances(image.permute(1, 2, 0).numpy(), labelled, names))
-    return contact_sheet(drawn)
+    return contact_sheet(drawn) if drawn else None

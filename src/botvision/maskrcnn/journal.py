@@ -1,4 +1,4 @@
-"""Predictions as they come, a JSON line an image: what a stopped prediction, or another process, goes on from."""
+"""Predictions as they come, a JSON line an image: what another process goes on from."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Detect objects in many images, videos or a camera, at constant memory; resume, share among processes."""
+"""Detect objects in many images, videos or a camera, at constant memory; resume; share the work."""
 
 import signal
 import sys

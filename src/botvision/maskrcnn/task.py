@@ -152,7 +152,9 @@ class InstanceSegmentation(Task[Summary]):
         print("\n".join(told(train, val)), file=sys.stderr)
         for warning in unlearnable(train, val):
             print(warning, file=sys.stderr)
-        save_image(samples_sheet(train), out / "samples.jpg")
+        sheet = samples_sheet(train)
+        if sheet is not None:
+            save_image(sheet, out / "samples.jpg")
 
     def draw(self, checkpoint: Path, parts: Parts, out: Path, *, device: torch.device) -> None:
         """What the model finds in some validation images, and a sheet of them."""
