@@ -11,7 +11,7 @@ import supervision as sv
 from PIL import Image
 
 from botvision.maskrcnn.data import CocoInstances
-from botvision.maskrcnn.layouts import find_splits, split_by_image
+from botvision.maskrcnn.layouts import drawn, find_splits, split_by_image
 
 
 def digits_of(document, image):
@@ -178,6 +178,19 @@ def test_one_file_is_split_by_image_and_by_the_seed(scenes, tmp_path):
         assert all(split.document()["images"] for split in split_by_image(found.train, fraction=fraction, seed=0))
     with pytest.raises(ValueError, match=r"data\.val_fraction=1\.5 must lie between 0 and 1"):
         split_by_image(found.train, fraction=1.5, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_that_two_images_have_is_in_both_splits(seed):
+    classes = {number: {"common"} for number in range(18)} | {18: {"common", "rare"}, 19: {"rare"}, 20: {"once"}}
+    chosen = drawn(classes, 4, seed=seed)
+    assert len(chosen) == 4
+    for name in ("common", "rare"):
+        assert any(name in classes[image] for image in chosen)
+        assert any(name in own for image, own in classes.items() if image not in chosen)
+    assert 20 not in chosen  # what one image has is trained on
+    assert chosen == drawn(classes, 4, seed=seed)
+    assert len(drawn({0: {"a"}, 1: {"b"}}, 1, seed=seed)) == 1
 
 
 def test_a_test_split_of_pascal_voc_is_left_alone(scenes, tmp_path):

@@ -266,7 +266,9 @@ def test_train_refuses_another_val_list_and_too_few_images(scenes, coco, tmp_pat
     document["categories"][0]["name"] = "nought"
     path, images = save()
     data = replace(data_of(scenes), val_annotations=path, val_images=images)
-    with pytest.raises(ValueError, match="list different categories; use one list"):
+    with pytest.raises(
+        ValueError, match="list different categories, first '0' .id 1. and 'nought' .id 1.; use one list"
+    ):
         train(data, tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
     with pytest.raises(ValueError, match="has 16 images, fewer than batch_size=32 × 1 devices"):
         train(replace(data_of(scenes), batch_size=32), tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)

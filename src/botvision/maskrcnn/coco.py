@@ -68,10 +68,10 @@ def read_coco(
         bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "") for a in annotations
     ]
     bad = [(shown(a.get("id")), why) for a, why in zip(annotations, reasons, strict=True) if why]
+    boxes = "; --model.masks false trains on boxes alone" if bad and bad[0][1] == NO_MASK else ""
     if bad and on_bad == "refuse":
         number, why = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
-        boxes = "; --model.masks false trains on boxes alone" if why == NO_MASK else ""
         raise ValueError(
             f"{path}: annotation {number} {why}{more}; correct it, or leave such out by --data.on_bad skip{boxes}"
         )
@@ -80,7 +80,7 @@ def read_coco(
         first = f" that can be used: annotation {number} {why}" if bad else ""
         raise ValueError(f"{path} has no annotation{first}; nothing can be learnt or evaluated from it")
     if bad:
-        log.warning("%s: left out %d annotations; the first, %s, %s", path, len(bad), *bad[0])
+        log.warning("%s: left out %d annotations; the first, %s, %s%s", path, len(bad), *bad[0], boxes)
     kept = [a for a, why in zip(annotations, reasons, strict=True) if not why]
     if all(a.get("iscrowd") for a in kept):
         raise ValueError(

@@ -62,7 +62,7 @@ def read_yolo(sources: Iterable[Path], names: Mapping[int, str], root: Path) -> 
     if unlabelled:
         say(
             f"{len(unlabelled)} of {len(document['images'])} images have no label file and count as images without "
-            f"objects, e.g. {unlabelled[0]}"
+            f"objects, e.g. {unlabelled[0]}; add the files where there are objects"
         )
     return document
 

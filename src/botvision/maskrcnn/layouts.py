@@ -2,7 +2,8 @@
 
 import random
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,21 +63,23 @@ def find_splits(root: Path) -> Found:
 
 
 def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part of the images, drawn by a seed, to evaluate on; the rest to train on.
+    """Part of the images, drawn by a seed, to evaluate on, with every class where that can be; the rest to train on.
 
     Raises:
         ValueError: a fraction outside 0 … 1, or too few images with objects.
     """
     document = split.document()
-    annotated = {annotation.get("image_id") for annotation in document["annotations"]}
-    with_objects = [image for image in document["images"] if image.get("id") in annotated]
+    classes: dict[Any, set[Any]] = {image.get("id"): set() for image in document["images"]}
+    for annotation in document["annotations"]:
+        classes.get(annotation.get("image_id"), set()).add(annotation.get("category_id"))
+    with_objects = {image: own for image, own in classes.items() if own}
     if len(with_objects) < 2:
-        raise ValueError(f"{len(with_objects)} images with objects cannot be split into two; add images")
+        raise ValueError(
+            f"{len(with_objects)} of {len(classes)} images have objects, which cannot be split into two; label more"
+        )
     chosen: set[Any] = set()
-    for group in (with_objects, [image for image in document["images"] if image.get("id") not in annotated]):
-        ids = [image.get("id") for image in group]
-        random.Random(seed).shuffle(ids)
-        chosen |= set(ids[: images_kept(len(ids), fraction=fraction)] if ids else [])
+    for group in (with_objects, {image: own for image, own in classes.items() if not own}):
+        chosen |= drawn(group, images_kept(len(group), fraction=fraction), seed=seed) if group else set()
 
     def part(inside: bool) -> Split:
         return Split(
@@ -89,6 +92,39 @@ def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, 
         )
 
     return part(False), part(True)
+
+
+def drawn(classes: Mapping[Any, Collection[Any]], count: int, *, seed: int) -> set[Any]:
+    """So many images by a seed: first one of each class, the rarest first, where one more is left to train on.
+
+    Args:
+        classes: of each image.
+        count: of the images to draw.
+        seed: of their order.
+    """
+    order = list(classes)
+    random.Random(seed).shuffle(order)
+    left = Counter(name for own in classes.values() for name in own)
+    chosen: set[Any] = set()
+
+    def spared(image: Any) -> bool:
+        return image not in chosen and all(left[name] > 1 for name in classes[image])
+
+    def take(image: Any) -> None:
+        chosen.add(image)
+        left.subtract(classes[image])
+
+    there = dict(left)
+    for name in sorted(left, key=lambda name: (left[name], str(name))):
+        if len(chosen) < count and left[name] == there[name]:
+            found = next((image for image in order if name in classes[image] and spared(image)), None)
+            if found is not None:
+                take(found)
+    for wanted in (spared, lambda image: image not in chosen):
+        for image in order:
+            if len(chosen) < count and wanted(image):
+                take(image)
+    return chosen
 
 
 def find_roboflow(root: Path) -> Found | None:

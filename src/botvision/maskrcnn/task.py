@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -122,8 +123,13 @@ class InstanceSegmentation(Task[Summary]):
         masks = bool(self.model.masks)
         train_images, val_images = train_set(self.data, rule, masks=masks), val_set(self.data, masks=masks)
         if val_images.categories != train_images.categories:
+            own, others = (
+                [f"{c.name!r} (id {c.id})" for c in images.categories] for images in (train_images, val_images)
+            )
+            first = next(pair for pair in zip_longest(own, others, fillvalue="none") if pair[0] != pair[1])
             raise ValueError(
-                f"{self.data.train_annotations} and {self.data.val_annotations} list different categories; use one list"
+                f"{self.data.train_annotations} and {self.data.val_annotations} list different categories, first "
+                f"{first[0]} and {first[1]}; use one list"
             )
         counts = train_images.counts + val_images.counts
         for images in (train_images, val_images):  # a class without an object would only take room
