@@ -163,6 +163,21 @@ def check_no_file(path: Path) -> None:
         raise ValueError(f"{path} is a file; give a folder as --out")
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written into, before long work for it begins.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = f"{there}: {(error.strerror or str(error)).lower()}"
+        raise ValueError(f"nothing can be written into {folder} ({reason}); give another --out") from error
+
+
 def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
     """Refuse to overwrite files, before any is written.
 

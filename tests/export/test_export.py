@@ -237,13 +237,18 @@ def test_int8_is_measured_and_refused_where_it_loses(
         ({"precision": "bfloat16"}, "bfloat16 is for .xml"),
         ({"img_size": 8}, "img_size=8 must be"),
         ({"features": True}, "features are of a backbone"),
+        ({"annotations": Path("a.json")}, "annotations, calibration_images and max_ap_drop are for int8"),
+        ({"max_ap_drop": 0.5}, "are for int8; add --precision int8"),
+        ({"precision": "int8", "images": Path("a"), "max_ap_drop": -1.0}, "max_ap_drop=-1.0 must be at least 0"),
+        ({"out": Path("file/model.onnx")}, "nothing can be written into file (.*not a directory); give another --out"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_built(untrained, options, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace("y)", r"y\)")):
         export(str(untrained), **options)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_place_that_cannot_be_written_is_refused(classifier_checkpoint, tmp_path, capsys):
@@ -251,6 +256,14 @@ def test_a_place_that_cannot_be_written_is_refused(classifier_checkpoint, tmp_pa
     assert main(["export", str(classifier_checkpoint), "--out", str(tmp_path / "file" / "model.pt")]) == 2
     assert "file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_images_that_would_prove_nothing_and_exported_files_are_refused(classifier_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="images prove a detector's file that takes images, or serve int8"):
+        export(str(classifier_checkpoint), out=tmp_path / "a.onnx", images=tmp_path)
+    with pytest.raises(ValueError, match=r"a\.onnx is an exported file; give the \.ckpt or the name"):
+        export(str(tmp_path / "a.onnx"), out=tmp_path / "b.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_detector_is_no_torchscript(untrained, tmp_path, capsys):

@@ -34,7 +34,17 @@ class Graph(NamedTuple):
             ValueError: it is.
         """
         if self.about.get("task") != task:
-            raise ValueError(f"{self.path} is a graph of task {self.about.get('task')!r}, not {task!r}; give another")
+            own = self.about.get("task")
+            raise ValueError(
+                f"{self.path} is a graph of task {own!r}, not {task!r}; {CURES.get(str(own), 'give another')}"
+            )
+
+
+CURES = {  # what opens a graph of each task
+    "maskrcnn": "botvision maskrcnn predict and botvision.deploy.Predictor open it",
+    "classify": "botvision classify predict and botvision.deploy.Classifier open it",
+    "backbone": "botvision.deploy.open_graph opens it; for names of classes export the .ckpt of a trained run",
+}
 
 
 def is_graph(path: str | Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain, read_yaml
-from botvision.files import check_no_file, clear_leftovers
+from botvision.files import check_no_file, check_writable, clear_leftovers
 
 
 def run_files(out: Path) -> list[Path]:
@@ -73,6 +73,7 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
         fixed: the groups that must not change, as dataclasses; what an older run lacks reads as their defaults.
     """
     check_no_file(out)
+    check_writable(out)
     if not run_files(out):
         return
     if on_existing == "refuse":

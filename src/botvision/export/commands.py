@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from botvision.files import check_free
+from botvision.files import check_free, check_writable
 
 if TYPE_CHECKING:
     from botvision.export.exporting import Exported
@@ -60,6 +60,15 @@ def export(
     """
     out = Path(out)
     check_options(out, opset=opset, precision=precision)
+    if Path(model).suffix in (".onnx", ".xml", ".pt2"):
+        raise ValueError(f"{model} is an exported file; give the .ckpt or the name that it was exported from")
+    if precision != "int8" and (annotations, calibration_images, max_ap_drop) != (None, None, 0.01):
+        raise ValueError(
+            "annotations, calibration_images and max_ap_drop are for int8; add --precision int8, or leave them out"
+        )
+    if not max_ap_drop >= 0:
+        raise ValueError(f"max_ap_drop={max_ap_drop} must be at least 0; e.g. 0.01")
+    check_writable(out.parent)
     check_free([out, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])], on_existing=on_existing)
     if precision == "int8" and images is None:
         raise ValueError("int8 needs images to take its ranges from and to be measured on; give --images FOLDER")
@@ -68,6 +77,10 @@ def export(
     from botvision.export.subject import subject_of, with_images
 
     subject = subject_of(model, input=input, img_size=img_size, features=features, licence=licence)
+    if images is not None and precision != "int8" and (subject.task != "maskrcnn" or input != "image"):
+        raise ValueError(
+            "images prove a detector's file that takes images, or serve int8; leave --images out, or add --precision int8"
+        )
     subject = subject if images is None else with_images(subject, images)
     calibration = None
     if precision == "int8" and images is not None:
