@@ -267,7 +267,7 @@ def test_train_refuses_another_val_list_and_too_few_images(scenes, coco, tmp_pat
     path, images = save()
     data = replace(data_of(scenes), val_annotations=path, val_images=images)
     with pytest.raises(
-        ValueError, match="list different categories, first '0' .id 1. and 'nought' .id 1.; use one list"
+        ValueError, match=r"list different categories, first '0' \(id 1\) and 'nought' \(id 1\); use one list"
     ):
         train(data, tmp_path / "x", model=MODEL, optim=OPTIM, engine=ENGINE)
     with pytest.raises(ValueError, match="has 16 images, fewer than batch_size=32 × 1 devices"):

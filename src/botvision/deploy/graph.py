@@ -35,9 +35,8 @@ class Graph(NamedTuple):
         """
         if self.about.get("task") != task:
             own = self.about.get("task")
-            raise ValueError(
-                f"{self.path} is a graph of task {own!r}, not {task!r}; {CURES.get(str(own), 'give another')}"
-            )
+            cure = CURES.get(str(own), "give another")
+            raise ValueError(f"{self.path} is a graph of task {own!r}, not {task!r}; {cure}")
 
 
 CURES = {  # what opens a graph of each task

@@ -79,7 +79,7 @@ def export(
     subject = subject_of(model, input=input, img_size=img_size, features=features, licence=licence)
     if images is not None and precision != "int8" and (subject.task != "maskrcnn" or input != "image"):
         raise ValueError(
-            "images prove a detector's file that takes images, or serve int8; leave --images out, or add --precision int8"
+            "images prove a detector's file that takes images, or serve int8; leave --images out, or use int8"
         )
     subject = subject if images is None else with_images(subject, images)
     calibration = None
