@@ -383,13 +383,13 @@ def command_parser(command: Command, *, prog: str) -> Any:
     function = load(command.function)
     flags = flags_of(function)
     recipes = recipe_names(command.recipes) if command.recipes else []
-    contents = {name: recipe_path(name, command.recipes) for name in recipes}
 
     class OneLineParser(ArgumentParser):
         """A mistake is one line, with the flag that may have been meant."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             positionals = [action.dest for action in self._actions if not action.option_strings]
+            contents = {name: recipe_path(name, command.recipes) for name in recipes}
             told = refusal(" ".join(message.split()), flags, positionals=positionals, recipes=contents)
             refuse(f"{told}; flags: {prog} --help")
 

@@ -40,7 +40,9 @@ class ClassifierModule(TaskModule):
         """The loss of one batch, mixed."""
         self.bad.count(batch.bad)
         if not len(batch.labels):
-            return self.nothing(batch.images.device)
+            side = self.config.img_size
+            black = torch.zeros(2, 3, side, side, device=batch.images.device)
+            return self.nothing(lambda: self.model(black).sum())
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
         loss = loss_of(self.model(images), targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
         if not torch.isfinite(loss):
@@ -50,16 +52,6 @@ class ClassifierModule(TaskModule):
             )
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.labels))
         return loss
-
-    def nothing(self, device: torch.device) -> Tensor:
-        """A loss of 0 where no image could be read: every process must have one, with a gradient for each weight.
-
-        Norms that are synchronised wait for each other in the forward pass: two black images go through it.
-        """
-        if any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
-            side = self.config.img_size
-            return self.model(torch.zeros(2, 3, side, side, device=device)).sum() * 0.0
-        return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How many are right, and the plain loss."""

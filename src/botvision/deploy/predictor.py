@@ -52,10 +52,7 @@ class Predictor:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold} must lie in 0 … 1; e.g. 0.5")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1; e.g. 8")
+        check_numbers(self.threshold, self.batch_size)
 
     @classmethod
     def load(
@@ -125,3 +122,15 @@ class Predictor:
                 own[:] = pasted(probabilities, box, height=height, width=width)
         names = [self.names[number] for number in class_id]
         return Objects(boxes, class_id, rows["scores"][mine], names, mask)
+
+
+def check_numbers(threshold: float, batch_size: int) -> None:
+    """Refuse a score outside 0 … 1 and batches of nothing.
+
+    Raises:
+        ValueError: either.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} must lie in 0 … 1; e.g. 0.5")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 8")

@@ -50,7 +50,7 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
         ) from error
     about = content.get(KEY) if isinstance(content, dict) else None
     about = about if isinstance(about, dict) else {}
-    whose = about.get("task", about.get("house"))  # "house" is the name before 0.1
+    whose = owner(about)
     if not isinstance(whose, str) or task not in (None, whose):
         whose = f"one of `botvision {whose}`" if isinstance(whose, str) else "no checkpoint of ours"
         raise ValueError(f"{path} is {whose}; give one from runs/{task or 'maskrcnn'}/…/checkpoints")
@@ -68,8 +68,12 @@ def task_of(path: Path) -> str:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, or none of ours.
     """
-    about = read_checkpoint(path, task=None)[KEY]
-    return str(about.get("task", about.get("house")))
+    return str(owner(read_checkpoint(path, task=None)[KEY]))
+
+
+def owner(about: dict[str, Any]) -> Any:
+    """The task that a checkpoint says it is of; none where it says nothing."""
+    return about.get("task", about.get("house"))  # "house" is the name before 0.1
 
 
 def check_sums(path: Path) -> None:

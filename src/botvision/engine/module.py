@@ -1,12 +1,12 @@
 """LightningModule of any task: order of epochs, rates, steps that are left out, checkpoints."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -89,6 +89,19 @@ class TaskModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Another order of the images each epoch."""
         self.loader.share.position.begin(self.current_epoch)
+
+    def nothing(self, forward: Callable[[], Tensor]) -> Tensor:
+        """A loss of 0 where no image could be read: every process must have one, with a gradient for each weight.
+
+        Norms that are synchronised wait for each other in the forward pass, which is then gone through.
+
+        Args:
+            forward: of black images; a number.
+        """
+        loss = torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
+            loss = loss + forward() * 0.0
+        return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Random numbers of this step alone: dropout, mixing and sampling go on the same whenever a run is resumed."""

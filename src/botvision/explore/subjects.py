@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from botvision.backbone import VARIANTS, check_offline, create_model
 from botvision.classify.data import val_transform
+from botvision.classify.evaluation import to_image
 from botvision.classify.model import SMALLEST, load_classifier, normalisation
-from botvision.engine.checkpoint import KEY, read_checkpoint
+from botvision.engine.checkpoint import task_of
 from botvision.inputs import pixels
 
 PLUGINS = "botvision.explore"  # entry points: a file's suffix without its dot → function like `open_detector`
@@ -102,8 +103,7 @@ def open_subject(
         )
     if path.suffix != ".ckpt" and (found := plugin(path)) is not None:
         return found(path, img_size=img_size, threshold=threshold)
-    about = read_checkpoint(path, task=None)[KEY]
-    if about.get("task", about.get("house")) == "classify":
+    if task_of(path) == "classify":
         return open_classifier(path, img_size=img_size)
     return open_detector(path, img_size=img_size, threshold=threshold)
 
@@ -150,7 +150,8 @@ def open_detector(path: Path, *, img_size: int | None, threshold: float) -> Subj
             label = names[int(detections["labels"][number]) - 1]
             x1, y1, x2, y2 = box.tolist()
             found.append(Found(label, float(detections["scores"][number]), (x1, y1, x2, y2), mask))
-        picture = shown(batch.tensors[0], model.resize.mean, model.resize.std)
+        mean, std = (values.flatten().tolist() for values in (model.resize.mean, model.resize.std))
+        picture = to_image(batch.tensors[0], mean=mean, std=std)
         picture[size[0] :], picture[:, size[1] :] = 128, 128  # the padding, which is zero behind the normalisation
         frame = (0.0, 0.0, width * own[1] / size[1], height * own[0] / size[0])
         return Seen(batch.tensors, picture, frame, found)
@@ -236,16 +237,10 @@ def cropped(size: int, crop: float, mean: Sequence[float], std: Sequence[float])
         batch: Tensor = transform(image)[None]
         half = size / 2 * min(image.size) / (size / crop)  # px of the image
         x, y = image.width / 2, image.height / 2
-        picture = shown(batch[0], *(torch.tensor(values).view(3, 1, 1) for values in (mean, std)))
+        picture = to_image(batch[0], mean=mean, std=std)
         return Seen(batch, picture, (x - half, y - half, x + half, y + half))
 
     return see
-
-
-def shown(batch: Tensor, mean: Tensor, std: Tensor) -> NDArray[np.uint8]:
-    """A normalised image (3, h, w) as pixels (h, w, 3)."""
-    values = (batch.float() * std + mean).clamp(0, 1) * 255
-    return values.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def run_name(path: Path) -> str:

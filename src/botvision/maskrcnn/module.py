@@ -12,6 +12,7 @@ from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.evaluation import Metrics, coco_metrics
 from botvision.maskrcnn.model import MaskRCNN
 from botvision.maskrcnn.results import Result, batch_results
+from botvision.maskrcnn.targets import CROP_SIDE
 from botvision.optim import build_optimizer, freeze, rate_for, trained_before
 
 
@@ -47,7 +48,7 @@ class MaskRCNNModule(TaskModule):
         """Sum of the losses."""
         self.bad.count(batch.bad)
         if not batch.images:
-            return self.nothing()
+            return self.nothing(self.black)
         losses = self.model(batch.images, batch.targets).losses
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
@@ -60,21 +61,16 @@ class MaskRCNNModule(TaskModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.images))
         return loss
 
-    def nothing(self) -> torch.Tensor:
-        """A loss of 0 where no image could be read: every process must have one, with a gradient for each weight.
-
-        Norms that are synchronised wait for each other in the forward pass: a black image goes through it.
-        """
-        loss = torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
-        if any(isinstance(module, torch.nn.SyncBatchNorm) for module in self.model.modules()):
-            black = torch.zeros(3, 64, 64, device=loss.device)
-            target: dict[str, Any] = {
-                "boxes": torch.zeros(0, 4, device=loss.device),
-                "labels": torch.zeros(0, dtype=torch.int64, device=loss.device),
-                "masks": torch.zeros(0, 112, 112, dtype=torch.uint8, device=loss.device),
-            }
-            loss = loss + torch.stack(list(self.model([black], [target]).losses.values())).sum() * 0.0
-        return loss
+    def black(self) -> torch.Tensor:
+        """The losses of a black image without objects."""
+        device = next(self.model.parameters()).device
+        target: dict[str, Any] = {
+            "boxes": torch.zeros(0, 4, device=device),
+            "labels": torch.zeros(0, dtype=torch.int64, device=device),
+            "masks": torch.zeros(0, CROP_SIDE, CROP_SIDE, dtype=torch.uint8, device=device),
+        }
+        losses = self.model([torch.zeros(3, 64, 64, device=device)], [target]).losses
+        return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Detections as COCO results, and the losses."""

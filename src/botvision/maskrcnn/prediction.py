@@ -11,6 +11,7 @@ import supervision as sv
 import torch
 from torch import Tensor
 
+from botvision.deploy.predictor import check_numbers
 from botvision.engine.config import DeviceConfig
 from botvision.inputs import as_tensor
 from botvision.maskrcnn.checkpoint import Detector, load_detector
@@ -37,10 +38,7 @@ class Predictor:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold} must lie in 0 … 1; e.g. 0.5")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1; e.g. 8")
+        check_numbers(self.threshold, self.batch_size)
 
     @classmethod
     def load(
