@@ -100,7 +100,10 @@ def test_the_nearest_name_may_be_in_another_group(name, meant):
     ("arguments", "said"),
     [
         (["predict", "--treshold", "0.3", "a", "b"], "; did you mean --threshold?"),
-        (["train", "--recip", "demo", "--epochs", "3"], "; did you mean --optim.epochs?"),
+        (["train", "--recip", "demo", "--epochs", "3"], "; did you mean --recipe?"),
+        (["train", "--recipe", "demo", "--epochs", "3"], "; did you mean --optim.epochs?"),
+        (["predict", "a", "b", "--thresh", "0.3"], "unrecognized arguments: --thresh 0.3; did you mean --threshold?"),
+        (["train", "--recipe", "finetune", "--data.roo", "x"], "; did you mean --data.root?"),
         (["train", "demo"], "; did you mean --recipe demo?"),
         (["train", "--optim.lr", "many"], "--optim.lr takes NUMBER; got many;"),
         (["train", "--model.preset", "papr"], "--model.preset takes paper|torchvision_v2|tiny|nano"),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 from botvision import __version__
 from botvision.completion import Shell, add_flags, script
 from botvision.engine.settings import read_yaml
-from botvision.usage import REQUIRED, Flag, Paragraphs, about, explain, flags_of, refusal, types_in
+from botvision.usage import REQUIRED, Flag, Paragraphs, about, explain, flags_of, refusal, types_in, words_of
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
@@ -152,6 +152,8 @@ def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
     flags = flags_of(function)
     given = as_jsonargparse_reads(arguments, lists_of(flags))
     given = switched_on(given, switches_of(flags), before_words=command.recipes is None)
+    if command.recipes is None:
+        given = spare_words_named(given, function)
     given = last_words_joined(given, flags)
     options = parser.instantiate_classes(parser.parse_args(none_as_null(given, flags)))
     if command.recipes:  # it trains
@@ -353,12 +355,30 @@ def last_words_joined(arguments: list[str], flags: Mapping[str, Flag]) -> list[s
     required = [name for name, flag in flags.items() if flag.default is REQUIRED]
     if not required or get_origin(flags[required[-1]].kind) is not tuple:
         return arguments
+    words, named = apart(arguments)
+    single, several = words[: len(required) - 1], words[len(required) - 1 :]
+    return [*single, *([listed(several, str)] if several and not several[0].startswith("[") else several), *named]
+
+
+def spare_words_named(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """Words beyond those that a command requires, as the flags of what its function takes next without a name."""
+    required, spare = words_of(function)
+    words, named = apart(arguments)
+    least = len(required)
+    extra = list(zip(spare, words[least:], strict=False))
+    if not extra:
+        return arguments
+    rest = [*words[:least], *words[least + len(extra) :]]
+    return [*rest, *(part for name, word in extra for part in (f"--{name}", word)), *named]
+
+
+def apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Words without a flag, and flags with their values."""
     words, named = list[str](), list[str]()
     for argument in arguments:
         follows = bool(named) and named[-1].startswith("--") and "=" not in named[-1] and named[-1] not in ALONE
         (named if argument.startswith("-") or follows else words).append(argument)
-    single, several = words[: len(required) - 1], words[len(required) - 1 :]
-    return [*single, *([listed(several, str)] if several and not several[0].startswith("[") else several), *named]
+    return words, named
 
 
 def is_number(argument: str) -> bool:
@@ -393,14 +413,14 @@ def command_parser(command: Command, *, prog: str) -> Any:
             told = refusal(" ".join(message.split()), flags, positionals=positionals, recipes=contents)
             refuse(f"{told}; flags: {prog} --help")
 
-    parser = OneLineParser(prog=prog, description=about(function), formatter_class=Paragraphs)
+    parser = OneLineParser(prog=prog, description=about(function), formatter_class=Paragraphs, allow_abbrev=False)
     if recipes:
         help_text = f"a YAML file with any of the flags, or a recipe: {', '.join(recipes)}"
         parser.add_argument("--config", "--recipe", action=RecipeOrFile, help=help_text, metavar="NAME|FILE")
     else:
         parser.add_argument("--config", action=RecipeOrFile, help="a YAML file with any of the flags", metavar="FILE")
     parser.add_function_arguments(function, as_positional=command.recipes is None)
-    explain(parser, flags, recipes=recipes)
+    explain(parser, flags, recipes=recipes, spare=words_of(function)[1])
     return parser
 
 

@@ -44,6 +44,13 @@ def flags_in(name: str, kind: Any, default: Any) -> dict[str, Flag]:
     return found
 
 
+def words_of(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Parameters that a command takes as words without a flag: those that it needs, and those that may follow."""
+    taken = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = [parameter.name for parameter in taken if parameter.default is REQUIRED]
+    return needed, [parameter.name for parameter in taken if parameter.default is not REQUIRED]
+
+
 def default_of(field: Field[Any]) -> Any:
     """A field's default; `REQUIRED` where it has none."""
     if field.default is not MISSING:
@@ -106,13 +113,16 @@ def about(function: Callable[..., Any]) -> str:
     return re.split(r"\n(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0].strip()
 
 
-def explain(parser: argparse.ArgumentParser, flags: Mapping[str, Flag], *, recipes: Sequence[str]) -> None:
+def explain(
+    parser: argparse.ArgumentParser, flags: Mapping[str, Flag], *, recipes: Sequence[str], spare: Sequence[str] = ()
+) -> None:
     """Give each flag of jsonargparse's parser its kind and default in our words, each group its dataclass's name.
 
     Args:
         parser: to change.
         flags: of its function.
         recipes: names of those that the command has.
+        spare: flags whose value may follow the required words without their name.
     """
     for action in parser._actions:
         if action.dest in flags:
@@ -128,7 +138,7 @@ def explain(parser: argparse.ArgumentParser, flags: Mapping[str, Flag], *, recip
         for name in groups:
             group.title = f"{name}: {group.title}" if name else "arguments"
     positionals = [action.dest.upper() for action in parser._actions if not action.option_strings]
-    words = ["[--recipe NAME]"] if recipes else positionals
+    words = ["[--recipe NAME]"] if recipes else [*positionals, *(f"[{name.upper()}]" for name in spare)]
     parser.usage = " ".join([parser.prog, *words, "[--FLAG VALUE ...]"]).replace("%", "%%")
     parser.epilog = (
         "A dash in a flag's name is as good as an underscore. A flag that takes several values takes them one after "

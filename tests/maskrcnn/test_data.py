@@ -166,7 +166,7 @@ def spoil(document, what):
         ("no category", r"lists no category"),
         ("twice", r"category id 1 occurs twice"),
         ("no list", r"is no COCO file: it needs the lists images, annotations and categories"),
-        ("size", r"needs id, file_name, height and width"),
+        ("size", r"needs id and file_name, and height and width or neither"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(coco, what, message):
@@ -189,6 +189,28 @@ def test_skip_leaves_bad_ones_out_with_a_line(coco, caplog, what):
     assert "left out 1 annotations; the first, 3, has" in caplog.text
     data = CocoInstances(*save(), on_bad="skip")
     assert sum(len(data[i][1]["boxes"]) for i in range(len(data))) == before - 1
+
+
+def test_sizes_that_a_file_lacks_are_read_from_its_images(coco):
+    document, save = coco
+    whole = CocoInstances(*save(), on_bad="skip")
+    for entry in document["images"][::2]:
+        del entry["height"], entry["width"]
+    path, images = save()
+    data = CocoInstances(path, images, on_bad="skip")
+    assert [data.record(i) for i in range(len(data))] == [whole.record(i) for i in range(len(whole))]
+    assert data.truth() == {**whole.truth(), "images": data.truth()["images"]}
+    assert {(e["height"], e["width"]) for e in data.truth()["images"]} == {(64, 64)}
+    document["images"].append({"id": 999, "file_name": "broken.jpg"})
+    path, _ = save()
+    with pytest.raises(FileNotFoundError, match=r"names image broken\.jpg, which is not in"):
+        CocoInstances(path, images)
+    (images / "broken.jpg").write_bytes(b"no image")
+    try:
+        with pytest.raises(ValueError, match=r"has no size of image broken\.jpg, which cannot be read either; replace"):
+            CocoInstances(path, images)
+    finally:
+        (images / "broken.jpg").unlink()
 
 
 @pytest.mark.parametrize("on_bad", ["skip", "refuse"])

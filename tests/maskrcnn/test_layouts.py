@@ -254,6 +254,22 @@ def test_images_without_labels_and_labels_without_images_are_told(scenes, tmp_pa
     assert re.search(r"data: 1 of 15 images are left out, for they are not in .*JPEGImages", capsys.readouterr().err)
 
 
+def test_pascal_voc_labels_of_another_image_are_refused(tmp_path):
+    """A label of an image that was resized since, or turned; tools that write zeros or nothing say nothing."""
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    box = "".join(f"<{name}>{value}</{name}>" for name, value in (("xmin", 1), ("ymin", 1), ("xmax", 9), ("ymax", 9)))
+    object_ = f"<object><name>x</name><bndbox>{box}</bndbox></object>"
+    for size, fits in (("", True), ("0 0", True), ("40 20", True), ("20 40", False), ("80 40", False)):
+        sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("width", "height"), size.split(), strict=False))
+        (tmp_path / "a.xml").write_text(f"<annotation><size>{sides}</size>{object_}</annotation>")
+        if fits:
+            assert find_splits(tmp_path).train.annotations["annotations"][0]["bbox"] == [0, 0, 9, 9]
+        else:
+            said = rf"a\.xml is of an image of {size.replace(' ', '×')} px, but .*a\.png has 40×20: its boxes would lie"
+            with pytest.raises(ValueError, match=said):
+                find_splits(tmp_path)
+
+
 def test_images_that_lie_on_their_side_are_read_upright(tmp_path):
     """A camera's tag turns 40×20 into 20×40, and boxes are told in what people see."""
     (tmp_path / "images").mkdir()

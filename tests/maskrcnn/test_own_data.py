@@ -68,6 +68,9 @@ def test_boxes_alone_train_a_faster_rcnn(run, boxes, tmp_path, capsys):
     assert metrics.mask == {}
     assert "mask" not in str(metrics)
     assert len(json.loads((tmp_path / "metrics.json").read_text())["box"]) == 12
+    assert "best.ckpt was trained on 12 of these 16 images: the figures say nothing" in capsys.readouterr().err
+    kept = evaluate(done.checkpoint, next((done.out / "annotations").glob("val-*.json")), boxes, workers=0)
+    assert kept.box["AP"] == pytest.approx(done.box_ap, abs=1e-6)
     assert "was trained on" not in capsys.readouterr().err
     evaluate(done.checkpoint, next((done.out / "annotations").glob("train-*.json")), boxes, workers=0)
     assert "best.ckpt was trained on these images: the figures say nothing of others" in capsys.readouterr().err
@@ -76,6 +79,38 @@ def test_boxes_alone_train_a_faster_rcnn(run, boxes, tmp_path, capsys):
     assert len(results) == predicted.objects > 0
     assert not any("segmentation" in result for result in results)
     assert next(line for line in said if "objects with boxes" in line).startswith("train: 12 images of 64×64")
+
+
+def test_a_folder_is_evaluated_as_it_is_trained_on(run, boxes, scenes, tmp_path, capsys):
+    """Its validation split, or all images where it has none; by words and by names; nothing is left beside the data."""
+    done, _ = run
+    whole = evaluate(done.checkpoint, boxes, workers=0)
+    assert "one COCO file at" in (said := capsys.readouterr().err)
+    assert "no validation split, so all 16 images" in said
+    assert whole == evaluate(done.checkpoint, boxes / "labels.json", boxes, workers=0)
+    capsys.readouterr()
+    assert main(["maskrcnn", "evaluate", str(done.checkpoint), str(boxes / "labels.json"), str(boxes)]) == 0
+    assert f"AP           {whole.box['AP']:.3f}" in capsys.readouterr().out
+
+    yolo = tmp_path / "yolo"
+    for name in ("train", "val"):
+        shutil.copytree(scenes / name, yolo / "images" / name)
+        (yolo / "labels" / name).mkdir(parents=True)
+        for path in (scenes / name).iterdir():
+            (yolo / "labels" / name / f"{path.stem}.txt").write_text("3 0.5 0.5 0.25 0.25")
+    names = [category.name for category in load_detector(done.checkpoint).categories]
+    (yolo / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+    before = sorted(yolo.rglob("*"))
+    evaluate(done.checkpoint, yolo, out=tmp_path / "evaluation", workers=0)
+    assert "YOLO (data.yaml) at" in (said := capsys.readouterr().err)
+    assert "6 images of its validation split" in said
+    assert sorted(yolo.rglob("*")) == before
+    (kept,) = (tmp_path / "evaluation" / "annotations").iterdir()
+    assert len(json.loads(kept.read_text())["images"]) == 6
+    with pytest.raises(ValueError, match=r"is not a folder of a whole dataset; give the folder of its images too"):
+        evaluate(done.checkpoint, boxes / "labels.json")
+    with pytest.raises(ValueError, match=r"is a folder and brings its images; leave .* out, or give its COCO file"):
+        evaluate(done.checkpoint, boxes, boxes)
 
 
 def test_a_run_says_what_was_read_and_how_it_ended(run):

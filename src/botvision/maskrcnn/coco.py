@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from posixpath import normpath
+from types import NoneType
 from typing import Any, NamedTuple, cast
 
 from botvision.files import is_file, read_json
@@ -55,8 +56,7 @@ def read_coco(
             also a box without area or outside its image, or an annotation without a mask. With "skip" these are left
             out, with a line that says how many.
     """
-    document = in_format(read_document(path), box_format)
-    forget(path)
+    document = read_whole(path, images, box_format=box_format)
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
@@ -91,11 +91,12 @@ def read_coco(
     return {**document, "annotations": kept}
 
 
-def in_format(document: Document, box_format: BoxFormat) -> Document:
-    """A COCO document with boxes as x, y, width, height."""
-    if box_format != "xyxy":
-        return document
-    return {**document, "annotations": from_corners(document["annotations"])}
+def read_whole(path: Path, images: Path, *, box_format: BoxFormat) -> Document:
+    """A COCO file, not checked: boxes as x, y, width, height, and sizes that it lacks from the images themselves."""
+    document = read_document(path)
+    forget(path)
+    annotations = from_corners(document["annotations"]) if box_format == "xyxy" else document["annotations"]
+    return {**document, "images": with_sizes(document["images"], images), "annotations": annotations}
 
 
 def read_document(path: Path) -> Document:
@@ -197,6 +198,19 @@ def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
         raise ValueError(f"{path}: category id {twice} occurs twice; give each category its own")
 
 
+def with_sizes(entries: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The images with the height and width that some tools do not write, read from the files themselves."""
+    lacking = [entry for entry in entries if entry.get("height") is None and entry.get("width") is None]
+    named = [entry for entry in lacking if isinstance(entry.get("file_name"), str)]
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda entry: header_size(folder / entry["file_name"]), named)
+        sizes = {id(entry): size for entry, size in zip(named, found, strict=True) if size is not None}
+    return [
+        {**entry, "height": sizes[id(entry)][0], "width": sizes[id(entry)][1]} if id(entry) in sizes else entry
+        for entry in entries
+    ]
+
+
 def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:
     """Each entry complete and listed once, each image in the folder."""
     if not folder.is_dir():
@@ -205,21 +219,24 @@ def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> Non
     most = most_pixels()
     for entry in entries:
         number, height, width, name = (cast("Any", entry.get(key)) for key in ("id", "height", "width", "file_name"))
-        if not all(type(value) is int for value in (number, height, width)) or not isinstance(name, str):
+        sides = [type(side) for side in (height, width)]
+        if type(number) is not int or not isinstance(name, str) or sides not in ([int, int], [NoneType, NoneType]):
             raise ValueError(
-                f"{path}: image {shown(entry)} needs id, file_name, height and width; add what is missing, ids and "
-                "sides as whole numbers"
+                f"{path}: image {shown(entry)} needs id and file_name, and height and width or neither; correct it, "
+                "ids and sides as whole numbers"
             )
         if not is_id(number):
             raise ValueError(f"{path}: image id {shown(number)} must lie in 0 … 2^63 − 1; renumber the images")
+        if name not in there and not is_file(folder / name):
+            named = name if name.isprintable() else ascii(name)
+            raise FileNotFoundError(f"{path} names image {named:.200}, which is not in {folder}; check the folder")
+        if height is None:
+            raise ValueError(f"{path} has no size of image {name:.200}, which cannot be read either; replace the image")
         if min(height, width) < 1 or height * width > most:
             raise ValueError(
                 f"{path}: image {number} is said to be {shown(width)}×{shown(height)} px, which must be at least 1×1 "
                 f"and at most {most:,.0f} together; correct its entry"
             )
-        if name not in there and not is_file(folder / name):
-            named = name if name.isprintable() else ascii(name)
-            raise FileNotFoundError(f"{path} names image {named:.200}, which is not in {folder}; check the folder")
     twice = twice_in([entry["id"] for entry in entries])
     if twice is not None:
         raise ValueError(f"{path}: image id {twice} occurs twice; give each image its own")

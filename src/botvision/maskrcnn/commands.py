@@ -1,7 +1,7 @@
 """`train`, `evaluate` and `predict` of Mask R-CNN: commands, and Python functions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
 from botvision.files import check_no_file, sha256, write_json
@@ -55,7 +55,7 @@ def train(
 def evaluate(
     checkpoint: Path,
     annotations: Path,
-    images: Path,
+    images: Path | None = None,
     *,
     out: Path | None = None,
     batch_size: int = 8,
@@ -65,12 +65,13 @@ def evaluate(
     part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
 ) -> "Metrics | EvaluatedPart":
-    """Evaluate a trained detector on any COCO file: box and mask AP.
+    """Evaluate a trained detector on a COCO file, or on a folder in any layout that training reads: box and mask AP.
 
     Args:
         checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
-        annotations: COCO JSON with the truth.
-        images: folder of its images.
+        annotations: COCO JSON with the truth, or a folder as --data.root takes it, of which the validation split is
+            taken, or all images where it has none.
+        images: folder of the JSON's images.
         out: folder for `metrics.json` and `results.json` (COCO results form).
         batch_size: images at a time.
         workers: processes that read images.
@@ -87,39 +88,41 @@ def evaluate(
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
     """
-    from botvision.engine.folder import warn_of_training_images
     from botvision.engine.sharing import own_part
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
     from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
+    from botvision.maskrcnn.truth import truth_of, warn_of_trained_images
 
+    checkpoint, out = Path(checkpoint), None if out is None else Path(out)
     if out is not None:
-        check_no_file(Path(out))
-    warn_of_training_images(Path(checkpoint), annotations, field="train_annotations", unless="val_annotations")
+        check_no_file(out)
     share = own_part(part)
-    shared = None
-    if share.is_shared:
-        if out is None:
-            raise ValueError(f"part {share.number}/{share.count} is put together by the files of a folder; give --out")
-        settings = {"checkpoint": sha256(checkpoint), "annotations": sha256(annotations), "images": str(images)}
-        shared = SharedResults(Path(out), share, settings)
-    evaluated = evaluate_detector(
-        load_detector(Path(checkpoint)),
-        Path(annotations),
-        Path(images),
-        device=engine.device,
-        batch_size=batch_size,
-        workers=workers,
-        backend=backend,
-        box_format=box_format,
-        shared=shared,
-    )
+    if share.is_shared and out is None:
+        raise ValueError(f"part {share.number}/{share.count} is put together by the files of a folder; give --out")
+    with truth_of(Path(annotations), None if images is None else Path(images), out=out) as (truth, folder):
+        warn_of_trained_images(checkpoint, truth, folder)
+        shared = None
+        if share.is_shared:
+            settings = {"checkpoint": sha256(checkpoint), "annotations": sha256(truth), "images": str(folder)}
+            shared = SharedResults(cast("Path", out), share, settings)
+        evaluated = evaluate_detector(
+            load_detector(checkpoint),
+            truth,
+            folder,
+            device=engine.device,
+            batch_size=batch_size,
+            workers=workers,
+            backend=backend,
+            box_format=box_format,
+            shared=shared,
+        )
     if isinstance(evaluated, EvaluatedPart):
         return evaluated
     metrics, results = evaluated
     if out is not None:
-        write_json(Path(out) / "results.json", results)
-        write_json(Path(out) / "metrics.json", metrics._asdict(), indent=2)
+        write_json(out / "results.json", results)
+        write_json(out / "metrics.json", metrics._asdict(), indent=2)
     return metrics
 
 

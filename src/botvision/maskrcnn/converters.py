@@ -80,7 +80,7 @@ def read_voc(
 
     Raises:
         FileNotFoundError: no image.
-        ValueError: an XML file that is not Pascal VOC's.
+        ValueError: an XML file that is not Pascal VOC's, or of an image of another size.
     """
     try:
         dataset = sv.DetectionDataset.from_pascal_voc(str(images), str(annotations))
@@ -93,6 +93,7 @@ def read_voc(
         if path.stem in but or (only is not None and path.stem not in only):
             continue
         width, height = size_of(path)
+        check_voc_size(annotations / f"{path.stem}.xml", path, (width, height))
         image = add_image(document, file_name=path.name, width=width, height=height)
         found = dataset.annotations[name]
         for box, kind in zip(found.xyxy.tolist(), found.class_id, strict=True):
@@ -126,6 +127,23 @@ def broken_xml(folder: Path) -> Path | None:
         except (ElementTree.ParseError, AttributeError, TypeError, ValueError, OSError):
             return path
     return None
+
+
+def check_voc_size(label: Path, image: Path, size: tuple[int, int]) -> None:
+    """Refuse an XML file that tells another width and height than its image has; many tools tell none, or zeros.
+
+    Raises:
+        ValueError: its boxes would lie elsewhere.
+    """
+    told = ElementTree.parse(label).find("size") if label.is_file() else None
+    if told is None:
+        return
+    said = tuple(told.findtext(side, "0").strip() for side in ("width", "height"))
+    if "0" not in said and said != tuple(map(str, size)):
+        raise ValueError(
+            f"{label} is of an image of {'×'.join(said)} px, but {image} has {size[0]}×{size[1]}: its boxes would lie "
+            "elsewhere; correct its size, or give the image that was labelled"
+        )
 
 
 def say(line: str) -> None:

@@ -1,7 +1,5 @@
 """What a training takes in: files found in a folder, told in lines, drawn as trained on."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,9 +51,8 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
     for name, split in (("train", train), ("val", val)):
         path = split.annotations
         if not isinstance(path, Path):
-            digest = hashlib.sha256(json.dumps(path, sort_keys=True).encode()).hexdigest()[:8]
-            files[out / "annotations" / f"{name}-{digest}.json"] = path
-            path = out / "annotations" / f"{name}-{digest}.json"
+            path, content = split.placed(name, out)
+            files[path] = content
         named |= {f"{name}_annotations": path, f"{name}_images": split.images}
     return replace(data, **named), files  # type: ignore[arg-type]
 

@@ -1,5 +1,7 @@
 """Find images and annotations in a folder: COCO's, Roboflow's, YOLO's and Pascal VOC's layouts."""
 
+import hashlib
+import json
 import random
 import re
 from collections import Counter
@@ -26,6 +28,12 @@ class Split(NamedTuple):
     def document(self) -> Document:
         """Its content."""
         return read_document(self.annotations) if isinstance(self.annotations, Path) else self.annotations
+
+    def placed(self, name: str, folder: Path) -> tuple[Path, Document]:
+        """Where a folder keeps this content as a file of annotations, and the content."""
+        content = self.document()
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return folder / "annotations" / f"{name}-{digest}.json", content
 
 
 class Found(NamedTuple):
