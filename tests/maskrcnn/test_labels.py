@@ -123,7 +123,7 @@ def test_a_mask_beside_its_box_is_told(coco):
         ("categories", {"id": -1}, r"category id -1 must lie in 0 … 2\^63 − 1; renumber"),
         ("categories", {"id": "1"}, "needs a whole-number id and a name"),
         ("images", {"id": -4}, r"image id -4 must lie in 0 … 2\^63 − 1; renumber"),
-        ("images", {"id": True}, "needs id and file_name, and height and width or neither; correct it, ids and sides as whole"),
+        ("images", {"id": True}, "needs id and file_name, and height and width or neither; correct it"),
         ("images", {"width": 0}, "is said to be 0×64 px, which must be at least 1×1 and at most"),
         ("images", {"width": 10**9}, "is said to be 1000000000×64 px, which must be .* at most 178,956,970 together"),
         ("images", {"width": 65}, r"is 64×64, but .*spoilt\.json says 65×64; correct the file's entry"),
