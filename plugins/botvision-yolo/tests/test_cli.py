@@ -78,6 +78,17 @@ def test_a_seed_from_trained_weights_holds_them(trained, capsys):
     assert torch.equal(seed.model[10].cv1.conv.weight, source.model.model[9].cv1.conv.weight.half().float())
 
 
+def test_a_seed_of_a_yaml_of_ones_own_says_so(capsys):
+    main(["yaml", "yolo11n-mhsa.yaml"])
+    Path("yolo11n-mhsa.yaml").rename("mine.yaml")
+    capsys.readouterr()
+    assert main(["init", "mine.pt"]) == 0
+    assert "mine.pt holds your own mine.yaml with its initial weights" in capsys.readouterr().out
+    assert type(ultralytics.YOLO("mine.pt").model.model[10]).__name__ == "ResidualMHSA2d"
+    assert main(["init", "yours.pt"]) == 2
+    assert "no yaml 'yours.yaml'" in capsys.readouterr().err
+
+
 def test_a_yaml_to_read(capsys):
     assert main(["yaml", "yolo11s-mhsa.yaml"]) == 0
     assert Path("yolo11s-mhsa.yaml").is_file()
@@ -110,6 +121,9 @@ def test_help_names_our_verbs_and_theirs(capsys):
         (["train", "model=yolo11n-botnet.yaml", "data=gone.yaml", "project=/nowhere"], "gone.yaml"),
         (["scenes", "x", "size=1"], "size=1 must be at least 32"),
         (["trane", "model=yolo11n-botnet.yaml"], "trane"),
+        (["modles"], "no command 'modles'; did you mean models? bot-yolo help lists all"),
+        (["comapre", "data.yaml"], "did you mean compare?"),
+        (["yaml", "yolo11n-botnet.yaml", "folder=/proc/nowhere"], "/proc/nowhere: no such file or directory"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """The demo: scenes as ultralytics reads them, and runs that are repeated by nobody."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from ultralytics.utils import YAML
 from botvision_yolo.compare import Run, compare, summary
 from botvision_yolo.scenes import polygon, scenes
 from botvision_yolo.table import table
+from botvision_yolo.variants import write_yaml
 
 
 def drawn(outline, size):
@@ -75,12 +77,17 @@ def test_the_summary_counts_differences_seed_by_seed():
     assert lines[3] == "| detect | b | 1.000 | box mAP50-95 | 0.600 | 0.600, 0.600 | +0.000 (+0.100, -0.100) | 10 |"
 
 
-def test_the_table_of_variants(tmp_path):
+def test_the_table_of_variants(tmp_path, monkeypatch, capsys):
+    """A file of the user's own by a variant's name is what a training would open, and so what is counted."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(write_yaml("yolo11n-insert.yaml"), "yolo11n-c2bot.yaml")
     text = table(scales="n", rounds=0, out=tmp_path / "table.md")
     rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("| yolo")}
     assert "| yolo11n | 2.624 | 6.5" in rows["yolo11n"]
     assert "| 499 of 507 | 198 | yes |" in rows["yolo11n-mhsa"]
     assert "| no |" in rows["yolo11n-botnet"]
+    assert rows["yolo11n-c2bot"].split("|")[2:] == rows["yolo11n-insert"].split("|")[2:]
+    assert "yolo11n-c2bot: your own file " in capsys.readouterr().err
     assert torch.is_grad_enabled()
     assert "- yolo11n-insert: entropy / log N of its heads at the start 1.0000, 1.0000, 1.0000, 1.0000" in text
     assert "- yolo11n:" not in text

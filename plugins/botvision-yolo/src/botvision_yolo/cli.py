@@ -1,11 +1,14 @@
 """The command line: `bot-yolo` is ultralytics' `yolo` with our models in it, and a few commands of its own."""
 
+import difflib
 import inspect
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
+
+from botvision.cli import first_cause
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
@@ -66,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get(DEBUG) or (isinstance(error, RuntimeError) and not data):
             raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)  # ultralytics' go on for a page
+        if isinstance(error, OSError):
+            first = first_cause(error)
         print(f"bot-yolo: {first}", file=sys.stderr)
         return USERS_MISTAKE
 
@@ -80,6 +85,8 @@ def run(given: list[str]) -> int:
     import ultralytics
     from ultralytics import cfg
 
+    refuse_misspelt(given, stock=[*cfg.MODES, *cfg.TASKS, *cfg.DEFAULT_CFG_DICT])
+
     from botvision_yolo.model import YOLO
 
     stock, arguments = ultralytics.YOLO, list(cfg.ARGV)
@@ -89,6 +96,18 @@ def run(given: list[str]) -> int:
     finally:
         ultralytics.YOLO, cfg.ARGV[:] = stock, arguments
     return 0
+
+
+def refuse_misspelt(given: list[str], *, stock: list[str]) -> None:
+    """Refuse a first word that is nearer to a command of ours than to any of ultralytics'.
+
+    Raises:
+        ValueError: it is.
+    """
+    word = given[0] if given else ""
+    near = difflib.get_close_matches(word, [*stock, *COMMANDS], n=1, cutoff=0.75)
+    if near and near[0] in COMMANDS and word not in stock:
+        raise ValueError(f"no command {word!r}; did you mean {near[0]}? bot-yolo help lists all")
 
 
 def call(name: str, words: list[str]) -> Any:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from botvision.files import whole_file
 from botvision_yolo.model import YOLO
-from botvision_yolo.variants import split
+from botvision_yolo.variants import split, users_own
 
 
 def init(target: str | Path, *, weights: str | Path | None = None) -> str:
     """Write a variant's initial weights as a `.pt`.
 
     Args:
-        target: the file to write, named after the variant, e.g. `yolo11n-botnet.pt`.
+        target: the file to write, named after the variant, e.g. `yolo11n-botnet.pt`, or after a yaml of your own here.
         weights: a `.pt` whose weights it starts from; a bare name such as `yolo11n.pt` is downloaded where it is not
             there. Rows are aligned.
 
@@ -28,7 +28,9 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
     if target.exists():
         raise ValueError(f"{target} is there already; give another name, or remove it")
     name = f"{target.stem}.yaml"
-    split(name)
+    own = users_own(name)
+    if own is None:
+        split(name)
     if weights is not None and not Path(weights).is_file() and Path(weights).name != str(weights):
         raise FileNotFoundError(
             f"no weights at {weights}; give a .pt that exists, or a name that ultralytics downloads"
@@ -39,4 +41,5 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
     with whole_file(target) as unfinished:
         model.save(unfinished)
     start = "its initial weights" if weights is None else f"weights from {weights}"
-    return f"{target} holds {name} with {start}; train it: yolo {model.task} train model={target} data=…"
+    what = name if own is None else f"your own {own}"
+    return f"{target} holds {what} with {start}; train it: yolo {model.task} train model={target} data=…"

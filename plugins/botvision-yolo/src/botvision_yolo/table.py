@@ -1,5 +1,6 @@
 """The variants side by side: parameters, multiply-adds, what pretrained weights keep, time of a forward pass."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from botvision.attention import MHSA2d, attention_statistics
 from botvision.bench.race import Engine, Setting, race
 from botvision.files import write_json, write_text
 from botvision_yolo.transfer import load_pretrained
-from botvision_yolo.variants import VARIANTS, write_yaml
+from botvision_yolo.variants import VARIANTS, users_own, write_yaml
 
 
 class Line(NamedTuple):
@@ -58,12 +59,12 @@ def table(
     Args:
         model: a yaml's name without scale, e.g. yolo11, yolov8, yolo26.
         scales: letters.
-        imgsz: px of the square image that is timed, batch 1; multiply-adds are always of 640 px.
+        imgsz: px of the square image that is timed, batch 1; GFLOPs are always of 640 px.
         rounds: of every variant in turn; 0 times nothing.
         out: Markdown file; the numbers go beside it as JSON.
     """
     lines = [line for scale in scales for line in lines_of(f"{model}{scale}", imgsz=imgsz, rounds=rounds)]
-    head = ["| model | M parameters | GFLOPs | tensors kept | by number | neck identical | time × plain |"]
+    head = ["| model | M parameters | GFLOPs at 640 px | tensors kept | by number | neck identical | time × plain |"]
     head.append("|---|---|---|---|---|---|---|")
     note = f"ultralytics {ultralytics.__version__}; time: batch 1, {imgsz} px, fused, {rounds} rounds; {Engine()}"
     text = "\n".join([*head, *map(str, lines), "", *(f"- {line.heads()}" for line in lines if line.entropy), "", note])
@@ -74,7 +75,10 @@ def table(
 
 
 def lines_of(base: str, *, imgsz: int, rounds: int) -> list[Line]:
-    """One scale's variants, the plain model first."""
+    """One scale's variants, the plain model first; a file of the user's here stands for the variant of its name."""
+    for name in (base, *(f"{base}-{variant}" for variant in VARIANTS)):
+        if own := users_own(f"{name}.yaml"):
+            print(f"{name}: your own file {own.resolve()}", file=sys.stderr)
     plain = built(base)
     names = [base, *(f"{base}-{variant}" for variant in VARIANTS if derivable(f"{base}-{variant}"))]
     rows = race(step, names, Setting(imgsz, 1, False, Engine()), what=base, rounds=rounds) if rounds else []
@@ -106,7 +110,9 @@ def entropy(name: str) -> tuple[float, ...]:
 
 def built(name: str) -> DetectionModel:
     """A model in eval by its yaml's name, with BatchNorms that do something, so that equal features mean something."""
-    path = f"{name}.yaml" if "-" not in name else str(write_yaml(f"{name}.yaml"))
+    path = f"{name}.yaml"
+    if "-" in name and users_own(path) is None:
+        path = str(write_yaml(path))
     torch.manual_seed(0)
     model = DetectionModel(path, verbose=False).eval()
     for norm in model.modules():
@@ -117,7 +123,9 @@ def built(name: str) -> DetectionModel:
 
 
 def derivable(name: str) -> bool:
-    """Whether a yaml has what the variant changes."""
+    """Whether a yaml has what the variant changes, or the user has one of that name."""
+    if users_own(f"{name}.yaml"):
+        return True
     try:
         write_yaml(f"{name}.yaml")
     except ValueError:
