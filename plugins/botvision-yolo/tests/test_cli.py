@@ -121,8 +121,8 @@ def test_help_names_our_verbs_and_theirs(capsys):
         (["train", "model=yolo11n-botnet.yaml", "data=gone.yaml", "project=/nowhere"], "gone.yaml"),
         (["scenes", "x", "size=1"], "size=1 must be at least 32"),
         (["trane", "model=yolo11n-botnet.yaml"], "trane"),
-        (["modles"], "no command 'modles'; did you mean models? bot-yolo help lists all"),
-        (["comapre", "data.yaml"], "did you mean compare?"),
+        (["modelz"], "no command 'modelz'; did you mean models? bot-yolo help lists all"),
+        (["comparee", "data.yaml"], "did you mean compare?"),
         (["yaml", "yolo11n-botnet.yaml", "folder=/proc/nowhere"], "/proc/nowhere: no such file or directory"),
     ],
 )
