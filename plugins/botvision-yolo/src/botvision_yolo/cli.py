@@ -4,7 +4,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from botvision.cli import first_cause
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
+SPECIAL = ("checks", "version", "settings", "cfg", "login", "logout", "copy-cfg", "solutions", "help")  # of `yolo`
 
 
 class Command(NamedTuple):
@@ -85,7 +86,7 @@ def run(given: list[str]) -> int:
     import ultralytics
     from ultralytics import cfg
 
-    refuse_misspelt(given, stock=[*cfg.MODES, *cfg.TASKS, *cfg.DEFAULT_CFG_DICT])
+    refuse_misspelt(given, words=[*cfg.MODES, *cfg.TASKS, *SPECIAL], options=cfg.DEFAULT_CFG_DICT)
 
     from botvision_yolo.model import YOLO
 
@@ -98,15 +99,15 @@ def run(given: list[str]) -> int:
     return 0
 
 
-def refuse_misspelt(given: list[str], *, stock: list[str]) -> None:
-    """Refuse a first word that is nearer to a command of ours than to any of ultralytics'.
+def refuse_misspelt(given: list[str], *, words: Sequence[str], options: Collection[str]) -> None:
+    """Refuse a first word that is nearer to a command of ours than to any of ultralytics', and none of its options.
 
     Raises:
         ValueError: it is.
     """
     word = given[0] if given else ""
-    near = difflib.get_close_matches(word, [*stock, *COMMANDS], n=1, cutoff=0.75)
-    if near and near[0] in COMMANDS and word not in stock:
+    near = difflib.get_close_matches(word, [*words, *COMMANDS], n=1, cutoff=0.75)
+    if near and near[0] in COMMANDS and word not in options:
         raise ValueError(f"no command {word!r}; did you mean {near[0]}? bot-yolo help lists all")
 
 
