@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import nn
 
 from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
+from botvision.engine.folder import LOCK
 from botvision.engine.loader import EpochBatches, ResumableLoader
 from botvision.engine.module import TaskModule
 from botvision.engine.run import Parts, RunSummary, Task, run
@@ -121,3 +124,20 @@ def test_a_task_of_ones_own_refuses_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="slope=0 is no line to fit"):
         run(Line(slope=0.0), tmp_path / "r", engine=ENGINE, on_existing="refuse")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(tmp_path):
+    """As by a job that was begun twice; one that was killed holds nothing."""
+    out = tmp_path / "r"
+    out.mkdir()
+    holds = "import os, sys, time; from pathlib import Path; from botvision.engine.folder import claimed\n"
+    holds += "with claimed(Path(sys.argv[1])):\n    print('has it', flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holds, str(out)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "has it\n"
+        for on_existing in ("refuse", "resume", "replace"):
+            with pytest.raises(ValueError, match=r"another process is writing into .*r; let it end, or stop it"):
+                run(Line(epochs=1), out, engine=ENGINE, on_existing=on_existing)
+        assert [path.name for path in out.iterdir()] == [LOCK]
+        other.kill()
+    assert run(Line(epochs=1), out, engine=ENGINE, on_existing="refuse").epochs == 1
+    assert run(Line(epochs=1), out, engine=ENGINE, on_existing="replace").epochs == 1

@@ -2,14 +2,19 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain, read_yaml
 from botvision.files import check_no_file, check_writable, clear_leftovers
+
+LOCK = ".lock"  # of a run's folder, held while it is written into
 
 
 def run_files(out: Path) -> list[Path]:
@@ -61,6 +66,29 @@ def clear_unfinished(out: Path) -> None:
     """Remove what a killed run was writing."""
     for folder in (out, out / "annotations", out / "checkpoints", out / "predictions"):
         clear_leftovers(folder, stale=0)
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keep a run's folder to this process while it writes there; a process that dies lets it go.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process is writing into {out}; let it end, or stop it, or give another --out"
+        ) from None
+    except (OSError, NotImplementedError):  # a file system that has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:

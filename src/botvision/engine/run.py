@@ -5,6 +5,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from botvision.engine.doubts import flat_loss, nothing_found
 from botvision.engine.fit import fit
 from botvision.engine.folder import (
     check_folder,
+    claimed,
     clear,
     clear_unfinished,
     peak_memory_mb,
@@ -205,7 +207,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             return f"go on with: {resume_command(task.name, out)}"
         return "nothing was begun; run the same command again"
 
-    with stoppable(go_on):
+    with stoppable(go_on), ExitStack() as held:
         started = time.monotonic()
         task, files = task.settled(out, engine)
         task.check(engine)
@@ -239,6 +241,8 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             steps_before = content["global_step"]
             share.position.begin(*resume_position(content, parts.train.reading))
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(claimed(out))
             if on_existing == "replace":
                 clear(out)
             clear_unfinished(out)
