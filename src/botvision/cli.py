@@ -96,6 +96,9 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
     "explore": Command(
         "botvision.explore.commands:explore", "see where attention looks: one HTML file", "train,detect"
     ),
+    "report": Command(
+        "botvision.report:report", "a run, or several beside a baseline, as one HTML file", "train,detect"
+    ),
     "export": Command(
         "botvision.export.commands:export",
         "write a model as ONNX, OpenVINO, torch.export or TorchScript, proved",

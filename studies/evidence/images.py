@@ -9,6 +9,7 @@ import supervision as sv
 from PIL import Image, ImageDraw
 
 from botvision.draw.instances import Pixels, contact_sheet, draw_instances, save_image
+from botvision.engine.intervals import interval
 from botvision.files import read_json
 from botvision.maskrcnn import masks
 from botvision.maskrcnn.data import CocoInstances
@@ -18,7 +19,6 @@ from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, World, build_world
 from studies.evidence.intervals import Point, draw_intervals
 from studies.grid import Grid, as_pairs
-from studies.numbers import interval
 from studies.receptive_field import draw_fields
 
 EXAMPLES = 4  # scenes of a task

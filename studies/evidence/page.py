@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from botvision.engine.intervals import difference, interval, verdict
 from botvision.files import read_json, write_text
 from studies.evidence.commands import commands
 from studies.evidence.images import draw_images
 from studies.evidence.runs import result_of
 from studies.grid import Grid, read_grid
-from studies.numbers import difference, interval, verdict
 from studies.pages import NOT_RUN, render, table
 from studies.paper.published import COCO, Coco
 

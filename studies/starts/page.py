@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from botvision.engine.intervals import Interval, difference, interval, verdict
 from botvision.files import write_text
-from studies.numbers import Interval, difference, interval, verdict
 from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import BATCH, RATE, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS

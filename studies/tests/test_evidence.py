@@ -14,6 +14,7 @@ import pytest
 import yaml
 from pycocotools import mask as rle
 
+from botvision.engine.intervals import difference, interval, verdict
 from studies.evidence import worker
 from studies.evidence.commands import commands
 from studies.evidence.page import Evidence, build_page, collect, rows_of
@@ -21,7 +22,6 @@ from studies.evidence.runs import Runs, result_of
 from studies.evidence.split import distance, in_parts, names, part, steps, thirds
 from studies.evidence.sweep import evidence
 from studies.grid import as_pairs, build_configs, read_grid
-from studies.numbers import difference, interval, verdict
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": [8, 16, 32, 64]}

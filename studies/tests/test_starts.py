@@ -9,7 +9,7 @@ import torch
 
 from botvision import MHSA2d
 from botvision.attention import layer_statistics
-from studies.numbers import difference, verdict
+from botvision.engine.intervals import difference, verdict
 from studies.starts import reading
 from studies.starts.contenders import AIMED, CONTENDERS
 from studies.starts.forms import FORMS, Gated

@@ -1,7 +1,5 @@
 """Options of a benchmark: where and how contenders run; loads no torch."""
 
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from botvision.engine.config import DeviceConfig
+from botvision.engine.config import DeviceConfig, hardware
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +66,5 @@ class Engine(DeviceConfig):
         return True
 
     def __str__(self) -> str:
-        import torch
-
-        where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
-        if self.device.type != "cpu":
-            is_cuda = self.device.type == "cuda"
-            where = torch.cuda.get_device_name(self.device) if is_cuda else str(self.device)
         how = f"{self.precision}{', compiled' if self.compile else ''}"
-        versions = f"torch {torch.__version__}, timm {version('timm')}"
-        return f"{where}, {how}, {versions}, {datetime.now(UTC):%Y-%m-%d}"
+        return f"{hardware(self.device)}, timm {version('timm')}, {how}, {datetime.now(UTC):%Y-%m-%d}"

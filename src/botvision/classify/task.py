@@ -15,6 +15,7 @@ from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.intake import save_samples, told
 from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
+from botvision.classify.report import ClassifierReporter
 from botvision.draw.classes import draw_confusion, draw_predictions
 from botvision.engine.config import EngineConfig, check_counts, epochs_for
 from botvision.engine.loader import EpochPosition, Share
@@ -122,6 +123,11 @@ class Classification(Task[Summary]):
             print(told(name, loader, classes), file=sys.stderr)
         mean, std = parts.module.about["mean"], parts.module.about["std"]
         save_samples(parts.train, classes, out / "samples.jpg", mean=mean, std=std)
+
+    @property
+    def reporter(self) -> ClassifierReporter:
+        """What a report shows of it."""
+        return ClassifierReporter(self.panels)
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """Accuracies."""

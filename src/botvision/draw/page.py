@@ -19,17 +19,17 @@ def page(title: str, body: str, *, data: Any, styles: Sequence[str] = (), script
 
     Args:
         title: of the window.
-        body: HTML of the page itself, which is trusted.
+        body: HTML of the page itself, which is trusted; it has a button `theme`.
         data: plain values, which scripts read from the element `data`.
         styles: CSS, after the common theme.
-        scripts: JavaScript, after the common colours.
+        scripts: JavaScript, after the common colours and the theme's button.
     """
     parts = {
         "title": html.escape(title),
         "styles": "\n".join([web("botvision.draw", "theme.css"), *styles]),
         "body": body,
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no text can end the element
-        "scripts": "\n".join([web("botvision.draw", "colours.js"), *scripts]),
+        "scripts": "\n".join([web("botvision.draw", "colours.js"), web("botvision.draw", "theme.js"), *scripts]),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], web("botvision.draw", "page.html"))
 

@@ -1,6 +1,7 @@
 """Options of hardware, precision and logging; loads no torch."""
 
 import os
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ class EngineConfig:
         log_every: steps between rows of metrics.csv.
         progress: show a progress bar.
         live: tensorboard, or wandb where it is installed: the run's numbers as they come, besides metrics.csv.
+        report: write report.html at the end, which takes seconds.
         stop_after: end this session after so many epochs, to be resumed later; none runs to the end.
     """
 
@@ -44,6 +46,7 @@ class EngineConfig:
     log_every: int = 10
     progress: bool = True
     live: Literal["tensorboard", "wandb"] | None = None
+    report: bool = True
     stop_after: int | None = None
 
 
@@ -78,6 +81,16 @@ class DeviceConfig:
                 f"accelerator={self.accelerator!r} is not there: torch sees no such device; use auto or cpu"
             )
         return device
+
+
+def hardware(device: "torch.device", devices: int = 1) -> str:
+    """What a model runs on, in words: the GPU, or the CPU's cores and torch's threads; and torch's version."""
+    import torch
+
+    where = f"{os.cpu_count()} CPU cores {platform.machine()}, {torch.get_num_threads()} threads"
+    if device.type != "cpu":
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return f"{f'{devices} × ' if devices > 1 else ''}{where}, torch {torch.__version__}"
 
 
 def epochs_for(images: int) -> int:

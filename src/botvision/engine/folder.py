@@ -19,7 +19,8 @@ LOCK = ".lock"  # of a run's folder, held while it is written into
 
 def run_files(out: Path) -> list[Path]:
     """What an earlier run has left."""
-    names = ("config.yaml", "metrics.csv", "curves.png", "confusion.png", "samples.jpg", "summary.json")
+    names = ("config.yaml", "metrics.csv", "curves.png", "confusion.png", "samples.jpg", "summary.json",
+             "report.html")  # fmt: skip
     files = [out / name for name in names]
     for folder, pattern in (("checkpoints", "*.ckpt"), ("predictions", "*.jpg"), ("tensorboard", "events*")):
         files += (out / folder).glob(pattern)

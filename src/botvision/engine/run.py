@@ -1,4 +1,4 @@
-"""`run`: a training run of any task: folder, seed, checkpoint, fit, examples, summary."""
+"""`run`: a training run of any task: folder, seed, checkpoint, fit, examples, summary, report."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ from torch import nn
 
 from botvision.engine.attention import PANELS
 from botvision.engine.checkpoint import newest_whole, read_checkpoint
-from botvision.engine.config import EngineConfig, OnExisting, check_counts
+from botvision.engine.config import EngineConfig, OnExisting, check_counts, hardware
 from botvision.engine.doubts import flat_loss, nothing_found
 from botvision.engine.fit import fit
 from botvision.engine.folder import (
@@ -34,6 +34,9 @@ from botvision.engine.folder import (
 from botvision.engine.history import History
 from botvision.engine.loader import RULE, SEEDING, EpochPosition, ResumableLoader, Share, resume_position
 from botvision.engine.module import TaskModule
+from botvision.engine.record import read_record
+from botvision.engine.report import report_after
+from botvision.engine.reporter import CurvesAlone, Reporter
 from botvision.engine.settings import plain
 from botvision.engine.stopping import stoppable
 from botvision.engine.trainer import (
@@ -54,6 +57,7 @@ class RunSummary:
     Attributes:
         wall_seconds: of all sessions of the run, evaluation and drawing included.
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
+        hardware: that it ran on.
         checkpoint: whose weights the metrics are of.
     """
 
@@ -61,6 +65,7 @@ class RunSummary:
     wall_seconds: float
     peak_memory_mb: float
     gpu_memory_mb: float
+    hardware: str
     seed: int
     model: str
     epochs: int
@@ -167,6 +172,11 @@ class Task(ABC, Generic[Summary]):
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """Its summary: metrics of the weights that it ends with, and the fields of `RunSummary`."""
 
+    @property
+    def reporter(self) -> Reporter[Any]:
+        """What its report shows besides curves and configuration; nothing, unless a task does."""
+        return CurvesAlone(self.panels)
+
     def options(self) -> dict[str, Any]:
         """Its fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -188,7 +198,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
     """Train, evaluate, draw; a folder says how it went.
 
     Writes to `out`: config.yaml (re-runs it), metrics.csv, curves.png, checkpoints/last.ckpt and best.ckpt, what the
-    task draws, summary.json.
+    task draws, summary.json, report.html.
 
     Args:
         task: what is trained.
@@ -268,12 +278,15 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             wall_seconds=round(history.seconds(), 1),
             peak_memory_mb=round(peak_memory_mb()),
             gpu_memory_mb=round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else 0,
+            hardware=hardware(trainer.strategy.root_device, trainer.world_size),
             seed=engine.seed,
             epochs=trainer.current_epoch,
             out=out,
         )
         if trainer.is_global_zero:
             write_json(out / "summary.json", plain(summary), indent=2)
+            if engine.report:
+                report_after(task.reporter, lambda: read_record(out), out, device=trainer.strategy.root_device)
         return summary
 
 

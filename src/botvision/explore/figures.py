@@ -142,18 +142,16 @@ def curves(run: Path, *, out: Path = Path("curves.png")) -> Drawn:
     Raises:
         FileNotFoundError, ValueError: no metrics.csv there, or nothing in it.
     """
-    import csv
-
     from botvision.classify.task import Classification
     from botvision.draw.curves import draw_curves
     from botvision.engine.attention import PANELS
+    from botvision.engine.record import read_rows
     from botvision.maskrcnn.task import InstanceSegmentation
 
     out, table = checked(Path(out), STILL), Path(run) / "metrics.csv"
     if not table.is_file():
         raise FileNotFoundError(f"no metrics.csv in {run}; give the folder of a run, e.g. runs/maskrcnn/demo")
-    with table.open(newline="") as lines:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    rows = read_rows(table)
     panels = {**Classification.panels, **InstanceSegmentation.panels, **PANELS}
     draw_curves(rows, out, panels=panels)
     if not out.is_file():

@@ -58,18 +58,7 @@ def evaluate_detector(
     """
     model = detector.model.to(device)
     dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks, box_format=box_format)
-    own = [category.name for category in detector.categories]
-    # of two of one name, as Roboflow's first and empty one may have, the one that has objects
-    by_name = {c.name: c for c in sorted(dataset.categories, key=lambda category: dataset.counts[category.id])}
-    strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
-    if strange or not set(own) <= set(by_name):
-        raise ValueError(
-            f"the detector finds {len(detector.categories)} classes ({detector.category_names}), but {annotations} "
-            f"has {len(dataset.categories)} ({', '.join(c.name for c in dataset.categories[:5])}); "
-            "give annotations with the categories that it was trained on"
-        )
-    if [category.name for category in dataset.categories] != own:
-        dataset.restrict([by_name[name] for name in own])
+    use_classes_of(detector, dataset)
     ids = [int(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
     read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(ids))
     loader = torch.utils.data.DataLoader(read, batch_size=batch_size, num_workers=workers, collate_fn=collate)
@@ -88,6 +77,27 @@ def evaluate_detector(
             return together
         results = together
     return coco_metrics(dataset.truth(), results, backend=backend, masks=model.masks), results
+
+
+def use_classes_of(detector: Detector, dataset: CocoInstances) -> None:
+    """Number a file's classes as the detector does, by their names.
+
+    Raises:
+        ValueError: the file lacks some, or has objects of others.
+    """
+    own = [category.name for category in detector.categories]
+    # of two of one name, as Roboflow's first and empty one may have, the one that has objects
+    by_name = {c.name: c for c in sorted(dataset.categories, key=lambda category: dataset.counts[category.id])}
+    strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
+    if strange or not set(own) <= set(by_name):
+        raise ValueError(
+            f"the detector finds {len(detector.categories)} classes ({detector.category_names}), but "
+            f"{dataset.annotations} has {len(dataset.categories)} "
+            f"({', '.join(c.name for c in dataset.categories[:5])}); "
+            "give annotations with the categories that it was trained on"
+        )
+    if [category.name for category in dataset.categories] != own:
+        dataset.restrict([by_name[name] for name in own])
 
 
 def coco_metrics(

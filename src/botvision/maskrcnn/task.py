@@ -22,6 +22,7 @@ from botvision.maskrcnn.data import CocoInstances, build_loader, train_set, val_
 from botvision.maskrcnn.intake import samples_sheet, settle_data, told, unlearnable
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
+from botvision.maskrcnn.report import DetectorReporter
 from botvision.optim import check_optimizer
 
 EXAMPLES = 12  # images that a finished run draws
@@ -166,6 +167,11 @@ class InstanceSegmentation(Task[Summary]):
         """What the model finds in some validation images, and a sheet of them."""
         predictor = Predictor.load(checkpoint, accelerator=str(device))
         draw_examples(predictor, cast("CocoInstances", parts.val.source), out / "predictions")
+
+    @property
+    def reporter(self) -> DetectorReporter:
+        """What a report shows of it."""
+        return DetectorReporter(self.panels)
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """AP."""

@@ -330,13 +330,6 @@
     drawAll();
   });
   element("keep").addEventListener("change", (event) => hold(event.target.checked));
-  const dark = matchMedia("(prefers-color-scheme: dark)"), theme = element("theme");
-  theme.setAttribute("aria-pressed", dark.matches);
-  theme.addEventListener("click", () => {
-    const wanted = theme.getAttribute("aria-pressed") !== "true";
-    document.documentElement.dataset.theme = wanted ? "dark" : "light";
-    theme.setAttribute("aria-pressed", wanted);
-  });
   element("controls").addEventListener("submit", (event) => event.preventDefault());
   show(0).then(() => document.documentElement.setAttribute("data-ready", ""));
 })();

@@ -45,7 +45,7 @@ def interval(values: Sequence[float]) -> Interval:
     count, mean = len(values), statistics.fmean(values)
     if count < LEAST:
         return Interval(mean, None, tuple(values))
-    from scipy.stats import t  # comes with scikit-learn, which draws the scenes
+    from scipy.stats import t
 
     quantile = float(t.ppf(0.5 + LEVEL / 2, count - 1))
     return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(count), tuple(values))

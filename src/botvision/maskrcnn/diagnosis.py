@@ -1,0 +1,210 @@
+"""What a trained detector does on validation images: figures by class and size, errors, calibration, mistakes."""
+
+# K classes, R points of recall, T overlaps
+
+import contextlib
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from botvision.engine.record import Record
+from botvision.engine.settings import built
+from botvision.maskrcnn.checkpoint import load_detector
+from botvision.maskrcnn.coco import for_counting
+from botvision.maskrcnn.config import DataConfig
+from botvision.maskrcnn.data import CocoInstances, val_set
+from botvision.maskrcnn.evaluation import nothing, use_classes_of
+from botvision.maskrcnn.mistakes import SHOWN, Verdict, judge
+from botvision.maskrcnn.prediction import Predictor, lots
+from botvision.maskrcnn.results import Result, image_results
+
+IMAGES = 256  # validation images that are looked at, at most
+SIZES = ("all", "small", "medium", "large")
+BATCH = 8
+
+
+class Counted(NamedTuple):
+    """COCO's figures of boxes, or of masks.
+
+    Attributes:
+        precision: (T, R, K, 4, 3) of hotcoco: by overlap, recall, class, size and most detections; −1 where there is no
+            object.
+        overlaps: (T,) IoU.
+        recalls: (R,).
+    """
+
+    precision: NDArray[np.float64]
+    overlaps: NDArray[np.float64]
+    recalls: NDArray[np.float64]
+
+    def ap(self, *, kind: int | None = None, size: int = 0, overlap: float | None = None) -> float | None:
+        """A mean over overlaps, classes and recalls; none where there is no such object."""
+        chosen = self.precision[:, :, slice(None) if kind is None else slice(kind, kind + 1), size, -1]
+        if overlap is not None:
+            chosen = chosen[np.isclose(self.overlaps, overlap)]
+        there = chosen[chosen > -1]
+        return float(there.mean()) if there.size else None
+
+    def curve(self, overlap: float) -> list[tuple[float, float]]:
+        """Recall and precision, a mean over the classes that have objects."""
+        at = self.precision[np.isclose(self.overlaps, overlap)][0, :, :, 0, -1]  # R K
+        there = at[:, (at > -1).all(0)]
+        return list(zip(self.recalls.tolist(), there.mean(1).tolist(), strict=True)) if there.size else []
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A detector on some validation images.
+
+    Attributes:
+        predictor: the detector.
+        data: the images, of the detector's classes.
+        chosen: numbers of those that were looked at.
+        objects: annotations of each of them.
+        found: results of each of them, however unsure.
+        box: figures of boxes.
+        mask: of masks; none without.
+        confusion: (K + 1, K + 1) counts, truth down, from score 0.5 on; the last row is background, the last column
+            missed.
+        errors: AP50 that each of TIDE's kinds of error costs.
+        calibration: bins with their confidence, share of right ones and count; and the mean gap.
+        gap: expected calibration error.
+        parameters: of the model.
+    """
+
+    predictor: Predictor
+    data: CocoInstances
+    chosen: Sequence[int]
+    objects: Sequence[Sequence[Mapping[str, Any]]]
+    found: Sequence[Sequence[Result]]
+    box: Counted
+    mask: Counted | None
+    confusion: NDArray[np.int64]
+    errors: Mapping[str, float]
+    calibration: Sequence[Mapping[str, float]]
+    gap: float
+    parameters: int
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes."""
+        return self.predictor.names
+
+    @property
+    def counted(self) -> str:
+        """What the figures are of."""
+        every = len(self.data)
+        some = f"{len(self.chosen)} of {every:,}" if len(self.chosen) < every else f"all {every}"
+        return f"figures by class and examples are of {some} validation images"
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """On each image."""
+        names = {category.id: category.name for category in self.data.categories}
+        return [judge(objects, found, names) for objects, found in zip(self.objects, self.found, strict=True)]
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the objects that are found, named and placed at score 0.5; none without objects."""
+        there = sum(verdict.objects for verdict in self.verdicts)
+        return sum(verdict.right for verdict in self.verdicts) / there if there else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of right ones among the detections from score 0.5 on; none without detections."""
+        right = sum(verdict.right for verdict in self.verdicts)
+        shown = right + sum(verdict.wrong for verdict in self.verdicts)
+        return right / shown if shown else None
+
+
+def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: int = IMAGES) -> Diagnosis:
+    """Run a detector over some of its run's validation images, drawn by a fixed seed, and count.
+
+    Raises:
+        FileNotFoundError, ValueError: images or a checkpoint that are not there, or do not fit each other.
+    """
+    detector = load_detector(checkpoint)
+    predictor = Predictor(detector, device, batch_size=BATCH)
+    detector.model.to(device)
+    config = built(DataConfig, record.config.get("data"), record.path / "config.yaml")
+    data = val_set(config, masks=detector.model.masks)
+    use_classes_of(detector, data)
+    chosen = sorted(random.Random(0).sample(range(len(data)), min(most, len(data))))
+    objects = [data.record(place)[1] for place in chosen]
+    found: list[list[Result]] = []
+    for places in lots(chosen, BATCH):
+        images = [data.read(place) for place in places]
+        for place, image, own in zip(places, images, predictor.find(images, threshold=0.0), strict=True):
+            number = int(data.record(place)[0]["id"])
+            found.append(image_results(own, data.categories, image_id=number, size=image.shape[-2:]))
+    document = part_of(data, chosen)
+    parameters = sum(parameter.numel() for parameter in detector.model.parameters())
+    return Diagnosis(
+        predictor, data, chosen, objects, found,
+        **count(document, [result for own in found for result in own], masks=data.masks), parameters=parameters,
+    )  # fmt: skip
+
+
+def part_of(data: CocoInstances, chosen: Sequence[int]) -> dict[str, Any]:
+    """The truth of some images as a COCO document, its categories in the order of the classes."""
+    images = [data.record(place)[0] for place in chosen]
+    numbers, kinds = {entry["id"] for entry in images}, {category.id for category in data.categories}
+    every = data.truth()["annotations"]
+    own = [one for one in every if one["image_id"] in numbers and one["category_id"] in kinds]
+    return {"images": images, "annotations": own, "categories": [category._asdict() for category in data.categories]}
+
+
+def count(document: dict[str, Any], results: list[Result], *, masks: bool) -> dict[str, Any]:
+    """Figures, confusion, errors and calibration of results against a COCO document.
+
+    Args:
+        document: the truth; its categories in the order of the classes.
+        results: COCO results, of all classes and scores.
+        masks: whether masks are counted too.
+    """
+    counter = evaluated(document, results, "bbox", masks=masks)
+    order = [category["id"] for category in document["categories"]]
+    seen = counter.confusion_matrix(min_score=SHOWN)
+    places = [list(seen["cat_ids"]).index(number) for number in order] + [len(order)]
+    calibrated = counter.calibration()
+    return {
+        "box": counted(counter, order),
+        "mask": counted(evaluated(document, results, "segm", masks=True), order) if masks else None,
+        "confusion": np.asarray(seen["matrix"]).astype(np.int64)[np.ix_(places, places)],
+        "errors": {name: float(value) for name, value in counter.tide_errors()["delta_ap"].items()},
+        "calibration": calibrated["bins"],
+        "gap": float(calibrated["ece"]),
+    }
+
+
+def evaluated(document: dict[str, Any], results: list[Result], kind: str, *, masks: bool) -> Any:
+    """Hotcoco's evaluation of boxes ("bbox") or masks ("segm")."""
+    import hotcoco
+
+    truth = for_counting(document, masks=masks)
+    other = "segmentation" if kind == "bbox" else "bbox"
+    copies = [{name: v for name, v in result.items() if name != other} for result in results or [nothing(truth)]]
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own
+        gt = hotcoco.COCO()
+        gt.dataset = truth
+        gt.createIndex()
+        counter = hotcoco.COCOeval(gt, gt.loadRes(copies), kind)
+        counter.evaluate()
+        counter.accumulate()
+        counter.summarize()
+    return counter
+
+
+def counted(counter: Any, order: Sequence[int]) -> Counted:
+    """Its figures, classes in this order."""
+    known = list(counter.params.catIds)
+    precision = np.asarray(counter.eval["precision"])[:, :, [known.index(number) for number in order]]
+    return Counted(precision, np.asarray(counter.params.iouThrs), np.asarray(counter.params.recThrs))
