@@ -3,6 +3,7 @@
 # K classes, n images
 
 import random
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,8 +94,17 @@ class Diagnosis:
 
 
 @torch.inference_mode()
-def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: int = IMAGES) -> Diagnosis:
+def diagnose(
+    record: Record, checkpoint: Path, *, device: torch.device, most: int = IMAGES, seconds: float | None = None
+) -> Diagnosis:
     """Run a classifier over some of its run's validation images, drawn by a fixed seed; of shards the first ones.
+
+    Args:
+        record: the run.
+        checkpoint: of the classifier.
+        device: where it runs.
+        most: images.
+        seconds: after which no more batches are begun; none for no limit.
 
     Raises:
         FileNotFoundError, ValueError: images or a checkpoint that are not there, or do not fit each other.
@@ -104,6 +114,7 @@ def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: in
     config = replace(config, workers=0, class_names=None if config.class_names is None else Path(config.class_names))
     split = open_split(classifier, config, seed=record.seed)
     labels, answers, sure, pictures, skipped = [], [], [], list[NDArray[np.uint8]](), 0
+    started = time.monotonic()
     for batch in batches_of(split, most, size=config.batch_size):
         skipped += len(batch.bad)
         if not len(batch.labels):
@@ -114,7 +125,7 @@ def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: in
         answers.append(best.indices.numpy())
         sure.append(best.values[:, 0].double().numpy())
         pictures += [small(to_image(one, mean=classifier.mean, std=classifier.std)) for one in batch.images]
-        if len(pictures) >= most:
+        if len(pictures) >= most or (seconds is not None and time.monotonic() - started > seconds):
             break
     if not pictures:
         raise ValueError(f"none of {skipped} images of {config.evaluated} could be read; put them back")
@@ -148,7 +159,7 @@ def batches_of(split: Split, most: int, *, size: int) -> Iterable[Batch]:
     source = split.batches.dataset
     if not isinstance(source, ImageDataset):
         return split.batches
-    chosen = sorted(random.Random(0).sample(range(len(source)), min(most, len(source))))
+    chosen = random.Random(0).sample(range(len(source)), min(most, len(source)))
     some: Dataset[object] = Subset(source, chosen)
     return DataLoader(some, batch_size=size, collate_fn=collate)
 

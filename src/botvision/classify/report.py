@@ -56,9 +56,9 @@ class ClassifierReporter(Reporter[Diagnosis]):
         """Names of the classes."""
         return [str(name) for name in read_checkpoint(checkpoint, task="classify")[KEY]["classes"]]
 
-    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device) -> Diagnosis:
+    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device, seconds: float | None) -> Diagnosis:
         """At most 1,024 validation images."""
-        return diagnose(record, checkpoint, device=device)
+        return diagnose(record, checkpoint, device=device, seconds=seconds)
 
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
         """All but curves, head entropies and configuration."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36  # px around the plot
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 36  # px around the plot
 COLOURS = 6  # of the style sheet: --c0 … --c5
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 MOST = 400  # points of a line
@@ -46,7 +46,7 @@ def line_chart(
     Args:
         lines: what is drawn; values that are not finite are left out.
         title: above it.
-        x, y: what the axes are.
+        x, y: what the axes are; y may be empty, where the title says it.
         x_range, y_range: of the axes; none is that of the points.
         diagonal: draw y = x, thin.
     """
@@ -63,7 +63,7 @@ def line_chart(
         )
     shapes += [drawn(line, across, down) for line in kept]
     names = ", ".join(dict.fromkeys(line.label for line in kept if line.label))
-    described = html.escape(f"{title}: {y} over {x}" + (f"; {names}" if names else ""))
+    described = html.escape(f"{title}: {y or title} over {x}" + (f"; {names}" if names else ""))
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{described}">{"".join(shapes)}</svg>'
     return f'<figure class="chart"><h3>{html.escape(title)}</h3>{svg}{legend(kept)}</figure>'
 
@@ -118,8 +118,9 @@ def axes(across: tuple[float, float], down: tuple[float, float], *, x: str, y: s
     shapes.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(x)}</text>')
     height = (TOP + HEIGHT - BOTTOM) / 2
     turned = f'transform="rotate(-90 11 {height})"'
-    shapes.append(f'<text x="11" y="{height}" text-anchor="middle" {turned}>{html.escape(y)}</text>')
-    return shapes
+    return (
+        [*shapes, f'<text x="11" y="{height}" text-anchor="middle" {turned}>{html.escape(y)}</text>'] if y else shapes
+    )
 
 
 def style(line: Line) -> str:

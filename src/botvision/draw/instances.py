@@ -15,7 +15,7 @@ LEGIBLE = 750  # px of a side to which text of scale 1 is legible when it is sho
 Pixels = NDArray[np.uint8]
 
 
-def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -> Pixels:
+def draw_instances(image: Pixels, detections: sv.Detections, names: list[str], *, text: float = 1.0) -> Pixels:
     """Masks, boxes and labels on a copy of an RGB image (H, W, 3).
 
     Args:
@@ -23,6 +23,7 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
         detections: with `class_id` counted from 0, in the image's pixels; masks are drawn where there are some, and
             objects with a `tracker_id` are named and coloured by it.
         names: of the classes, by `class_id`.
+        text: size of labels, as a multiple of what is legible where the image is shown at half of 750 px.
     """
     side = max(image.shape[:2])
     enlarge = max(1, round(640 / side))  # labels need room: small images are drawn larger
@@ -40,9 +41,11 @@ def draw_instances(image: Pixels, detections: sv.Detections, names: list[str]) -
     scene = np.ascontiguousarray(image[..., ::-1])  # supervision draws in OpenCV's order, BGR
     if detections.mask is not None:
         scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections, custom_color_lookup=colours)
-    scene = sv.BoxAnnotator(thickness=2).annotate(scene, detections, custom_color_lookup=colours)
-    text = sv.LabelAnnotator(text_scale=max(image.shape[:2]) / LEGIBLE, text_padding=4)
-    scene = text.annotate(scene, detections, labels=labels, custom_color_lookup=colours)
+    scene = sv.BoxAnnotator(thickness=round(2 * text)).annotate(scene, detections, custom_color_lookup=colours)
+    names_in = sv.LabelAnnotator(
+        text_scale=text * max(image.shape[:2]) / LEGIBLE, text_thickness=max(1, round(text)), text_padding=4
+    )
+    scene = names_in.annotate(scene, detections, labels=labels, custom_color_lookup=colours)
     return np.ascontiguousarray(scene[..., ::-1])
 
 

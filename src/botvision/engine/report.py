@@ -19,6 +19,8 @@ from botvision.engine.record import Record
 from botvision.engine.reporter import Entry, Group, Headline, Reporter
 from botvision.files import write_text
 
+SECONDS = 60.0  # that the model of a run that has just ended looks at images, at most
+
 
 class Written(NamedTuple):
     """A report that was written.
@@ -44,6 +46,7 @@ def write_report(
     *,
     against: Sequence[Record] = (),
     device: torch.device,
+    seconds: float | None = None,
 ) -> Written:
     """Analyse runs and write their page.
 
@@ -53,6 +56,7 @@ def write_report(
         out: the HTML file; one that is there is replaced.
         against: the baseline's runs.
         device: where models run.
+        seconds: after which a model looks at no more images; none for no limit.
 
     Raises:
         ValueError: runs of different classes; a run twice; two runs of a kind with one seed.
@@ -60,7 +64,7 @@ def write_report(
     started = time.monotonic()
     check_different([*records, *against])
     check_classes(reporter, [*records, *against])
-    every = {record.path: entry_of(reporter, record, device) for record in (*records, *against)}
+    every = {record.path: entry_of(reporter, record, device, seconds) for record in (*records, *against)}
     groups = grouped([every[record.path] for record in records], [every[record.path] for record in against])
     text = assemble(reporter, groups)
     write_text(out, text)
@@ -70,7 +74,8 @@ def write_report(
 def report_after(reporter: Reporter[Any], record: Callable[[], Record], out: Path, *, device: torch.device) -> None:
     """Write the report of a run that has just ended; whatever fails is a warning, since the run is whole."""
     try:
-        print(f"report: {write_report(reporter, [record()], out / 'report.html', device=device)}", file=sys.stderr)
+        written = write_report(reporter, [record()], out / "report.html", device=device, seconds=SECONDS)
+        print(f"report: {written}", file=sys.stderr)
     except Exception as error:  # no report is worth a run
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         print(
@@ -80,12 +85,12 @@ def report_after(reporter: Reporter[Any], record: Callable[[], Record], out: Pat
         )
 
 
-def entry_of(reporter: Reporter[Any], record: Record, device: torch.device) -> Entry[Any]:
+def entry_of(reporter: Reporter[Any], record: Record, device: torch.device, seconds: float | None) -> Entry[Any]:
     """A run with its analysis, or why there is none, which is said on stderr too."""
     if record.checkpoint is None:
         return Entry(record, None, f"{record.path} has no checkpoint: the run ended before it saved one")
     try:
-        return Entry(record, reporter.analyse(record, record.checkpoint, device=device))
+        return Entry(record, reporter.analyse(record, record.checkpoint, device=device, seconds=seconds))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         print(
@@ -261,7 +266,7 @@ def curves(title: str, patterns: Sequence[str], groups: Sequence[Group]) -> str:
             label = short if alone else group.label + (f", {short}" if len(columns) > 1 else "")
             colour, dash = (place, place // 4) if alone else (number, place)
             lines.append(Line(label, points, colour, dash, dots=len(points) <= 30))
-    return line_chart(lines, title=title, x="step", y=title)
+    return line_chart(lines, title=title, x="step", y="")
 
 
 def entropies(groups: Sequence[Group]) -> Iterator[Section]:
@@ -281,7 +286,7 @@ def entropies(groups: Sequence[Group]) -> Iterator[Section]:
                 lines.append(Line(label, points, layers.index(layer), layers.index(layer), dots=True))
             named = f"{group.label}: {title}" if len(groups) > 1 else title
             unit = (0.0, 1.0) if "log N" in title else None
-            if chart := line_chart(lines, title=named, x="step", y=title, y_range=unit):
+            if chart := line_chart(lines, title=named, x="step", y="", y_range=unit):
                 charts.append(chart)
     if charts:
         about = (
@@ -305,7 +310,7 @@ def configuration(groups: Sequence[Group]) -> Iterator[Section]:
     flat = [dict(flattened(record.config)) for record in runs]
     every = list(dict.fromkeys(key for one in flat for key in one))
     differing = [key for key in every if len({str(one.get(key)) for one in flat}) > 1]
-    body = table(["", *(record.name for record in runs)], rows)
+    body: str = table(["", *(record.name for record in runs)], rows)
     if len(runs) > 1:
         options: list[list[Cell]] = [[key, *(str(one.get(key, "–")) for one in flat)] for key in differing]
         body += table(["", *(record.name for record in runs)], options, caption="Options that differ")

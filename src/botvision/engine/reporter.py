@@ -90,8 +90,14 @@ class Reporter(ABC, Generic[Analysis]):
         return ()
 
     @abstractmethod
-    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device) -> Analysis:
+    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device, seconds: float | None) -> Analysis:
         """What its model does on validation images.
+
+        Args:
+            record: the run.
+            checkpoint: whose weights it reports.
+            device: where the model runs.
+            seconds: after which it looks at no more images; none for no limit.
 
         Raises:
             FileNotFoundError, ValueError: images or a checkpoint that are not there any more, or cannot be read.
@@ -105,7 +111,7 @@ class Reporter(ABC, Generic[Analysis]):
 class CurvesAlone(Reporter[None]):
     """The report of a task that adds nothing: curves, configuration, hardware, time."""
 
-    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device) -> None:
+    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device, seconds: float | None) -> None:
         """Nothing."""
 
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
@@ -167,5 +173,5 @@ def calibration_section(
         "On the dotted line a score is the chance of being right; below it the model is surer than it should be. The "
         f"gap between the two, a mean over the {what}, is the expected calibration error."
     )
-    tables = table(["", "gap"], means) + table(["mean score", what, "right"], counted)
+    tables = f"<div>{table(['', 'gap'], means)}{table(['mean score', what, 'right'], counted)}</div>"
     return Section("Calibration", about, side_by_side([chart, tables]))

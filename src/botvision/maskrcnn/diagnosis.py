@@ -5,6 +5,7 @@
 import contextlib
 import io
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,8 +126,17 @@ class Diagnosis:
         return right / shown if shown else None
 
 
-def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: int = IMAGES) -> Diagnosis:
+def diagnose(
+    record: Record, checkpoint: Path, *, device: torch.device, most: int = IMAGES, seconds: float | None = None
+) -> Diagnosis:
     """Run a detector over some of its run's validation images, drawn by a fixed seed, and count.
+
+    Args:
+        record: the run.
+        checkpoint: of the detector.
+        device: where it runs.
+        most: images.
+        seconds: after which no more batches are begun; none for no limit.
 
     Raises:
         FileNotFoundError, ValueError: images or a checkpoint that are not there, or do not fit each other.
@@ -137,19 +147,22 @@ def diagnose(record: Record, checkpoint: Path, *, device: torch.device, most: in
     config = built(DataConfig, record.config.get("data"), record.path / "config.yaml")
     data = val_set(config, masks=detector.model.masks)
     use_classes_of(detector, data)
-    chosen = sorted(random.Random(0).sample(range(len(data)), min(most, len(data))))
-    objects = [data.record(place)[1] for place in chosen]
-    found: list[list[Result]] = []
-    for places in lots(chosen, BATCH):
+    found: dict[int, list[Result]] = {}
+    started = time.monotonic()
+    for places in lots(random.Random(0).sample(range(len(data)), min(most, len(data))), BATCH):
+        if found and seconds is not None and time.monotonic() - started > seconds:
+            break
         images = [data.read(place) for place in places]
         for place, image, own in zip(places, images, predictor.find(images, threshold=0.0), strict=True):
             number = int(data.record(place)[0]["id"])
-            found.append(image_results(own, data.categories, image_id=number, size=image.shape[-2:]))
+            found[place] = image_results(own, data.categories, image_id=number, size=image.shape[-2:])
+    chosen = sorted(found)
     document = part_of(data, chosen)
     parameters = sum(parameter.numel() for parameter in detector.model.parameters())
     return Diagnosis(
-        predictor, data, chosen, objects, found,
-        **count(document, [result for own in found for result in own], masks=data.masks), parameters=parameters,
+        predictor, data, chosen, [data.record(place)[1] for place in chosen], [found[place] for place in chosen],
+        **count(document, [result for own in found.values() for result in own], masks=data.masks),
+        parameters=parameters,
     )  # fmt: skip
 
 

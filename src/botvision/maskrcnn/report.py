@@ -49,6 +49,7 @@ from botvision.maskrcnn.results import to_supervision
 
 WORST, BEST, SUREST = 6, 3, 3  # images shown
 SIDE = 400  # px of a picture's longer side
+TEXT = 1.6  # size of labels: pictures are shown at 200 to 320 px
 ERRORS = {
     "Cls": "right place, wrong class",
     "Loc": "right class, poorly placed",
@@ -93,9 +94,9 @@ class DetectorReporter(Reporter[Diagnosis]):
         """Names of the categories."""
         return [str(name) for _, name in read_checkpoint(checkpoint, task="maskrcnn")[KEY]["categories"]]
 
-    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device) -> Diagnosis:
+    def analyse(self, record: Record, checkpoint: Path, *, device: torch.device, seconds: float | None) -> Diagnosis:
         """At most 256 validation images."""
-        return diagnose(record, checkpoint, device=device)
+        return diagnose(record, checkpoint, device=device, seconds=seconds)
 
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
         """All but curves, head entropies and configuration."""
@@ -246,9 +247,12 @@ def examples(groups: Sequence[Group]) -> Section:
         f"Detections from score {SHOWN} on. An image is the worse, the lower the share of right ones among its objects "
         "and detections (F1). On an object is IoU 0.5, near one IoU 0.1."
     )
-    return Section(
-        "Worst and best images", about, "".join(parts) or note("There is nothing to show: no object was there.")
+    body = (
+        f'<div class="cards">{"".join(parts)}</div>'
+        if parts
+        else note("There is nothing to show: no object was there.")
     )
+    return Section("Worst and best images", about, body)
 
 
 def same_image(one: Diagnosis, image_id: int) -> int | None:
@@ -275,7 +279,7 @@ def drawn(one: Diagnosis, at: int, results: Sequence[Any], caption: str, *, scor
     )
     if not scores:
         detections.confidence = None
-    return picture(as_url(small(draw_instances(image, detections, one.names))), caption)
+    return picture(as_url(small(draw_instances(image, detections, one.names, text=TEXT))), caption)
 
 
 def small(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
@@ -287,7 +291,7 @@ def small(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
 
 def attention(groups: Sequence[Group]) -> Section:
     """Where the places of the surest detections look, by layer."""
-    parts = []
+    parts: list[str] = []
     for group in groups:
         one: Diagnosis = group.analysed[0]
         if not any(isinstance(module, MHSA2d) for module in one.predictor.detector.model.modules()):
@@ -316,7 +320,7 @@ def attended(one: Diagnosis, at: int, label: str) -> str:
     best = max(one.found[at], key=lambda result: result["score"])
     x, y, width, height = best["bbox"]
     batch = model.resize([image.to(one.predictor.device)])
-    own, size = tuple(image.shape[-2:]), batch.image_sizes[0]
+    own, size = (image.shape[-2], image.shape[-1]), batch.image_sizes[0]
     box = move_boxes(torch.tensor([[x, y, x + width, y + height]]), source=own, target=size)[0].tolist()
     pixels = small(image.permute(1, 2, 0).numpy(), 240)
     scale = pixels.shape[1] / own[1]
