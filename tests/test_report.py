@@ -1,0 +1,239 @@
+"""report.html: numbers, escaping, comparison, incomplete runs, refusals; in Chromium where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+
+import pytest
+import torch
+import yaml
+
+from botvision.cli import main
+from botvision.engine.intervals import interval
+from botvision.engine.record import read_record
+from botvision.engine.settings import plain
+from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
+from botvision.report import report
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+CLASSES = [(7, "cat"), (8, "<script>alert(1)</script>"), (11, "cow & co")]
+APS = {0: 0.5, 1: 0.6, 2: 0.7}
+
+
+@pytest.fixture(scope="module")
+def truth(scenes, tmp_path_factory):
+    """The scenes' validation images with three classes, two of which are told by hostile names."""
+    document = json.loads((scenes / "annotations" / "val.json").read_text())
+    for annotation in document["annotations"]:
+        annotation["category_id"] = CLASSES[annotation["id"] % 3][0]
+    document["categories"] = [{"id": number, "name": name} for number, name in CLASSES]
+    path = tmp_path_factory.mktemp("truth") / "val.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(untrained, tmp_path_factory):
+    content = torch.load(untrained, weights_only=True)
+    content["botvision"]["categories"] = [list(one) for one in CLASSES]
+    # surer: its first class is found everywhere
+    content["state_dict"]["model.roi_heads.box_predictor.cls_score.bias"][1] += 3
+    path = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def make(scenes, truth, checkpoint, tmp_path):
+    """A function that makes the folder of a run."""
+
+    def run(name, *, seed=0, backbone="botnet14", ap=None, parts=("metrics", "summary", "checkpoint")):
+        out = tmp_path / name
+        out.mkdir()
+        data = DataConfig(truth, scenes / "val", truth, scenes / "val", workers=0, on_bad="skip")
+        groups = {"data": data, "model": ModelConfig(backbone, "nano", 64), "optim": OptimConfig(epochs=2)}
+        config = {name: plain(asdict(group)) for name, group in groups.items()} | {"engine": {"seed": seed}}
+        (out / "config.yaml").write_text(yaml.safe_dump(config))
+        ap = APS[seed] if ap is None else ap
+        if "metrics" in parts:
+            lines = ["step,epoch,seconds,lr,train/loss,val/box_ap,val/attention_entropy/layer4.0.head0"]
+            lines += ["1,0,1,0.1,3.5,,", "2,0,2,0.1,,0.25,0.9", "3,1,3,0.1,2.5,,", f"4,1,4,0.1,,{ap},0.8"]
+            (out / "metrics.csv").write_text("\n".join(lines))
+        if "summary" in parts:
+            summary = {"box_ap": ap, "mask_ap": ap / 2, "wall_seconds": 90, "epochs": 2, "seed": seed}
+            (out / "summary.json").write_text(json.dumps({**summary, "hardware": "an abacus", "model": backbone}))
+        if "checkpoint" in parts:
+            (out / "checkpoints").mkdir()
+            (out / "checkpoints" / "last.ckpt").symlink_to(checkpoint)
+        return out
+
+    return run
+
+
+def rows_of(text, section):
+    """The tables' rows of a section as lists of texts."""
+    part = re.search(rf'<section id="{section}">(.*?)</section>', text, re.DOTALL)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+@pytest.fixture
+def page(make):
+    out = make("mine")
+    written = report((out,))
+    assert written.out == out / "report.html"
+    assert str(written).startswith(f"{out / 'report.html'}: ")
+    return written.out.read_text()
+
+
+def test_a_run_as_a_page(page):
+    assert "<strong>0.500</strong><span>box AP</span>" in page
+    assert "<strong>0.250</strong><span>mask AP</span>" in page
+    assert "2 epochs in 1.5 min; figures by class and examples are of all 6 validation images" in page
+    names = re.findall(r"<h2>(.*?)</h2>", page)
+    assert names == [
+        "Result", "Curves", "AP by class and size", "Precision and recall", "Confusion", "What costs AP", "Calibration",
+        "Worst and best images", "Attention of the surest detections", "Attention heads over training",
+        "Configuration, hardware, time",
+    ]  # fmt: skip
+    assert "an abacus" in page
+    assert ["model.backbone", "botnet14"] in rows_of(page, "configuration--hardware--time")
+    assert page.count("Worst: ") == 12  # six images: a heading, and the pictures' file names are in it alone
+
+
+def test_the_matrix_counts_every_object(page, truth):
+    _, *rows = rows_of(page, "confusion")
+    counts = [[0 if cell == "·" else int(cell) for cell in row[1:]] for row in rows]
+    document = json.loads(truth.read_text())
+    there = [sum(one["category_id"] == number for one in document["annotations"]) for number, _ in CLASSES]
+    assert [sum(row) for row in counts[:3]] == there
+    assert [int(row[1]) for row in rows_of(page, "ap-by-class-and-size")[1:4]] == there
+
+
+def test_hostile_names_are_text_and_nothing_is_asked_for(page):
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "cow &amp; co" in page
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import|fetch\(|XMLHttpRequest", page)
+    assert len(page) < 3e6
+
+
+def test_seeds_beside_a_baseline(make, tmp_path):
+    ours = tuple(make(f"ours-{seed}", seed=seed) for seed in APS)
+    others = tuple(make(f"res-{seed}", seed=seed, backbone="resnet14t", ap=APS[seed] - 0.1) for seed in APS)
+    out = tmp_path / "both.html"
+    text = report(ours, against=others, out=out).out.read_text()
+    head, box, *_ = rows_of(text, "result")
+    assert head == ["", "botnet14 (3 seeds)", "resnet14t (3 seeds)", "difference"]
+    half = 4.302652729911275 * 0.1 / 3**0.5  # t of 97.5 % at two degrees of freedom
+    assert interval(list(APS.values())).half == pytest.approx(half)
+    assert box == ["box AP", f"0.600 ± {half:.3f}", f"0.500 ± {half:.3f}", "+0.100 ± 0.000 (above)"]
+    assert ["model.backbone", *["botnet14"] * 3, *["resnet14t"] * 3] in rows_of(text, "configuration--hardware--time")
+    assert "6 runs of a detector" in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ((), "metrics.csv has no row yet"),
+        (("metrics",), "has no checkpoint: the run ended before it saved one"),
+        (("metrics", "checkpoint"), "the run has not ended"),
+        (("checkpoint",), "Nothing was evaluated yet"),
+    ],
+)
+def test_a_run_that_was_killed(make, parts, said):
+    text = report((make("killed", parts=parts),)).out.read_text()
+    if parts != ("checkpoint",):  # its model was looked at all the same
+        assert said in text
+    assert ("Worst: " in text) == ("checkpoint" in parts)
+    assert "<strong>0.500</strong><span>box AP</span>" in text or "metrics" not in parts
+
+
+def test_validation_images_that_are_gone_are_said(make, capsys):
+    out = make("moved")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    config["data"]["val_annotations"] = "gone/val.json"
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    text = report((out,)).out.read_text()
+    assert "gone/val.json" in re.search(r'<p class="note">(.*?)</p>', text)[1]
+    assert "is without examples and figures by class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["gone"], "gone is no folder; give the folder of a run"),
+        (["empty"], "empty holds no config.yaml; give the folder of a run"),
+        (["mine", "mine"], "is given twice"),
+        (["mine", "same"], "are runs of the same options and the same seed 0; leave one out"),
+        (["mine", "other"], "have different classes (<script>alert(1)</script>, pig)"),
+        (["mine", "line"], "is a run of maskrcnn and "),
+        (["mine", "--out", "empty"], "is a folder; give a file as --out"),
+        (["torn"], "metrics.csv is no table of numbers"),
+    ],
+)
+def test_bad_input_is_one_line(make, given, said, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make("mine"), make("same")
+    other = make("other", seed=1)
+    content = torch.load(checkpoint, weights_only=True)
+    content["botvision"]["categories"][1][1] = "pig"
+    (other / "checkpoints" / "last.ckpt").unlink()
+    torch.save(content, other / "checkpoints" / "last.ckpt")
+    (make("torn") / "metrics.csv").write_text("step,loss\n1,much\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "config.yaml").write_text("slope: 2\nengine: {seed: 0}\n")
+    assert main(["report", *given]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("botvision: ")
+    assert said in line
+    assert not list(tmp_path.glob("**/*.html"))
+
+
+def test_a_record_knows_runs_that_differ_by_their_seed(make):
+    one, two, other = (read_record(make(name, seed=seed, backbone=backbone)) for name, seed, backbone in (
+        ("a", 0, "botnet14"), ("b", 1, "botnet14"), ("c", 1, "resnet14t")))  # fmt: skip
+    assert one.kind == two.kind != other.kind
+    assert (two.seed, two.model, two.last("train/loss"), two.checkpoint.name) == (1, "botnet14", 2.5, "last.ckpt")
+
+
+def chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+CLICKS = """
+addEventListener("load", () => {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const ground = () => getComputedStyle(document.body).backgroundColor;
+  const before = ground();
+  document.getElementById("theme").click();
+  document.querySelector("details summary").click();
+  const asked = performance.getEntriesByType("resource").filter((one) => !one.name.startsWith("data:")).length;
+  const broken = [...document.images].filter((image) => !image.complete || !image.naturalWidth).length;
+  const lead = (link) => document.querySelector(link.getAttribute("href"));
+  const links = [...document.querySelectorAll("nav a")].filter((link) => !lead(link)).length;
+  document.title = JSON.stringify({ asked, broken, links, turned: before !== ground(), pictures: document.images.length,
+    fits: document.documentElement.scrollWidth <= innerWidth, open: document.querySelector("details").open,
+    theme: document.documentElement.dataset.theme === (dark ? "light" : "dark") });
+});
+"""
+
+
+@pytest.mark.skipif(chromium() is None, reason="needs Chromium; the file is checked without it")
+def test_the_page_in_a_browser(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("</body>", f"<script>{CLICKS}</script></body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--window-size=390,844", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([chromium(), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    if title is None and not done.stdout.strip():
+        pytest.skip(f"Chromium does not run here: {done.stderr.strip().splitlines()[-1:]}")
+    found = json.loads(title[1])
+    assert found.pop("pictures") >= 12
+    assert found == {"asked": 0, "broken": 0, "links": 0, "turned": True, "fits": True, "open": True, "theme": True}
