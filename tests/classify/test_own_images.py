@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 MODEL = ModelConfig("botnet14", 32, options={"channels": [16, 32, 64, 128], "output_stride": 8})
 OPTIM = OptimConfig("adamw", lr_per_256=1e-2, warmup=0.1, epochs=2, final="best")
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=True, log_every=1)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=True, report=False, log_every=1)
 AUGMENT = AugmentConfig(scale=(0.8, 1.0), color_jitter=0.0)
 
 

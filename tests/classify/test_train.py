@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 RECIPES = recipe_names("botvision.classify.recipes")
 MODEL = ModelConfig("botnet14", img_size=32, options={"output_stride": 16, "channels": [16, 32, 64, 128]})
 OPTIM = OptimConfig("adamw", lr_per_256=2e-2, warmup_epochs=0.5, epochs=2, clip=5.0)
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, log_every=5)
 DATA = DataConfig(
     "digits", "digits", batch_size=64, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0, scale=(0.8, 1))
 )
@@ -46,7 +46,9 @@ FEW = replace(DATA, batch_size=16)  # with the fixture few_digits: 21 batches an
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(DATA, tmp_path_factory.mktemp("runs") / "whole", model=MODEL, optim=OPTIM, engine=ENGINE)
+    return train(
+        DATA, tmp_path_factory.mktemp("runs") / "whole", model=MODEL, optim=OPTIM, engine=replace(ENGINE, report=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_train_leaves_the_whole_folder_and_learns(run):
     names = {str(path.relative_to(run.out)) for path in run.out.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml", "metrics.csv", "curves.png", "confusion.png", "summary.json", "predictions/sheet.jpg",
-        "samples.jpg", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/previous.ckpt",
+        "samples.jpg", "report.html", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/previous.ckpt",
     }  # fmt: skip
     summary = json.loads((run.out / "summary.json").read_text())
     assert (summary["model"], summary["epochs"], summary["unreadable"]) == ("botnet14", 2, 0)

@@ -14,7 +14,7 @@ from botvision.engine.attention import AttentionLog, averaging
 from botvision.engine.config import EngineConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False)
 OPTIM = OptimConfig("sgd", lr_per_256=1e-6, warmup_epochs=0.0, epochs=2)
 
 
@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
 def test_heads_are_logged_and_an_average_is_warned_of(folders, tmp_path, capsys, start, averages, precision):
     data = DataConfig(str(folders / "train"), str(folders / "val"), batch_size=8, workers=0)
     model = ModelConfig("botnet14", img_size=64, options={"channels": [8, 16, 32, 64], "start": start})
-    engine = EngineConfig(accelerator="cpu", devices=1, progress=False, precision=precision)
+    engine = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, precision=precision)
     train(data, tmp_path / "run", model=model, optim=OPTIM, engine=engine)
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     evaluated = [row for row in rows if row["val/top1"]]

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
     pytest.mark.usefixtures("few_digits"),
 ]
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=1, evaluate_every=2)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, log_every=1, evaluate_every=2)
 AUGMENT = AugmentConfig("rand-m5-n1", mixup=0.2, cutmix=1.0, smoothing=0.1, erase=0.2)
 CLASSIFIER = {
     "data": classify.config.DataConfig("digits", "digits", batch_size=84, workers=0, crop=1.0, augment=AUGMENT),

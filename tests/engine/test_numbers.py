@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 MODEL = ModelConfig("botnet14", "nano", 64, backbone_options={"channels": [8, 16, 32, 64]})
 OPTIM = OptimConfig("adamw", lr=1e-3, schedule="cosine", warmup_steps=0, epochs=1)
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=1)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, log_every=1)
 
 
 def data_of(scenes, **options):

@@ -46,7 +46,7 @@ classify.train(
     DataConfig(images, images, batch_size=8 // world, workers=2, augment=augment), Path(out),
     model=ModelConfig("vit_tiny_patch16_224", img_size=32, options=vit),
     optim=OptimConfig("adamw", lr_per_256=0.03, warmup_epochs=0, epochs=2),
-    engine=EngineConfig(accelerator="cpu", devices=world, progress=False, log_every=1),
+    engine=EngineConfig(accelerator="cpu", devices=world, progress=False, report=False, log_every=1),
 )
 """
 

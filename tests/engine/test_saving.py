@@ -267,7 +267,7 @@ def test_epochs_of_a_second_are_not_each_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", noted)
     data = DataConfig(str(tmp_path / "set"), val_fraction=0.3, batch_size=2, workers=0)
     model = ModelConfig("botnet14", 32, options={"channels": [8, 16, 32, 64], "output_stride": 8})
-    engine = EngineConfig(accelerator="cpu", devices=1, progress=False, evaluate_every=2)
+    engine = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, evaluate_every=2)
     train(data, tmp_path / "run", model=model, optim=OptimConfig(epochs=4, warmup_epochs=0), engine=engine)
     assert [step for step in steps if step[0] == "last.ckpt"] == [("last.ckpt", 1, 4)] * 2 + [("last.ckpt", 3, 8)] * 2
     steps.clear()

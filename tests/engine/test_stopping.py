@@ -31,7 +31,7 @@ FLAGS = {
 }  # fmt: skip
 MODEL = ModelConfig("botnet14", img_size=32, options={"channels": [8, 16, 32, 64]})
 OPTIM = OptimConfig("adamw", epochs=2, warmup_epochs=0.5)
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=5)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, log_every=5)
 DATA = DataConfig("digits", "digits", batch_size=16, workers=0, crop=1.0, augment=AugmentConfig(flip=0.0))
 
 

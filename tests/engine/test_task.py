@@ -1,11 +1,12 @@
 """A task of one's own, as docs/architecture.md tells: the engine runs it unchanged."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from botvision.engine.fit import Stopped
 from botvision.engine.folder import LOCK
 from botvision.engine.loader import EpochBatches, ResumableLoader
 from botvision.engine.module import TaskModule
+from botvision.engine.reporter import CurvesAlone
 from botvision.engine.run import Parts, RunSummary, Task, run
 from botvision.engine.trainer import FitOptions
 from botvision.files import write_text
@@ -116,8 +118,28 @@ def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, 
     assert str(done).startswith(f"error {done.error:.3f} after 6 epochs")
     assert "next:" not in str(done)  # there is no such command
     names = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}
-    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "predictions/line.txt"} <= names
+    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "report.html", "predictions/line.txt"} <= names
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+
+
+def test_a_report_that_fails_is_a_warning_and_the_run_is_whole(tmp_path, monkeypatch, capsys):
+    def analyse(*_, **__):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(CurvesAlone, "analyse", analyse)
+    done = run(Line(epochs=1), tmp_path / "r", engine=ENGINE, on_existing="refuse")
+    said = capsys.readouterr().err
+    assert f"warning: {tmp_path}/r/report.html could not be made (CUDA out of memory); the run itself is whole" in said
+    assert f"make the report by botvision report {tmp_path}/r" in said
+    assert not list((tmp_path / "r").glob("*.html")) + list((tmp_path / "r").glob(".unfinished*"))
+    assert (done.out / "summary.json").is_file()
+    monkeypatch.undo()
+    done = run(Line(epochs=1), tmp_path / "r", engine=ENGINE, on_existing="resume")
+    assert re.search(r"report: .*report.html: 0.0 MB, made in \d+\.\d s", capsys.readouterr().err)
+    text = (done.out / "report.html").read_text()
+    assert text.count('class="chart"') == 2
+    off = run(Line(epochs=1), tmp_path / "off", engine=replace(ENGINE, report=False), on_existing="refuse")
+    assert not (off.out / "report.html").exists()
 
 
 def test_a_task_of_ones_own_refuses_before_anything_is_written(tmp_path):

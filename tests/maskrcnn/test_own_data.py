@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 MODEL = ModelConfig("botnet14", "nano", 64, backbone_options={"channels": [16, 32, 64, 128]}, masks="auto")
 OPTIM = OptimConfig("adamw", lr=1e-3, schedule="cosine", warmup=0.1, epochs=2, clip=5.0)
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=True, log_every=1)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=True, report=False, log_every=1)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 MODEL = ModelConfig("botnet14", "nano", 64, backbone_options={"channels": [16, 32, 64, 128]})
 OPTIM = OptimConfig("adamw", lr=1e-3, schedule="cosine", warmup_steps=2, epochs=2, clip=5.0)
-ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, log_every=1)
+ENGINE = EngineConfig(accelerator="cpu", devices=1, progress=False, report=False, log_every=1)
 
 
 def data_of(scenes):
@@ -49,13 +49,13 @@ def data_of(scenes):
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    return train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=ENGINE)
+    return train(data_of(scenes), out, model=MODEL, optim=OPTIM, engine=replace(ENGINE, report=True))
 
 
 def test_train_leaves_the_whole_folder(run):
     out = run.out
     names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "predictions/sheet.jpg"} <= names
+    assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "report.html", "predictions/sheet.jpg"} <= names
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
     assert len(list((out / "predictions").glob("0*.jpg"))) == 6
     summary = json.loads((out / "summary.json").read_text())
