@@ -21,7 +21,7 @@ EVERYWHERE = ("train", "detect", "scenes")
 EXTRAS = {  # which of its extras a part may import from, besides what is always installed
     ROOT / "src/botvision": {
         **dict.fromkeys(("attention", "backbone", "files", "inputs", "optim", "usage"), ()),
-        **dict.fromkeys(("classify", "cli", "completion", "engine"), ("train",)),
+        **dict.fromkeys(("classify", "cli", "completion", "engine", "report"), ("train",)),
         **dict.fromkeys(("draw", "explore", "maskrcnn"), ("train", "detect")),
         "video": ("detect",),
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),

@@ -25,10 +25,10 @@ SMALL = {  # the same commands, made small enough for a test
     "scenes": "--train 16 --val 4 --digits [3,4]",
     "digits": "--size 32",
     "classify train": "--optim.epochs 1 --model.name botnet14 --model.img_size 32 --engine.progress false "
-    "--data.workers 0 --model.options '{channels: [8, 16, 32, 64]}'",
+    "--data.workers 0 --engine.report false --model.options '{channels: [8, 16, 32, 64]}'",
     "maskrcnn train": "--optim.epochs 1 --model.backbone botnet14 --model.img_size 128 --model.preset nano "
     "--model.backbone_options '{channels: [16, 32, 64, 128]}' --data.on_bad skip --data.workers 0 "
-    "--engine.progress false",
+    "--engine.progress false --engine.report false",
     "bench attention": "--sides [4] --rounds 1",
     "classify evaluate": "--workers 0",
     "classify predict": "",

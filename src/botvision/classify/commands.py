@@ -27,7 +27,7 @@ def train(
     """Train a classifier, evaluate it, draw its predictions.
 
     Writes to `out`: config.yaml (re-runs it), samples.jpg, metrics.csv, curves.png, confusion.png,
-    checkpoints/last.ckpt and best.ckpt, predictions/sheet.jpg, summary.json.
+    checkpoints/last.ckpt and best.ckpt, predictions/sheet.jpg, summary.json, report.html.
 
     Args:
         data: images and how they are augmented.

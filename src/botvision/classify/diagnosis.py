@@ -1,4 +1,4 @@
-"""What a trained classifier says of validation images: answers, confusion, calibration, small pictures."""
+"""What a trained classifier says of validation images: answers, confusion, calibration."""
 
 # K classes, n images
 

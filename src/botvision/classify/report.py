@@ -1,4 +1,4 @@
-"""A classifier's part of the report: accuracy by class, confusion, calibration, worst and best images."""
+"""A classifier's part of the report: accuracy by class, confusion, calibration, examples."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -28,7 +28,7 @@ def train(
     """Train a Mask R-CNN, evaluate it, draw its detections.
 
     Writes to `out`: config.yaml (re-runs it), samples.jpg, metrics.csv, curves.png, checkpoints/last.ckpt and
-    best.ckpt, predictions/*.jpg, summary.json.
+    best.ckpt, predictions/*.jpg, summary.json, report.html.
 
     Args:
         data: images and annotations.

@@ -1,4 +1,4 @@
-"""What a trained detector does on validation images: figures by class and size, errors, calibration, mistakes."""
+"""What a trained detector does on validation images: figures, errors, calibration, mistakes."""
 
 # K classes, R points of recall, T overlaps
 

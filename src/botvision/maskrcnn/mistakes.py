@@ -1,4 +1,4 @@
-"""A detector's mistakes in one image, by TIDE's kinds: missed, twice, wrong class, poorly placed, background."""
+"""A detector's mistakes in an image, by TIDE's kinds: missed, found twice, misplaced and so on."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

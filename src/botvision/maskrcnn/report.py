@@ -1,4 +1,4 @@
-"""A detector's part of the report: AP by class and size, precision and recall, errors, examples, attention."""
+"""A detector's part of the report: AP by class and size, errors, examples, attention."""
 
 # M heads, H×W map, N = H·W tokens, Q queries
 
