@@ -26,10 +26,11 @@ PACKAGES = [
     ),
     PROJECTS["botvision-yolo"] / "src" / "botvision_yolo",
 ]
-TAKEN_OR_GIVEN = {  # by public functions and by `Task`
+TAKEN_OR_GIVEN = {  # by public functions and by `Task`; and a command that is a module of its own
     "botvision.engine.config.DeviceConfig",
     "botvision.engine.loader.Share",
     "botvision.engine.run.Session",
+    "botvision.report.report",
 }
 
 

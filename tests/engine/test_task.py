@@ -19,7 +19,6 @@ from botvision.engine.fit import Stopped
 from botvision.engine.folder import LOCK
 from botvision.engine.loader import EpochBatches, ResumableLoader
 from botvision.engine.module import TaskModule
-from botvision.engine.reporter import CurvesAlone
 from botvision.engine.run import Parts, RunSummary, Task, run
 from botvision.engine.trainer import FitOptions
 from botvision.files import write_text
@@ -126,7 +125,7 @@ def test_a_report_that_fails_is_a_warning_and_the_run_is_whole(tmp_path, monkeyp
     def analyse(*_, **__):
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(CurvesAlone, "analyse", analyse)
+    monkeypatch.setattr(type(Line().reporter), "analyse", analyse)
     done = run(Line(epochs=1), tmp_path / "r", engine=ENGINE, on_existing="refuse")
     said = capsys.readouterr().err
     assert f"warning: {tmp_path}/r/report.html could not be made (CUDA out of memory); the run itself is whole" in said
