@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.deploy.images import as_array
+from botvision.inputs import as_array
 
 
 @dataclass(frozen=True)
