@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import re
 import shlex
 import struct
 import time
@@ -207,7 +208,7 @@ def open_image(path: str | Path, content: bytes | None = None, *, most: float | 
 
 def unreadable(path: str | Path, error: BaseException, cure: str | None) -> str:
     """What to say of an image that is none: what it lacks, or why not."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
     return f"cannot read image {path}: " + (cure or f"{reason:.300}; replace the file or leave it out")
 
 

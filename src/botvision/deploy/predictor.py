@@ -72,10 +72,18 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: as `open_graph`; a file of another task, or one that takes tensors.
         """
-        graph = open_graph(path, threads=threads)
+        return cls.of(open_graph(path, threads=threads), threshold=threshold, batch_size=batch_size)
+
+    @classmethod
+    def of(cls, graph: Graph, *, threshold: float = 0.5, batch_size: int = 8) -> "Predictor":
+        """From a file that is open already.
+
+        Raises:
+            ValueError: a file of another task, or one that takes tensors.
+        """
         graph.check_task("maskrcnn")
         if graph.about["input"] != "image":
-            raise ValueError(f"{path} takes tensors, which need torch to be made; export it with --input image")
+            raise ValueError(f"{graph.path} takes tensors, which need torch to be made; export it with --input image")
         return cls(graph, threshold, batch_size)
 
     @property
