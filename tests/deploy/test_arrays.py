@@ -51,17 +51,18 @@ def test_classifiers_see_what_training_evaluates(height, width, crop):
 
 def bomb(path, side=60_000):
     """A PNG of a few bytes that says that it is side × side."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    whole = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(whole)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99)))]
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     return path
 
 
 def test_images_that_would_take_all_memory_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot read image"):
+    with pytest.raises(ValueError, match=r"bomb\.png: it has more than 178,956,970 pixels"):
         as_array(bomb(tmp_path / "bomb.png"))
-    with pytest.raises(ValueError, match="60000×60000 has more than"):
+    with pytest.raises(ValueError, match="60000×60000 has more than 178,956,970 pixels"):
         as_array(np.broadcast_to(np.uint8(0), (60_000, 60_000, 3)))
 
 

@@ -97,7 +97,7 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
         raise ValueError(
             f"cannot listen at {host}, port {port}: {reason.lower()}; give another --host or --port"
         ) from error
