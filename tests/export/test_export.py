@@ -18,6 +18,7 @@ from botvision.deploy import Predictor as TorchFree
 from botvision.export import MismatchError, export
 from botvision.export.subject import drawn
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
+from botvision.serve import Served
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 SIZES = ((64, 64), (97, 333), (38, 101))
@@ -166,6 +167,45 @@ def test_predict_and_evaluate_take_a_file_on_the_command_line(exported_classifie
     named = ["classify", "predict", str(exported_classifier.path), str(photos), "--out", str(tmp_path / "named")]
     assert main(named) == 0
     assert len(json.loads((tmp_path / "named/predictions.json").read_text())) == len(SIZES) + 1
+
+
+def test_served_it_answers_what_predict_writes(exported_detector, photos, tmp_path):
+    served = Served.load(
+        exported_detector.path, threshold=0.252, top=5, batch_size=8, threads=None, most_pixels=100_000
+    )
+    paths = sorted(photos.glob("*.png"))
+    found = ["maskrcnn", "predict", str(exported_detector.path), str(photos), "--out", str(tmp_path / "found")]
+    assert main([*found, "--threshold", "0.252", "--draw", "false"]) == 0
+    written = json.loads((tmp_path / "found/predictions.json").read_text())
+    for path, answer in zip(paths, served.answers([path.read_bytes() for path in paths]), strict=True):
+        own = [result for result in written if result["file_name"] == path.name]
+        assert len(own) == len(answer["objects"])
+        for result, other in zip(own, answer["objects"], strict=True):
+            assert result["category_id"] == other["category_id"]
+            assert result["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+            assert (
+                result["segmentation"]["size"] == other["segmentation"]["size"] == [answer["height"], answer["width"]]
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "torchvision_v2"])
+def test_large_presets_are_exported(preset, tmp_path):
+    """Random heads give everything one score, and which is best is then a rounding: their weights are made larger."""
+    from botvision.maskrcnn.checkpoint import build_model, describe
+    from botvision.maskrcnn.coco import Category
+    from botvision.maskrcnn.config import ModelConfig
+
+    config = ModelConfig("botnet14", preset, 128, backbone_options={"channels": [16, 32, 64, 128]})
+    model = build_model(config, 3)
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if name.endswith(("cls_score.weight", "cls_logits.weight")):
+            tensor *= 60
+    about = describe(config, [Category(number, f"class {number}") for number in (1, 2, 3)])
+    torch.save({"state_dict": state, "botvision": about}, tmp_path / "last.ckpt")
+    made = export(str(tmp_path / "last.ckpt"), out=tmp_path / "model.onnx")
+    assert made.proof.objects > 100
 
 
 def test_openvino_gives_the_same(exported_detector, tmp_path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from botvision.serve.batches import Batches
 from botvision.serve.commands import listening
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+ROOT = Path(__file__).parents[2]
 ABOUT = {"input": "image", "mean": [0.5] * 3, "std": [0.5] * 3, "sha256": "0" * 64}
 DETECTOR = {**ABOUT, "task": "maskrcnn", "categories": [[7, "cat"], [8, "dog"]], "masks": True}
 CLASSIFIER = {**ABOUT, "task": "classify", "classes": ["a", "b", "c"], "img_size": 32, "crop": 1.0, "model": "x"}
@@ -350,3 +352,18 @@ def test_other_files_and_a_taken_port_are_refused(files, tmp_path, capsys):
         ):
             assert main(["serve", str(path), "--port", number]) == 2
             assert said in capsys.readouterr().err
+
+
+def test_the_dockerfile_installs_what_serving_asks_for():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = asked["optional-dependencies"]
+    needed = {name_of(line) for line in (*extras["serve"], *extras["deploy"])} - {"botvision"}
+    known = needed | {name_of(line) for line in (*asked["dependencies"], *extras["train"])}
+    [lines] = re.findall(r"RUN pip install --no-cache-dir \\\n(.*)\n", (ROOT / "Dockerfile").read_text())
+    installed = {name_of(word.strip('"')) for word in lines.split()}
+    assert needed <= installed <= known
+    assert "torch" not in installed
+
+
+def name_of(requirement):
+    return re.match(r"[\w-]+", requirement)[0]
