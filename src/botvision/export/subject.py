@@ -18,7 +18,7 @@ from botvision.classify.model import Classifier, is_fixed, load_classifier, norm
 from botvision.deploy.classifier import normalised
 from botvision.engine.checkpoint import KEY, owner, read_checkpoint
 from botvision.files import sha256
-from botvision.inputs import find_images, is_video, open_image
+from botvision.inputs import as_array, find_images, is_video
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.resize import MEAN, STD, image_size, padded
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
@@ -152,7 +152,7 @@ def with_images(subject: Subject, folder: Path) -> Subject:
     if subject.task != "maskrcnn" or subject.about["input"] != "image":
         return subject
     paths = [path for path in find_images(folder) if not is_video(path)][:OWN_IMAGES]
-    own = {path.name: {"images": np.asarray(open_image(path))[None]} for path in paths}
+    own = {path.name: {"images": as_array(path)[None]} for path in paths}
     return replace(subject, probes={**subject.probes, **own})
 
 
