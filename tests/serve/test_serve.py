@@ -223,6 +223,18 @@ def test_broken_connections_do_not_end_it(port, sent):
     is_well(port)
 
 
+def test_answers_do_not_wait_for_acknowledgements(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    seconds = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - begun)
+    connection.close()
+    assert min(seconds[1:]) < 0.02  # a delayed acknowledgement takes 0.04
+
+
 def test_a_slow_upload_is_given_up(port):
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nslow")
