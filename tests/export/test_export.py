@@ -278,7 +278,12 @@ def test_int8_is_measured_and_refused_where_it_loses(
         ({"img_size": 8}, "img_size=8 must be"),
         ({"features": True}, "features are of a backbone"),
         ({"annotations": Path("a.json")}, "annotations, calibration_images and max_ap_drop are for int8"),
-        ({"max_ap_drop": 0.5}, "are for int8; add --precision int8"),
+        ({"max_ap_drop": 0.5}, "are for int8 and bfloat16; add --precision int8"),
+        (
+            {"out": Path("a.xml"), "precision": "bfloat16", "calibration_images": Path("a")},
+            "calibration_images are for int8",
+        ),
+        ({"out": Path("a.xml"), "precision": "bfloat16", "annotations": Path("a.json")}, "give --images FOLDER too"),
         ({"precision": "int8", "images": Path("a"), "max_ap_drop": -1.0}, "max_ap_drop=-1.0 must be at least 0"),
         ({"out": Path("file/model.onnx")}, "nothing can be written into file (.*not a directory); give another --out"),
     ],

@@ -35,7 +35,7 @@ class Drop(NamedTuple):
         return max(self.before[name] - self.after[name] for name in self.before)
 
     def __str__(self) -> str:
-        return "int8: " + ", ".join(f"{name} {self.before[name]:.4f} → {self.after[name]:.4f}" for name in self.before)
+        return ", ".join(f"{name} {self.before[name]:.4f} → {self.after[name]:.4f}" for name in self.before)
 
 
 @dataclass(frozen=True)
