@@ -298,7 +298,7 @@ def test_what_a_batch_cannot_do_is_done_alone():
 
 
 WITHOUT_TORCH = """
-import sys
+import signal, sys
 
 class Refusing:
     def find_spec(self, name, path=None, target=None):
@@ -306,6 +306,7 @@ class Refusing:
             raise ModuleNotFoundError(f"{name} is not to be imported", name=name)
 
 sys.meta_path.insert(0, Refusing())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from botvision.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -1,4 +1,4 @@
-"""Masks and detections in COCO's form: polygons and RLE read and written, rows as results; no torch."""
+"""Masks and detections in COCO's form: polygons and RLE, rows as results; no torch."""
 
 # N objects, H×W image
 
