@@ -12,7 +12,7 @@ setup: $(READY)
 $(READY): pyproject.toml plugins/botvision-yolo/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,export]" \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,export,serve]" \
 		--editable "plugins/botvision-yolo[all,openvino]" --group dev --group studies
 	touch $(READY)
 
@@ -33,7 +33,7 @@ test-slow: setup
 $(LOWEST)/.ready: pyproject.toml plugins/botvision-yolo/pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[all,export]" \
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[all,export,serve]" \
 		--editable "plugins/botvision-yolo[all,openvino]" --group dev --group studies
 	touch $(LOWEST)/.ready
 

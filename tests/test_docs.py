@@ -22,7 +22,7 @@ PROJECTS = {"botvision": ROOT, "botvision-yolo": ROOT / "plugins" / "botvision-y
 PACKAGES = [
     *(
         ROOT / "src" / "botvision" / name
-        for name in ("attention", "backbone", "classify", "deploy", "explore", "export", "maskrcnn", "scenes")
+        for name in ("attention", "backbone", "classify", "deploy", "explore", "export", "maskrcnn", "scenes", "serve")
     ),
     PROJECTS["botvision-yolo"] / "src" / "botvision_yolo",
 ]

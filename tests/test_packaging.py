@@ -27,6 +27,7 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
         **dict.fromkeys(("digits", "scenes"), ("scenes",)),
         "deploy": ("deploy", "export"),
         "export": ("train", "detect", "export"),
+        "serve": ("serve",),
         "bench": (*EVERYWHERE, "export"),
     },
     PLUGIN / "src/botvision_yolo": {

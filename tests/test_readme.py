@@ -19,6 +19,7 @@ PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("maskrcnn", "classify", "backbone", "backends", "directional-start")),
 ]
+SHIPPED = [ROOT / "docs" / "export.md", ROOT / "docs" / "serve.md", *sorted((ROOT / "docs" / "targets").glob("*.md"))]
 TUTORIALS = [ROOT / "docs" / f"{name}.md" for name in ("fine-tune", "fine-tune-classifier")]
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SMALL = {  # the same commands, made small enough for a test
@@ -96,8 +97,8 @@ def test_other_readme_commands_are_make_targets_that_exist():
 
 def test_docs_commands_parse(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for page in [*PAGES[1:], *HOW_TO]:
-        for command in commands(page):
+    for page in [*PAGES[1:], *HOW_TO, *SHIPPED]:
+        for command in [c for c in commands(page) if page not in SHIPPED or c.startswith("botvision ")]:
             words = shlex.split(command)[1:]
             if "--config" in words:  # that of a run, which would be there
                 config = Path(words[words.index("--config") + 1])

@@ -104,6 +104,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
         "write a model as ONNX, OpenVINO, torch.export or TorchScript, proved",
         "train,detect,export",
     ),
+    "serve": Command("botvision.serve.commands:serve", "serve an exported model over HTTP", "train,serve"),
     "digits": Command(
         "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
     ),

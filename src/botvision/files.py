@@ -198,10 +198,10 @@ def check_free(paths: Iterable[Path], *, on_existing: str) -> None:
         )
 
 
-def sha256(path: Path) -> str:
-    """The first 16 digits of a file's SHA-256."""
+def sha256(path: Path, *, digits: int = 16) -> str:
+    """The first digits of a file's SHA-256, which has 64."""
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import re
 import shlex
 import struct
 import time
@@ -17,7 +18,7 @@ from functools import cache
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +38,8 @@ CURES = {  # images that Pillow does not read, or not alone
     ".avif": "this Pillow reads no AVIF: pip install --upgrade pillow",
     ".jxl": "Pillow reads no JPEG XL; convert it to JPEG, PNG or TIFF",
 }
-TAKEN = (
-    "a path, an http(s) URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or of "
-    "floats in 0 … 1"
-)
+TAKEN = "a path, an http(s) URL, a PIL image, an array (H, W, 3) or (H, W) of uint8"
+OR_TENSOR = ", or a tensor (3, H, W) of uint8 or of floats in 0 … 1"
 SECONDS = 30  # that a server may be silent
 LONGEST = 300  # seconds that an image may take from its server
 MOST_BYTES = 2**28  # of an image from a server
@@ -159,19 +158,20 @@ def read_image(path: str | Path) -> "Tensor":
     return pixels(open_image(path))
 
 
-def pixels(image: Image.Image) -> "Tensor":
-    """An RGB image as (3, H, W)."""
+def pixels(image: Image.Image | NDArray[np.uint8]) -> "Tensor":
+    """An RGB image, or (H, W, 3) of one, as (3, H, W)."""
     import torch
 
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+def open_image(path: str | Path, content: bytes | None = None, *, most: float | None = None) -> Image.Image:
     """An image as RGB, turned upright by its EXIF tag; of an animation the first image.
 
     Args:
         path: a file, or an http(s) URL.
         content: its bytes, where they are at hand.
+        most: pixels, where it should be fewer than `most_pixels()`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -181,6 +181,7 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
         content = fetch(str(path))
     elif content is None and not Path(path).is_file():
         raise FileNotFoundError(f"no image at {path}; check the folder and the file name")
+    most = most_pixels() if most is None else most
     suffix = PurePath(path).suffix.lower()
     cure = CURES.get(suffix) if suffix not in image_suffixes() else None
     if suffix in RAW:  # some hold a thumbnail that Pillow would take for the image
@@ -189,11 +190,13 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd files, and of half the size that is refused
             with Image.open(Path(path) if content is None else io.BytesIO(content)) as opened:
+                if opened.height * opened.width > most:
+                    raise Image.DecompressionBombError
                 return upright(opened)
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"cannot read image {path}: it has more than {most_pixels():,.0f} pixels, from which images are refused "
-            "lest they fill the memory; cut it into tiles"
+            f"cannot read image {path}: it has more than {most:,.0f} pixels, from which images are refused lest they "
+            "fill the memory; cut it into tiles"
         ) from error
     except (*FAULTS, UnidentifiedImageError) as error:
         raise ValueError(unreadable(path, error, cure)) from error
@@ -205,7 +208,7 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 
 def unreadable(path: str | Path, error: BaseException, cure: str | None) -> str:
     """What to say of an image that is none: what it lacks, or why not."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
     return f"cannot read image {path}: " + (cure or f"{reason:.300}; replace the file or leave it out")
 
 
@@ -249,42 +252,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def as_tensor(image: object) -> "Tensor":
-    """What people hold as an image as (3, H, W) RGB: uint8, or floats in 0 … 1 where it was a tensor of floats.
+def as_array(image: object, *, taken: str = TAKEN) -> NDArray[np.uint8]:
+    """What people hold as an image as (H, W, 3) RGB of uint8, upright; without torch.
+
+    Args:
+        image: a path, an http(s) URL, a PIL image or an array.
+        taken: what a refusal says is taken.
 
     Raises:
         FileNotFoundError: no such file.
-        TypeError: none of these: a path, an http(s) URL, a PIL image, an array, a tensor.
-        ValueError: a file that is no image; an array or a tensor of another shape, type or range.
+        TypeError: none of these.
+        ValueError: a file that is no image; an array of another shape or type; more pixels than are decoded.
     """
     if isinstance(image, str | Path):
         if Path(image).is_dir():
             raise ValueError(f"{image} is a folder; give a list of its images, or use botvision maskrcnn predict")
-        return read_image(image)
+        return np.array(open_image(image))
     if isinstance(image, Image.Image):
+        check_pixels(image.height, image.width)
         try:
-            return pixels(upright(image))
+            return np.array(upright(image))
         except OSError as error:
             raise ValueError(f"cannot read the PIL image: {error}; give it as RGB, or as 8-bit grey (L)") from error
     if isinstance(image, np.ndarray):
         return from_array(image)
-    if is_tensor(image):
-        return checked(image)
-    raise TypeError(f"an image is {TAKEN}; got {type(image).__name__}")
+    raise TypeError(f"an image is {taken}; got {type(image).__name__}")
 
 
-def is_tensor(image: object) -> TypeGuard["Tensor"]:
-    """Whether it is one of torch's."""
-    from torch import Tensor
-
-    return isinstance(image, Tensor)
-
-
-def from_array(array: NDArray[np.generic]) -> "Tensor":
-    """An array (H, W, 3) RGB or (H, W) grey of uint8 as (3, H, W).
+def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """An array (H, W, 3) RGB or (H, W) grey of uint8 as (H, W, 3).
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: another shape or type, or more pixels than are decoded.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in array.shape:
         raise ValueError(
@@ -294,10 +293,37 @@ def from_array(array: NDArray[np.generic]) -> "Tensor":
         raise ValueError(
             f"an array must be of uint8; got {array.dtype}; scale it to 0 … 255 and give array.astype(np.uint8)"
         )
-    import torch
+    check_pixels(*array.shape[:2])
+    return np.broadcast_to(array if array.ndim == 3 else array[..., None], (*array.shape[:2], 3))
 
-    plain = torch.from_numpy(np.array(array))
-    return plain.expand(3, -1, -1) if array.ndim == 2 else plain.permute(2, 0, 1)
+
+def check_pixels(height: int, width: int) -> None:
+    """Refuse what would fill the memory.
+
+    Raises:
+        ValueError: more pixels than `most_pixels()`.
+    """
+    if height * width > most_pixels():
+        raise ValueError(
+            f"an image of {width}×{height} has more than {most_pixels():,.0f} pixels, from which images are refused "
+            "lest they fill the memory; cut it into tiles"
+        )
+
+
+def as_tensor(image: object) -> "Tensor":
+    """What people hold as an image as (3, H, W) RGB: uint8, or floats in 0 … 1 where it was a tensor of floats.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as `as_array`; a tensor of another shape or range.
+    """
+    return checked(image) if is_tensor(image) else pixels(as_array(image, taken=TAKEN + OR_TENSOR))
+
+
+def is_tensor(image: object) -> TypeGuard["Tensor"]:
+    """Whether it is one of torch's."""
+    from torch import Tensor
+
+    return isinstance(image, Tensor)
 
 
 def checked(image: "Tensor") -> "Tensor":

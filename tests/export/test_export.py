@@ -18,6 +18,7 @@ from botvision.deploy import Predictor as TorchFree
 from botvision.export import MismatchError, export
 from botvision.export.subject import drawn
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
+from botvision.serve import Served
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 SIZES = ((64, 64), (97, 333), (38, 101))
@@ -168,6 +169,25 @@ def test_predict_and_evaluate_take_a_file_on_the_command_line(exported_classifie
     assert len(json.loads((tmp_path / "named/predictions.json").read_text())) == len(SIZES) + 1
 
 
+def test_served_it_answers_what_predict_writes(exported_detector, photos, tmp_path):
+    served = Served.load(
+        exported_detector.path, threshold=0.252, top=5, batch_size=8, threads=None, most_pixels=100_000
+    )
+    paths = sorted(photos.glob("*.png"))
+    found = ["maskrcnn", "predict", str(exported_detector.path), str(photos), "--out", str(tmp_path / "found")]
+    assert main([*found, "--threshold", "0.252", "--draw", "false"]) == 0
+    written = json.loads((tmp_path / "found/predictions.json").read_text())
+    for path, answer in zip(paths, served.answers([path.read_bytes() for path in paths]), strict=True):
+        own = [result for result in written if result["file_name"] == path.name]
+        assert len(own) == len(answer["objects"])
+        for result, other in zip(own, answer["objects"], strict=True):
+            assert result["category_id"] == other["category_id"]
+            assert result["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+            assert (
+                result["segmentation"]["size"] == other["segmentation"]["size"] == [answer["height"], answer["width"]]
+            )
+
+
 def test_openvino_gives_the_same(exported_detector, tmp_path):
     from botvision.export.formats import xml_writer
 
@@ -238,7 +258,12 @@ def test_int8_is_measured_and_refused_where_it_loses(
         ({"img_size": 8}, "img_size=8 must be"),
         ({"features": True}, "features are of a backbone"),
         ({"annotations": Path("a.json")}, "annotations, calibration_images and max_ap_drop are for int8"),
-        ({"max_ap_drop": 0.5}, "are for int8; add --precision int8"),
+        ({"max_ap_drop": 0.5}, "are for int8 and bfloat16; add --precision int8"),
+        (
+            {"out": Path("a.xml"), "precision": "bfloat16", "calibration_images": Path("a")},
+            "calibration_images are for int8",
+        ),
+        ({"out": Path("a.xml"), "precision": "bfloat16", "annotations": Path("a.json")}, "give --images FOLDER too"),
         ({"precision": "int8", "images": Path("a"), "max_ap_drop": -1.0}, "max_ap_drop=-1.0 must be at least 0"),
         ({"out": Path("file/model.onnx")}, "nothing can be written into file (.*not a directory); give another --out"),
     ],

@@ -87,8 +87,15 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(wanted["mean"]), tuple(wanted["std"])
 
 
-def load_classifier(path: Path, *, device: torch.device | None = None) -> Classifier:
+def load_classifier(
+    path: Path, *, device: torch.device | None = None, content: dict[str, Any] | None = None
+) -> Classifier:
     """Build a classifier from a run's checkpoint, or open an exported one (.onnx, .xml).
+
+    Args:
+        path: of the file.
+        device: where it computes.
+        content: of the checkpoint, where `read_checkpoint` has read it already.
 
     Raises:
         FileNotFoundError: no such file.
@@ -96,7 +103,7 @@ def load_classifier(path: Path, *, device: torch.device | None = None) -> Classi
     """
     if is_graph(path):
         return open_exported(path)
-    content = read_checkpoint(path, task="classify")
+    content = read_checkpoint(path, task="classify") if content is None else content
     with described_by(path):
         about = content[KEY]
         config = built(ModelConfig, about["model"], path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.deploy.images import as_array
+from botvision.inputs import as_array
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,15 @@ class Classifier:
         Raises:
             FileNotFoundError, ValueError: as `open_graph`; a file of another task.
         """
-        graph = open_graph(path, threads=threads)
+        return cls.of(open_graph(path, threads=threads), top=top)
+
+    @classmethod
+    def of(cls, graph: Graph, *, top: int = 5) -> "Classifier":
+        """From a file that is open already.
+
+        Raises:
+            ValueError: a file of another task.
+        """
         graph.check_task("classify")
         return cls(graph, top)
 

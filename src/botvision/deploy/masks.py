@@ -3,26 +3,29 @@
 # S side of a predicted mask, h×w pixels of the box, H×W image
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
-def pasted(
-    probabilities: NDArray[np.float32], box: NDArray[np.float32], *, height: int, width: int
-) -> NDArray[np.bool_]:
+def paste(probabilities: ArrayLike, box: ArrayLike, *, height: int, width: int) -> NDArray[np.uint8]:
     """A mask (S, S) of probabilities over its box as a dense (H, W) mask, cut at one half.
 
-    Each pixel of the box reads the mask at its own centre, between the four nearest cells, as
-    `botvision.maskrcnn.masks.paste` does.
+    Each pixel of the box reads the mask at its own centre, between the four nearest cells; others are not computed.
+
+    Args:
+        probabilities: (S, S), an array or a tensor on the CPU.
+        box: x1, y1, x2, y2 in the image's pixels.
+        height, width: of the image.
     """
-    dense = np.zeros((height, width), bool)
-    x1, y1, x2, y2 = (float(side) for side in box)
+    dense = np.zeros((height, width), np.uint8)
+    cells = np.asarray(probabilities, np.float64)
+    x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
     left, top = max(0, int(x1)), max(0, int(y1))
     right, bottom = min(width, int(np.ceil(x2))), min(height, int(np.ceil(y2)))
     if right <= left or bottom <= top:
         return dense
-    down = weights(top, bottom, y1, y2, probabilities.shape[0])  # h S
-    across = weights(left, right, x1, x2, probabilities.shape[1])  # w S
-    dense[top:bottom, left:right] = down @ probabilities.astype(np.float64) @ across.T >= 0.5
+    down = weights(top, bottom, y1, y2, cells.shape[0])  # h S
+    across = weights(left, right, x1, x2, cells.shape[1])  # w S
+    dense[top:bottom, left:right] = down @ cells @ across.T >= 0.5
     return dense
 
 

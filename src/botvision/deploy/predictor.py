@@ -3,17 +3,20 @@
 # N objects, H×W image
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.deploy.images import as_array
-from botvision.deploy.masks import pasted
+from botvision.deploy.masks import paste
+from botvision.inputs import as_array
+
+Key = TypeVar("Key", bound=Hashable)
+MOST_PIXELS = 2**25  # of images that go through a model together: 400 MB as floats
 
 
 class Objects(NamedTuple):
@@ -69,10 +72,18 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: as `open_graph`; a file of another task, or one that takes tensors.
         """
-        graph = open_graph(path, threads=threads)
+        return cls.of(open_graph(path, threads=threads), threshold=threshold, batch_size=batch_size)
+
+    @classmethod
+    def of(cls, graph: Graph, *, threshold: float = 0.5, batch_size: int = 8) -> "Predictor":
+        """From a file that is open already.
+
+        Raises:
+            ValueError: a file of another task, or one that takes tensors.
+        """
         graph.check_task("maskrcnn")
         if graph.about["input"] != "image":
-            raise ValueError(f"{path} takes tensors, which need torch to be made; export it with --input image")
+            raise ValueError(f"{graph.path} takes tensors, which need torch to be made; export it with --input image")
         return cls(graph, threshold, batch_size)
 
     @property
@@ -98,30 +109,45 @@ class Predictor:
         return self.find([as_array(images)])[0]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Objects]:
-        """Objects in each of these arrays (H, W, 3); those of one size go through the model together."""
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, image in enumerate(images):
-            alike[image.shape].append(number)
-        found: dict[int, Objects] = {}
-        for numbers in alike.values():
-            for start in range(0, len(numbers), self.batch_size):
-                some = numbers[start : start + self.batch_size]
+        """Objects in each of these arrays (H, W, 3)."""
+        return [self.objects(own, image.shape[:2]) for own, image in zip(self.rows(images), images, strict=True)]
+
+    def rows(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray[Any]]]:
+        """Of each of these arrays (H, W, 3) what the graph gives above the threshold: boxes, labels, scores, masks.
+
+        Those of one size go through the model together, as many as memory holds.
+        """
+        found: dict[int, dict[str, NDArray[Any]]] = {}
+        for (height, width), numbers in alike([image.shape[:2] for image in images]):
+            together = max(1, min(self.batch_size, MOST_PIXELS // (height * width)))
+            for start in range(0, len(numbers), together):
+                some = numbers[start : start + together]
                 rows = self.graph.run({"images": np.stack([images[number] for number in some])})
-                found |= {number: self.objects(rows, at, images[number]) for at, number in enumerate(some)}
+                image = rows.pop("image")
+                for at, number in enumerate(some):
+                    mine = (image == at) & (rows["scores"] >= self.threshold)
+                    found[number] = {name: array[mine] for name, array in rows.items()}
         return [found[number] for number in range(len(images))]
 
-    def objects(self, rows: dict[str, NDArray[Any]], at: int, image: NDArray[np.uint8]) -> Objects:
-        """Of a batch's rows those of one image."""
-        mine = (rows["image"] == at) & (rows["scores"] >= self.threshold)
-        boxes, class_id = rows["boxes"][mine], rows["labels"][mine].astype(np.int64) - 1
+    def objects(self, rows: dict[str, NDArray[Any]], size: tuple[int, ...]) -> Objects:
+        """An image's rows with dense masks of its size."""
+        height, width = size
+        class_id = rows["labels"].astype(np.int64) - 1
         mask = None
         if "masks" in rows:
-            height, width = image.shape[:2]
-            mask = np.zeros((len(boxes), height, width), bool)
-            for own, probabilities, box in zip(mask, rows["masks"][mine], boxes, strict=True):
-                own[:] = pasted(probabilities, box, height=height, width=width)
+            mask = np.zeros((len(class_id), height, width), bool)
+            for own, probabilities, box in zip(mask, rows["masks"], rows["boxes"], strict=True):
+                own[:] = paste(probabilities, box, height=height, width=width)
         names = [self.names[number] for number in class_id]
-        return Objects(boxes, class_id, rows["scores"][mine], names, mask)
+        return Objects(rows["boxes"], class_id, rows["scores"], names, mask)
+
+
+def alike(keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
+    """Each key with the numbers of those that have it, in order."""
+    numbers: dict[Key, list[int]] = defaultdict(list)
+    for number, key in enumerate(keys):
+        numbers[key].append(number)
+    return list(numbers.items())
 
 
 def check_numbers(threshold: float, batch_size: int) -> None:

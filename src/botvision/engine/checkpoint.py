@@ -61,16 +61,6 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
     return dict(content)
 
 
-def task_of(path: Path) -> str:
-    """Whose checkpoint it is: maskrcnn or classify.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a whole checkpoint, or none of ours.
-    """
-    return str(owner(read_checkpoint(path, task=None)[KEY]))
-
-
 def owner(about: dict[str, Any]) -> Any:
     """The task that a checkpoint says it is of; none where it says nothing."""
     return about.get("task", about.get("house"))  # "house" is the name before 0.1

@@ -18,10 +18,11 @@ from botvision.backbone import VARIANTS, check_offline, create_model
 from botvision.classify.data import val_transform
 from botvision.classify.evaluation import to_image
 from botvision.classify.model import SMALLEST, load_classifier, normalisation
-from botvision.engine.checkpoint import task_of
+from botvision.deploy.masks import paste
+from botvision.engine.checkpoint import KEY, owner, read_checkpoint
 from botvision.inputs import pixels
 
-PLUGINS = "botvision.explore"  # entry points: a file's suffix without its dot → function like `open_detector`
+PLUGINS = "botvision.explore"  # entry points: a file's suffix without its dot → function(path, *, img_size, threshold)
 
 
 class Found(NamedTuple):
@@ -103,9 +104,10 @@ def open_subject(
         )
     if path.suffix != ".ckpt" and (found := plugin(path)) is not None:
         return found(path, img_size=img_size, threshold=threshold)
-    if task_of(path) == "classify":
-        return open_classifier(path, img_size=img_size)
-    return open_detector(path, img_size=img_size, threshold=threshold)
+    content = read_checkpoint(path, task=None)
+    if owner(content[KEY]) == "classify":
+        return open_classifier(path, content, img_size=img_size)
+    return open_detector(path, content, img_size=img_size, threshold=threshold)
 
 
 def plugin(path: Path) -> Callable[..., Subject] | None:
@@ -123,13 +125,12 @@ def plugin(path: Path) -> Callable[..., Subject] | None:
     return cast("Callable[..., Subject]", offered[suffix].load())
 
 
-def open_detector(path: Path, *, img_size: int | None, threshold: float) -> Subject:
+def open_detector(path: Path, content: dict[str, Any], *, img_size: int | None, threshold: float) -> Subject:
     """A Mask R-CNN from a run's checkpoint."""
     from botvision.maskrcnn.checkpoint import load_detector
-    from botvision.maskrcnn.masks import paste
     from botvision.maskrcnn.resize import image_size, move_boxes, padded
 
-    detector = load_detector(path)
+    detector = load_detector(path, content=content)
     model = detector.model
     if img_size is not None:
         model.resize.rule = image_size(img_size)
@@ -160,9 +161,9 @@ def open_detector(path: Path, *, img_size: int | None, threshold: float) -> Subj
     return Subject(run_name(path), about, model, look, lambda x: model.pyramid.body(x)[-1], names)
 
 
-def open_classifier(path: Path, *, img_size: int | None) -> Subject:
+def open_classifier(path: Path, content: dict[str, Any], *, img_size: int | None) -> Subject:
     """A classifier from a run's checkpoint."""
-    classifier = load_classifier(path)
+    classifier = load_classifier(path, content=content)
     size = classifier.config.img_size if img_size is None else img_size
     classifier.check_size(size)
     see = cropped(size, classifier.crop, classifier.mean, classifier.std)

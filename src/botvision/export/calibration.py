@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 
 from botvision.classify.config import DataConfig
@@ -12,7 +11,7 @@ from botvision.classify.evaluation import evaluate_at
 from botvision.classify.model import load_classifier
 from botvision.deploy.classifier import cropped
 from botvision.export.subject import Feeds, Subject, on_canvas, ready
-from botvision.inputs import find_images, image_suffixes, open_image
+from botvision.inputs import as_array, find_images, image_suffixes
 from botvision.maskrcnn.checkpoint import load_detector
 from botvision.maskrcnn.evaluation import Metrics, evaluate_detector
 from botvision.maskrcnn.results import Result
@@ -36,7 +35,7 @@ class Drop(NamedTuple):
         return max(self.before[name] - self.after[name] for name in self.before)
 
     def __str__(self) -> str:
-        return "int8: " + ", ".join(f"{name} {self.before[name]:.4f} → {self.after[name]:.4f}" for name in self.before)
+        return ", ".join(f"{name} {self.before[name]:.4f} → {self.after[name]:.4f}" for name in self.before)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Calibration:
         if not paths:
             raise FileNotFoundError(f"no image in {self.source} to take ranges from")
         step = max(1, len(paths) // IMAGES)
-        arrays = [np.asarray(open_image(path)) for path in paths[::step][:IMAGES]]
+        arrays = [as_array(path) for path in paths[::step][:IMAGES]]
         about = subject.about
         if subject.task == "maskrcnn":
             if about["input"] == "image":

@@ -47,11 +47,11 @@ def export(
         precision: float32; bfloat16 for .xml; int8 for .onnx and .xml, which needs images.
         opset: of ONNX, 18 to 23.
         licence: of the weights, kept in the file.
-        images: a folder: a detector's file is proved on some of them too. For int8: the annotations' images, or of a
-            classifier class folders; accuracy before and after is measured on them.
-        annotations: for a detector's int8: COCO JSON.
+        images: a folder: a detector's file is proved on some of them too. For int8 and bfloat16: the annotations'
+            images, or of a classifier class folders; accuracy before and after is measured on them.
+        annotations: for a detector's int8, and bfloat16 where its loss is to be measured: COCO JSON of images.
         calibration_images: for int8: a folder of images that ranges are taken from; none takes those of images.
-        max_ap_drop: largest loss of int8, in AP or in accuracy, as a fraction; more leaves no file.
+        max_ap_drop: largest loss of int8 and bfloat16, in AP or accuracy, as a fraction; more leaves no file.
         on_existing: where the file is there already: refuse, or replace it.
 
     Raises:
@@ -62,12 +62,17 @@ def export(
     check_options(out, opset=opset, precision=precision)
     if Path(model).suffix in (".onnx", ".xml", ".pt2"):
         raise ValueError(f"{model} is an exported file; give the .ckpt or the name that it was exported from")
-    if precision != "int8" and (annotations, calibration_images, max_ap_drop) != (None, None, 0.01):
+    if precision == "float32" and (annotations, calibration_images, max_ap_drop) != (None, None, 0.01):
         raise ValueError(
-            "annotations, calibration_images and max_ap_drop are for int8; add --precision int8, or leave them out"
+            "annotations, calibration_images and max_ap_drop are for int8 and bfloat16; add --precision int8, or leave "
+            "them out"
         )
+    if precision == "bfloat16" and calibration_images is not None:
+        raise ValueError("calibration_images are for int8: bfloat16 needs no ranges; leave them out")
     if not max_ap_drop >= 0:
         raise ValueError(f"max_ap_drop={max_ap_drop} must be at least 0; e.g. 0.01")
+    if annotations is not None and images is None:
+        raise ValueError(f"annotations={annotations} say what is on images; give --images FOLDER too")
     check_writable(out.parent)
     check_free([out, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])], on_existing=on_existing)
     if precision == "int8" and images is None:
@@ -77,13 +82,16 @@ def export(
     from botvision.export.subject import subject_of, with_images
 
     subject = subject_of(model, input=input, img_size=img_size, features=features, licence=licence)
-    if images is not None and precision != "int8" and (subject.task != "maskrcnn" or input != "image"):
+    measured = (
+        precision == "int8" or annotations is not None or (precision == "bfloat16" and subject.task == "classify")
+    )
+    if images is not None and not measured and (subject.task != "maskrcnn" or input != "image"):
         raise ValueError(
             "images prove a detector's file that takes images, or serve int8; leave --images out, or use int8"
         )
     subject = subject if images is None else with_images(subject, images)
     calibration = None
-    if precision == "int8" and images is not None:
+    if measured and images is not None:
         calibration = Calibration(Path(model), images, annotations, calibration_images or images, max_ap_drop)
         calibration.check(subject)
     return exported(subject, out, opset=opset, precision=precision, calibration=calibration)

@@ -2,7 +2,6 @@
 
 # B batch, H×W image, h×w map, K classes
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,8 +15,10 @@ from torch import Tensor, nn
 
 from botvision.backbone import create_model, from_pretrained
 from botvision.classify.model import Classifier, is_fixed, load_classifier, normalisation
-from botvision.engine.checkpoint import task_of
-from botvision.inputs import find_images, is_video, open_image
+from botvision.deploy.classifier import normalised
+from botvision.engine.checkpoint import KEY, owner, read_checkpoint
+from botvision.files import sha256
+from botvision.inputs import as_array, find_images, is_video
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.resize import MEAN, STD, image_size, padded
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
@@ -75,12 +76,11 @@ def subject_of(
     if path.suffix == ".ckpt" or path.is_file():
         if features:
             raise ValueError("features are of a backbone; leave --features out for a checkpoint")
-        task = task_of(path)
-        with path.open("rb") as file:
-            about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        if task == "maskrcnn":
-            return detector_subject(load_detector(path), about, img_size=img_size)
-        return classifier_subject(load_classifier(path), about, size=one_size(img_size))
+        content = read_checkpoint(path, task=None)
+        about["sha256"] = sha256(path, digits=64)
+        if owner(content[KEY]) == "maskrcnn":
+            return detector_subject(load_detector(path, content=content), about, img_size=img_size)
+        return classifier_subject(load_classifier(path, content=content), about, size=one_size(img_size))
     size = one_size(img_size)
     options: dict[str, Any] = {"features_only": True} if features else {}
     network = from_pretrained(model, **options) if path.is_dir() else create_model(model, **options)
@@ -152,7 +152,7 @@ def with_images(subject: Subject, folder: Path) -> Subject:
     if subject.task != "maskrcnn" or subject.about["input"] != "image":
         return subject
     paths = [path for path in find_images(folder) if not is_video(path)][:OWN_IMAGES]
-    own = {path.name: {"images": np.asarray(open_image(path))[None]} for path in paths}
+    own = {path.name: {"images": as_array(path)[None]} for path in paths}
     return replace(subject, probes={**subject.probes, **own})
 
 
@@ -249,8 +249,7 @@ def network_subject(model: nn.Module, about: dict[str, Any], *, outputs: list[st
 
 def ready(images: Array, about: Mapping[str, Any]) -> Array:
     """Images (B, H, W, 3) of uint8, normalised, (B, 3, H, W)."""
-    values = (images.astype(np.float32) / 255 - np.float32(about["mean"])) / np.float32(about["std"])
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+    return normalised(images, about["mean"], about["std"])
 
 
 def as_arrays(found: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -53,8 +53,12 @@ def describe(model: ModelConfig, categories: list[Category]) -> dict[str, Any]:
     return {"task": "maskrcnn", "model": asdict(model), "categories": [list(c) for c in categories]}
 
 
-def load_detector(path: Path) -> Detector:
+def load_detector(path: Path, *, content: dict[str, Any] | None = None) -> Detector:
     """Build a detector from a run's checkpoint, or open an exported one (.onnx, .xml).
+
+    Args:
+        path: of the file.
+        content: of the checkpoint, where `read_checkpoint` has read it already.
 
     Raises:
         FileNotFoundError: no such file.
@@ -63,7 +67,7 @@ def load_detector(path: Path) -> Detector:
     if is_graph(path):
         exported = ExportedDetector(path)
         return Detector(exported, [Category(*c) for c in exported.categories])
-    content = read_checkpoint(path, task="maskrcnn")
+    content = read_checkpoint(path, task="maskrcnn") if content is None else content
     with described_by(path):
         about = content[KEY]
         categories = [Category(int(number), str(name)) for number, name in about["categories"]]

@@ -21,7 +21,7 @@ from botvision.maskrcnn.coco import Category, Document, other_size, read_coco, r
 from botvision.maskrcnn.config import BoxFormat, DataConfig, OnBad
 from botvision.maskrcnn.labels import clip, corners
 from botvision.maskrcnn.resize import MEAN, ImageSize
-from botvision.maskrcnn.targets import CROP_SIDE
+from botvision.maskrcnn.targets import CROP_SIDE, crop
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 FILL = [round(255 * value) for value in MEAN]  # padding that normalises to about 0, as the model's own
@@ -230,7 +230,7 @@ class CocoInstances(Dataset[Sample]):
             ValueError: a mask that cannot be read.
         """
         try:
-            mask = masks.crop(annotation["segmentation"], frame.back(box), height=height, width=width)
+            mask = crop(annotation["segmentation"], frame.back(box), height=height, width=width)
         except ValueError as error:
             raise ValueError(
                 f"{self.annotations}: the mask of annotation {annotation.get('id')} cannot be read: {error}; correct it"

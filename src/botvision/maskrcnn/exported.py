@@ -1,6 +1,5 @@
 """An exported detector in the eager one's place: tensors in and out, torch in the process."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from botvision.deploy.graph import Graph, open_graph
+from botvision.deploy.predictor import alike
 from botvision.maskrcnn.model import Output
 from botvision.maskrcnn.resize import ImageSize, Resize, move_boxes
 
@@ -32,11 +32,8 @@ class ExportedDetector(nn.Module):
 
     def forward(self, images: list[Tensor]) -> Output:
         """Images (3, H, W) of uint8, or floats in 0 … 1, which are rounded to it; those of one size go in together."""
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, image in enumerate(images):
-            alike[tuple(image.shape)].append(number)
         found: dict[int, dict[str, Tensor]] = {}
-        for numbers in alike.values():
+        for _, numbers in alike(tuple(image.shape) for image in images):
             found |= dict(zip(numbers, self.of_one_size([images[number] for number in numbers]), strict=True))
         return Output([found[number].copy() for number in range(len(images))], {})
 

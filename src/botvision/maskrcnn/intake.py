@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import supervision as sv
 
+from botvision.deploy.masks import paste
 from botvision.draw.instances import Pixels, contact_sheet, draw_instances
 from botvision.maskrcnn.config import FILES, DataConfig
 from botvision.maskrcnn.data import Bad, CocoInstances
 from botvision.maskrcnn.layouts import Split, find_splits, split_by_image
-from botvision.maskrcnn.masks import paste
 
 SAMPLES = 9  # images of samples.jpg
 NAMED = 12  # classes of which the counts are told

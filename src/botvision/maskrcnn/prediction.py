@@ -1,6 +1,5 @@
 """Detect objects in images that a program holds or names: one, or many in batches."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +10,7 @@ import supervision as sv
 import torch
 from torch import Tensor
 
-from botvision.deploy.predictor import check_numbers
+from botvision.deploy.predictor import alike, check_numbers
 from botvision.engine.config import DeviceConfig
 from botvision.inputs import as_tensor
 from botvision.maskrcnn.checkpoint import Detector, load_detector
@@ -77,11 +76,8 @@ class Predictor:
             threshold: lowest score that is kept; none is the predictor's.
         """
         lowest = self.threshold if threshold is None else threshold
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, image in enumerate(images):
-            alike[self.padded_size(image)].append(number)
         results: list[dict[str, Tensor]] = [{}] * len(images)
-        for numbers in alike.values():
+        for _, numbers in alike(map(self.padded_size, images)):
             given = [images[number].to(self.device) for number in numbers]
             for number, found in zip(numbers, self.detector.model(given).detections, strict=True):
                 keep = found["scores"] >= lowest

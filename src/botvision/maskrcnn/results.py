@@ -25,23 +25,10 @@ def image_results(
         image_id: of the results.
         size: (height, width) of the image.
     """
-    height, width = size
-    found = {key: value.cpu() for key, value in found.items()}
-    probabilities = found.get("mask_probs")
-    results = []
-    for number, box in enumerate(found["boxes"]):
-        x1, y1, x2, y2 = box.tolist()
-        result = {
-            "image_id": image_id,
-            "category_id": categories[int(found["labels"][number]) - 1].id,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": float(found["scores"][number]),
-        }
-        if probabilities is not None:
-            mask = masks.paste(probabilities[number], box, height=height, width=width)
-            result["segmentation"] = masks.encode(mask)
-        results.append(result)
-    return results
+    rows = {name: value.double().cpu().numpy() for name, value in found.items()}
+    rows |= {"masks": rows["mask_probs"]} if "mask_probs" in rows else {}
+    found_here = masks.as_results(rows, ids=[category.id for category in categories], size=size)
+    return [{"image_id": image_id, **result} for result in found_here]
 
 
 def batch_results(

@@ -5,9 +5,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from botvision.maskrcnn.masks import Box, Mask, decode
 
 CROP_SIDE = 112  # of a mask target, over its object's own box (the detection code that the paper cites)
 
@@ -40,6 +43,18 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
         )
     rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].float(), boxes.float()], 1)  # G 5
     return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
+
+
+def crop(segmentation: Any, box: Box, *, height: int, width: int) -> Mask:
+    """The part of an object's mask inside `box`, at 112×112: polygons exactly, RLE by bilinear sampling."""
+    if isinstance(segmentation, list):
+        corner, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
+        polygons = [((np.reshape(p, (-1, 2)) - corner) / extent * CROP_SIDE).ravel().tolist() for p in segmentation]
+        return decode(polygons, height=CROP_SIDE, width=CROP_SIDE)
+    dense = torch.from_numpy(decode(segmentation, height=height, width=width))
+    rois = torch.tensor([[0.0, *box]])
+    sampled = roi_align(dense[None, None].float(), rois, CROP_SIDE, aligned=True)[0, 0]
+    return (sampled >= 0.5).numpy().astype(np.uint8)
 
 
 def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int, masks: bool = True) -> None:
