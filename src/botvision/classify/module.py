@@ -59,8 +59,8 @@ class ClassifierModule(TaskModule):
         if len(batch.labels):
             logits = self.model(batch.images).float()
             loss = cross_entropy(logits, batch.labels, reduction="sum")
-            self.counts.append(torch.stack([*right(logits, batch.labels), torch.tensor(len(logits), device=loss.device),
-                                            loss]))  # fmt: skip
+            seen = torch.tensor(len(logits), device=loss.device)
+            self.counts.append(torch.stack([*right(first_five(logits), batch.labels), seen, loss]))
 
     def on_validation_epoch_end(self) -> None:
         """Accuracies over all processes."""
@@ -125,8 +125,12 @@ def loss_of(logits: Tensor, targets: Tensor, *, kind: str, smoothing: float) -> 
     return binary_cross_entropy_with_logits(logits, shares)
 
 
-def right(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of (B, K) logits have the label first, and among the first five."""
-    best = logits.topk(min(5, logits.shape[1])).indices  # B 5
-    hits = best == labels[:, None]
+def first_five(logits: Tensor) -> Tensor:
+    """Of (B, K) logits the most likely classes, first the likeliest: (B, 5), or fewer where there are fewer classes."""
+    return logits.topk(min(5, logits.shape[1])).indices
+
+
+def right(best: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the most likely classes (B, 5) have the label (B,) first, and how many at all."""
+    hits = best == labels[:, None]  # B 5
     return hits[:, 0].sum(), hits.any(1).sum()
