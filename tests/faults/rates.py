@@ -27,6 +27,13 @@ RECIPES = {
 }
 RATES = {"maskrcnn": "lr", "classify": "lr_per_256"}
 DIGITS = 1347  # to train on
+SMALL = {  # models of seconds, which learn at the recipe's own rate too
+    "maskrcnn": [
+        "--model.backbone=botnet14", "--model.preset=nano", "--model.img_size=64",
+        "--model.backbone_options={channels: [16, 32, 64, 128]}",
+    ],
+    "classify": ["--model.name=botnet14", "--model.options={channels: [16, 32, 64, 128]}"],
+}  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -83,12 +90,12 @@ def trained(task: str, out: Path, *, factor: float, flags: list[str]) -> Run:
 
 def flags_of(task: str, folder: Path, steps: int, *, clipped: bool) -> list[str]:
     """So many steps of the demo, with its clipping of gradients or without."""
-    own = [] if clipped else ["--optim.clip=null"]
+    own = SMALL[task] + ([] if clipped else ["--optim.clip=null"])
     if task == "classify":
         return [*own, f"--optim.epochs={-(-steps // (DIGITS // 32))}", "--data.workers=0"]
     scenes = folder / "scenes"
     if not scenes.exists():
-        command = ["scenes", str(scenes), "--train", str(2 * steps), "--val", "50", "--size", "128"]
+        command = ["scenes", str(scenes), "--train", str(2 * steps), "--val", "50", "--size", "64"]
         subprocess.run([sys.executable, "-m", "botvision", *command], check=True)
     files = {
         "train_annotations": "annotations/train.json", "train_images": "train",
@@ -124,8 +131,8 @@ def main() -> int:
         f"# {options.factor:g} times the recipe's rate, bf16, {options.steps} steps: {wrong} numbers that are none",
         "",
         f"`python -m tests.faults.rates --steps {options.steps} --factor {options.factor:g}`, {machine}, "
-        f"{(time.monotonic() - begun) / 60:.1f} min. Recipe `demo` of each task. Counted in every checkpoint of a run: "
-        "weights, averages, running statistics and the optimiser's state.",
+        f"{(time.monotonic() - begun) / 60:.1f} min. Recipe `demo` of each task, on smaller models. Counted in every "
+        "checkpoint of a run: weights, averages, running statistics and the optimiser's state.",
         "",
         "| run | rate | exit code | steps | steps left out | numbers that are none | largest weight |",
         "|---|---:|---:|---:|---:|---:|---:|",

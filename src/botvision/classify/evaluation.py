@@ -114,12 +114,12 @@ def evaluate_part(
     part = shared.part
     splits = [Sized(classifier, data, size, rank=part.number, world=part.count) for size in sizes]
     done = shared.written()
-    for sized in splits:
-        own = sized.names(part.number)
-        begun = sum(name in done for name in own)
-        for name, (batch, logits, seconds) in zip(own[begun:], sized.evaluated(begun), strict=True):
-            shared.add(name, objects=found_in(batch, logits), seconds=seconds)
-    shared.journal.close()
+    with closing(shared.journal):
+        for sized in splits:
+            own = sized.names(part.number)
+            begun = sum(name in done for name in own)
+            for name, (batch, logits, seconds) in zip(own[begun:], sized.evaluated(begun), strict=True):
+                shared.add(name, objects=found_in(batch, logits), seconds=seconds)
     done = shared.written()
     names = [[name for rank in range(part.count) for name in sized.names(rank)] for sized in splits]
     if any(name not in done for some in names for name in some):
