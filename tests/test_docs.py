@@ -165,7 +165,8 @@ def test_a_release_builds_both_distributions_and_only_publishing_may_ask_for_an_
         assert fetched["with"]["name"] == name
         assert published["uses"] == "pypa/gh-action-pypi-publish@release/v1"
     assert not any("permissions" in job for job in jobs.values())
-    assert jobs["build"]["needs"] == "ci"
+    assert jobs["build"]["needs"] == ["ci", "audit"]
+    assert workflow("audit.yml")["audit"]["steps"][-1] == {"run": "make audit"}
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.yml")), ids=lambda p: p.stem)
