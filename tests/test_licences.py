@@ -11,8 +11,8 @@ SPEC = importlib.util.spec_from_file_location("licences", ROOT / "docs" / "licen
 licences = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(licences)
 FIT = {  # permissive, or with terms that stay with their own files
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "HPND",
-    "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
+    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
+    "HPND", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib",
 }  # fmt: skip
 NEEDED = licences.needed()
 LISTED = dict(re.findall(r"^\| `([\w.-]+)` \| (?:.*) \| (.*) \|$", licences.PAGE.read_text(), re.MULTILINE))

@@ -26,6 +26,7 @@ RECIPES = {
     "classify": Path(train_classifier.__code__.co_filename).parent / "recipes" / "demo.yaml",
 }
 RATES = {"maskrcnn": "lr", "classify": "lr_per_256"}
+MODEL = ("state_dict", "averaging_state", "current_model_state", "optimizer_states")  # of a checkpoint
 DIGITS = 1347  # to train on
 SMALL = {  # models of seconds, which learn at the recipe's own rate too
     "maskrcnn": [
@@ -41,21 +42,21 @@ class Run(NamedTuple):
 
     Attributes:
         code: of its exit.
-        steps: of its last checkpoint.
         left_out: steps without finite gradients.
         said: its refusal, warnings and closing line.
+        rate: base rate.
+        steps: of its last checkpoint.
         wrong: numbers in its checkpoints that are none, of weights, averages, buffers and the optimiser's state.
         largest: of all weights, by magnitude.
-        rate: base rate.
     """
 
     code: int
-    steps: int
     left_out: int
     said: list[str]
+    rate: float
+    steps: int
     wrong: int
     largest: float
-    rate: float
 
 
 def tensors(content: Any) -> Iterator[torch.Tensor]:
@@ -81,11 +82,17 @@ def trained(task: str, out: Path, *, factor: float, flags: list[str]) -> Run:
     lines = [line for line in (done.stderr + done.stdout).splitlines() if line]
     said = [line for line in lines if re.match("botvision: |warning: |top-1|box AP|ended ", line)]
     left_out = sum("the step is left out" in line for line in lines)
+    return Run(done.returncode, left_out, said, rate, *looked_at(out))
+
+
+def looked_at(out: Path) -> tuple[int, int, float]:
+    """Of a run's checkpoints: steps, numbers that are none, and the largest weight."""
     kept = [torch.load(path, weights_only=True) for path in out.glob("checkpoints/*.ckpt")]
-    wrong = sum(int((~torch.isfinite(tensor)).sum()) for content in kept for tensor in tensors(content))
-    weights = [t.abs().max() for content in kept for t in tensors(content["state_dict"])]
+    of_model = [tensor for content in kept for part in MODEL for tensor in tensors(content.get(part))]
+    wrong = sum(int((~torch.isfinite(tensor)).sum()) for tensor in of_model)
+    weights = [tensor.abs().max() for content in kept for tensor in tensors(content["state_dict"])]
     steps = max((content["global_step"] for content in kept), default=0)
-    return Run(done.returncode, steps, left_out, said, wrong, float(max(weights, default=torch.zeros(()))), rate)
+    return steps, wrong, float(max(weights, default=torch.zeros(())))
 
 
 def flags_of(task: str, folder: Path, steps: int, *, clipped: bool) -> list[str]:
