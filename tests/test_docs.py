@@ -86,7 +86,7 @@ def test_commands_of_launchers_parse(page, capsys):
     text = (DOCS / "how-to" / f"{page}.md").read_text()
     scripts = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for script in scripts for line in script.replace("\\\n", " ").splitlines() if "botvision " in line]
-    assert len(lines) == {"many-gpus": 4, "slurm": 2}[page]
+    assert len(lines) == {"many-gpus": 7, "slurm": 2}[page]
     for line in lines:
         words = shlex.split(line, comments=True)
         with pytest.raises(SystemExit) as stop:

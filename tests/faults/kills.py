@@ -200,7 +200,7 @@ def drawing(checkpoint: Path, world: Path, *, out: Path) -> None:
     """A session that predicts and draws."""
     cpu = DeviceConfig("cpu")
     maskrcnn.predict(
-        checkpoint, str(world / "train"), out=out, threshold=0.05, batch_size=2, engine=cpu, on_existing="resume"
+        checkpoint, str(world / "train"), out=out, threshold=0.05, batch_size=1, engine=cpu, on_existing="resume"
     )
 
 

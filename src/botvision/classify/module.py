@@ -40,11 +40,20 @@ class ClassifierModule(TaskModule):
         """The loss of one batch, mixed."""
         self.bad.count(batch.bad)
         if not len(batch.labels):
-            side = self.config.img_size
-            black = torch.zeros(2, 3, side, side, device=batch.images.device)
-            return self.nothing(lambda: self.model(black).sum())
+            return self.nothing(self.black)
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
-        loss = loss_of(self.model(images), targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
+        try:
+            logits = self.model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            if self.data.batch_size > 1:  # the only image of its batch that could be read
+                return self.nothing(self.black)
+            raise ValueError(
+                f"data.batch_size=1 at model.img_size={self.config.img_size} leaves BatchNorm one value a channel; "
+                "give --data.batch_size 2 or more, or a larger --model.img_size"
+            ) from error
+        loss = loss_of(logits, targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is not finite at step {self.global_step}; begin anew with a lower --optim.lr_per_256, more "
@@ -52,6 +61,11 @@ class ClassifierModule(TaskModule):
             )
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.labels))
         return loss
+
+    def black(self) -> Tensor:
+        """What two black images give."""
+        side = self.config.img_size
+        return cast("Tensor", self.model(torch.zeros(2, 3, side, side, device=self.device)).sum())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How many are right, and the plain loss."""

@@ -55,6 +55,7 @@ class RunSummary:
         wall_seconds: of all sessions of the run, evaluation and drawing included.
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
         checkpoint: whose weights the metrics are of.
+        unreadable: different images that the first process skipped in the last session.
     """
 
     task: ClassVar[str] = ""  # whose `predict` command comes next
@@ -66,6 +67,7 @@ class RunSummary:
     epochs: int
     out: Path
     checkpoint: Path
+    unreadable: int = 0
 
     @property
     def headline(self) -> str:
@@ -74,6 +76,8 @@ class RunSummary:
 
     def __str__(self) -> str:
         ending = f"after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at {self.out / 'predictions'}"
+        if self.unreadable:
+            ending += f"; {self.unreadable} unreadable image{'s' * (self.unreadable > 1)} left out"
         checkpoint = shlex.quote(str(self.checkpoint))
         following = f"\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
         return f"{self.headline} {ending}{following}"
