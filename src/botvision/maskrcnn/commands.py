@@ -1,7 +1,7 @@
 """`train`, `evaluate` and `predict` of Mask R-CNN: commands, and Python functions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
 from botvision.files import check_no_file, sha256, write_json
