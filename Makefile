@@ -1,11 +1,11 @@
-# setup | check | test | faults | kills | endurance | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
+# setup | check | test | faults | kills | rates | endurance | licences | audit | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions faults kills endurance demo bench docs evidence paper starts clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions faults kills rates endurance licences audit demo bench docs evidence paper starts clean
 
 setup: $(READY)
 
@@ -52,8 +52,19 @@ faults: setup
 kills: setup
 	nice -n 19 $(BIN)/python -W ignore -m tests.faults.kills --kills 40 --report runs/kills.md
 
+rates: setup
+	nice -n 19 $(BIN)/python -W ignore -m tests.faults.rates --steps 500 --report runs/rates.md
+
 endurance: setup
 	nice -n 19 $(BIN)/python -W ignore -m tests.faults.endurance --minutes 60 --report runs/endurance.md
+
+licences: setup
+	$(BIN)/python docs/licences.py
+
+# by the package index's database of vulnerabilities: needs the network
+audit: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
+	$(BIN)/pip-audit --local --skip-editable
 
 demo: setup
 	$(BIN)/botvision scenes data/scenes

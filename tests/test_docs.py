@@ -87,7 +87,7 @@ def test_commands_of_launchers_parse(page, capsys):
     text = (DOCS / "how-to" / f"{page}.md").read_text()
     scripts = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for script in scripts for line in script.replace("\\\n", " ").splitlines() if "botvision " in line]
-    assert len(lines) == {"many-gpus": 4, "slurm": 2}[page]
+    assert len(lines) == {"many-gpus": 7, "slurm": 2}[page]
     for line in lines:
         words = shlex.split(line, comments=True)
         with pytest.raises(SystemExit) as stop:
@@ -166,7 +166,8 @@ def test_a_release_builds_both_distributions_and_only_publishing_may_ask_for_an_
         assert fetched["with"]["name"] == name
         assert published["uses"] == "pypa/gh-action-pypi-publish@release/v1"
     assert not any("permissions" in job for job in jobs.values())
-    assert jobs["build"]["needs"] == "ci"
+    assert jobs["build"]["needs"] == ["ci", "audit"]
+    assert workflow("audit.yml")["audit"]["steps"][-1] == {"run": "make audit"}
 
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.yml")), ids=lambda p: p.stem)

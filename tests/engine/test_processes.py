@@ -20,7 +20,6 @@ from botvision.classify.data import Batch, build_split
 from botvision.classify.module import ClassifierModule
 from botvision.engine.loader import EpochPosition, Share
 from botvision.engine.module import Unreadable
-from botvision.engine.sharing import check_alone
 from tests.faults.kills import ending, same
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -167,11 +166,3 @@ def test_a_process_without_an_image_takes_part_in_what_others_wait_for():
         assert loss == 0
         assert module.model.fc.weight.grad.abs().sum() == 0
         assert passed == shapes
-
-
-def test_what_one_process_does_is_refused_to_several(monkeypatch):
-    check_alone("classify predict")
-    for name, value in {"TORCHELASTIC_RUN_ID": "a", "RANK": "1", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="botvision classify evaluate is done by one process; start it without torch"):
-        evaluate_classifier(Path("x.ckpt"), "digits")

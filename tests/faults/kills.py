@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,21 +25,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import torch
 
 import botvision.classify.task
+import botvision.digits
+import botvision.export.exporting
+import botvision.maskrcnn.streaming
 import botvision.maskrcnn.task
 import botvision.scenes.make
 from botvision import classify, maskrcnn
 from botvision.classify.config import AugmentConfig
+from botvision.classify.model import build_model as build_classifier
+from botvision.classify.model import describe as describe_classifier
+from botvision.deploy.graph import open_graph
+from botvision.digits import make_digits
 from botvision.engine import history, module
-from botvision.engine.config import EngineConfig
-from botvision.files import UNFINISHED, write_text
+from botvision.engine.config import DeviceConfig, EngineConfig
+from botvision.export import export
+from botvision.files import UNFINISHED, sha256, write_text
+from botvision.maskrcnn.checkpoint import build_model as build_detector
+from botvision.maskrcnn.checkpoint import describe as describe_detector
+from botvision.maskrcnn.coco import Category
 from botvision.scenes import make_scenes
 
 PATIENCE = 300.0  # seconds after which a session counts as hung
 AUGMENT = AugmentConfig("rand-m5-n1", mixup=0.2, cutmix=1.0, smoothing=0.1, erase=0.2)
-Session = Callable[[Path], Any]
+Session = Callable[..., Any]
 
 
 class Place(NamedTuple):
@@ -61,24 +73,29 @@ PLACES = {
     "evaluated": Place(history.History, "on_validation_end", 2),
     "drawing curves": Place(history, "draw_curves", 2),
 }
+MAKING = {
+    "making a dataset": Place(botvision.scenes.make, "write_split", 2),
+    "writing annotations": Place(botvision.scenes.make, "write_json", 2),
+    "before its last file": Place(botvision.scenes.make, "write_text", 1),
+}
+SHARDS = {
+    "making a dataset": Place(botvision.digits, "write_shards", 2),
+    "writing an index": Place(botvision.digits, "write_json", 2),
+    "before its last file": Place(botvision.digits, "write_text", 1),
+}
+EXPORTING = {
+    "proving": Place(botvision.export.exporting, "proved", 1),
+    "moving into place": Place(Path, "replace", 2),
+}
+DRAWING = {
+    "drawing": Place(botvision.maskrcnn.streaming, "save_image", 16),
+    "writing, between two renamings": Place(Path, "replace", 17),
+    "writing results": Place(botvision.maskrcnn.streaming, "write_predictions", 1),
+}
 EXAMPLES = {
     "detector": Place(botvision.maskrcnn.task, "draw_examples", 1),
     "classifier": Place(botvision.classify.task, "draw_end", 1),
 }
-
-
-class Scenario(NamedTuple):
-    """A run to kill.
-
-    Attributes:
-        session: one session of it, into a folder.
-        processes: how many it takes.
-        root: where its folders are made; none is with the others.
-    """
-
-    session: Session
-    processes: int = 1
-    root: Path | None = None
 
 
 def same(one: Any, other: Any, place: str = "") -> list[str]:
@@ -109,6 +126,26 @@ def digest(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return found.hexdigest()
+
+
+class Scenario(NamedTuple):
+    """A run to kill.
+
+    Attributes:
+        session: one session of it, into a folder.
+        processes: how many it takes.
+        root: where its folders are made; none is with the others.
+        places: where it is killed, but for any time.
+        outcome: what is compared of its folder.
+        whole: of an interrupted session's folder what there is already, if there is: it must be of the outcome.
+    """
+
+    session: Session
+    processes: int = 1
+    root: Path | None = None
+    places: Mapping[str, Place] | None = None
+    outcome: Callable[[Path], Any] = ending
+    whole: Callable[[Path], Any] | None = None
 
 
 def detector(world: Path, *, workers: int, out: Path, devices: int = 1) -> None:
@@ -147,6 +184,58 @@ def classifier(*, workers: int, out: Path) -> None:
 def scenes(*, out: Path) -> None:
     """A session that makes a small dataset."""
     make_scenes(out, train=8, val=3, size=64, digits=(2, 4), scale=(0.25, 0.5))
+
+
+def digits(*, out: Path) -> None:
+    """A session that writes digits as shards."""
+    make_digits(out, size=16, shards=2)
+
+
+def exporting(checkpoint: Path, name: str, *, out: Path) -> None:
+    """A session that exports a classifier, in the place of what is there."""
+    export(str(checkpoint), out=out / name, on_existing="replace")
+
+
+def drawing(checkpoint: Path, world: Path, *, out: Path) -> None:
+    """A session that predicts and draws."""
+    cpu = DeviceConfig("cpu")
+    maskrcnn.predict(
+        checkpoint, str(world / "train"), out=out, threshold=0.05, batch_size=1, engine=cpu, on_existing="resume"
+    )
+
+
+def found(out: Path) -> str:
+    """Of the drawings and results, without the lines that these are made of."""
+    return " ".join(f"{p.name} {sha256(p)}" for p in sorted(out.iterdir()) if p.suffix != ".jsonl")
+
+
+def computed(name: str, out: Path) -> list[list[float]]:
+    """What an exported file gives for some images."""
+    images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    return open_graph(out / name).run({"images": images})["logits"].tolist()
+
+
+def exported(name: str, out: Path) -> list[list[float]] | None:
+    """The same, of a file that may not be there."""
+    return computed(name, out) if (out / name).exists() else None
+
+
+def checkpoints(folder: Path) -> tuple[Path, Path]:
+    """A detector's and a classifier's, with random weights."""
+    torch.manual_seed(0)
+    channels = {"channels": [8, 16, 32, 64]}
+    finds = maskrcnn.config.ModelConfig("botnet14", "nano", 64, backbone_options=channels)
+    names = classify.config.ModelConfig("botnet14", img_size=32, options=channels)
+    detector, classifier = build_detector(finds, 2), build_classifier(names, 3)
+    abouts = (
+        describe_detector(finds, [Category(1, "a"), Category(2, "b")]),
+        describe_classifier(names, ["a", "b", "c"], classifier, crop=1.0),
+    )
+    paths = folder / "detector.ckpt", folder / "classifier.ckpt"
+    for path, model, about in zip(paths, (detector, classifier), abouts, strict=True):
+        state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        torch.save({"state_dict": state, "botvision": about}, path)
+    return paths
 
 
 def armed(place: Place, count: int) -> None:
@@ -258,20 +347,30 @@ class Campaign:
             "detector": Scenario(one),
             "classifier, on another file system": Scenario(partial(classifier, workers=0), root=other),
             "detector, 2 processes": Scenario(partial(one, devices=2), processes=2),
-            "dataset making": Scenario(scenes),
+            "dataset making": Scenario(scenes, places=MAKING, outcome=digest),
             "detector, 2 workers, on another file system": Scenario(
                 partial(detector, self.world, workers=2), root=other
             ),
+        }
+        found_by, named_by = checkpoints(folder)
+        self.scenarios |= {
+            "digits as shards": Scenario(digits, places=SHARDS, outcome=digest),
+            **{
+                f"export to {kind}": Scenario(
+                    partial(exporting, named_by, name),
+                    places=EXPORTING,
+                    outcome=partial(computed, name),
+                    whole=partial(exported, name),
+                )
+                for kind, name in (("ONNX", "model.onnx"), ("OpenVINO", "model.xml"))
+            },
+            "prediction, drawn": Scenario(partial(drawing, found_by, self.world), places=DRAWING, outcome=found),
         }
         self.killed: Counter[tuple[str, str]] = Counter()
         self.lost: list[str] = []
         self.runs = 0
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, Any] = {}
-
-    def outcome(self, name: str, out: Path) -> Any:
-        """What is compared."""
-        return digest(out) if name == "dataset making" else ending(out)
 
     def reference(self, name: str) -> Any:
         """An uninterrupted run's end, whose length is measured by the way."""
@@ -281,23 +380,17 @@ class Campaign:
             codes = ended(launched(self.scenarios[name], out, self.folder / "log.txt", None), after=None)
             if any(codes):
                 raise RuntimeError(f"the uninterrupted run of {name} ended with {codes}: see {self.folder}/log.txt")
-            self.expected[kind] = self.outcome(name, out)
+            self.expected[kind] = self.scenarios[name].outcome(out)
             self.seconds[kind] = time.monotonic() - begun
         return kind, self.expected[kind]
 
-    def moment(self, kind: str) -> tuple[str, Callable[[], None] | None, float | None]:
+    def moment(self, name: str, kind: str) -> tuple[str, Callable[[], None] | None, float | None]:
         """Where or when the next session is killed."""
-        if kind == "dataset making":
-            place = Place(botvision.scenes.make, self.rng.choice(["write_text", "write_split"]), 2)
-            if self.rng.random() < 0.5:
-                return "making a dataset", partial(armed, place, self.rng.randint(1, place.most)), None
-            return "making a dataset, any time", None, self.rng.uniform(0.02, self.seconds[kind])
-        places = {**PLACES, "drawing examples": EXAMPLES[kind.partition(",")[0]]}
-        names = [*places, "any time", "any time"]
-        name = self.rng.choice(names)
-        if name == "any time":
-            return name, None, self.rng.uniform(0.1, self.seconds[kind])
-        return name, partial(armed, places[name], self.rng.randint(1, places[name].most)), None
+        places = self.scenarios[name].places or {**PLACES, "drawing examples": EXAMPLES[kind.partition(",")[0]]}
+        place = self.rng.choice([*places, "any time", "any time"])
+        if place == "any time":
+            return place, None, self.rng.uniform(0.02, self.seconds[kind])
+        return place, partial(armed, places[place], self.rng.randint(1, places[place].most)), None
 
     def run(self, name: str, *, kills: int) -> None:
         """A run that is killed so many times, unless it ends before, and then goes on to its end."""
@@ -308,18 +401,21 @@ class Campaign:
         log = self.folder / f"run{self.runs}.txt"
         places = []
         for _ in range(kills):
-            place, arm, after = self.moment(kind)
+            place, arm, after = self.moment(name, kind)
             codes = ended(launched(scenario, out, log, arm), after=after)
             if -signal.SIGKILL in codes:
                 self.killed[name, place] += 1
                 places.append(place)
+                torn = scenario.whole(out) if scenario.whole is not None else None
+                if torn is not None and same(expected, torn):
+                    self.lost.append(f"{name}: after a kill at {place} another file than the whole one is there")
             elif any(codes):
                 self.lost.append(f"{name}: a session ended with {codes} after kills at {places}: {log}")
                 return
             else:  # it came to its end before the moment
                 break
         codes = ended(launched(scenario, out, log, None), after=None)
-        differs = [f"exit codes {codes}"] if any(codes) else same(expected, self.outcome(name, out))
+        differs = [f"exit codes {codes}"] if any(codes) else same(expected, scenario.outcome(out))
         left = [str(p) for p in (*out.parent.glob(f"{UNFINISHED}*"), *out.rglob(f"{UNFINISHED}*"))]
         if differs or left:
             self.lost.append(f"{name}: after kills at {places}: {differs[:4]} differ, {left[:4]} left: {log}")

@@ -17,13 +17,13 @@ from PIL import Image
 
 import botvision
 from botvision.cli import main
+from botvision.engine.journal import Journal
 from botvision.engine.sharing import Part, own_part
 from botvision.engine.stopping import Stopped
 from botvision.maskrcnn import predict, streaming
 from botvision.maskrcnn.checkpoint import Detector, build_model
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
-from botvision.maskrcnn.journal import Journal
 from botvision.maskrcnn.prediction import Predictor
 from botvision.maskrcnn.results import image_results, to_supervision
 from botvision.video import read_video, video_writer

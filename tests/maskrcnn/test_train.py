@@ -19,12 +19,12 @@ from PIL import Image
 from botvision.cli import main
 from botvision.engine.checkpoint import read_checkpoint
 from botvision.engine.config import DeviceConfig, EngineConfig
+from botvision.engine.shared_results import SharedResults
 from botvision.maskrcnn import evaluate, predict, train
 from botvision.maskrcnn.checkpoint import build_model, carry_over, load_detector
 from botvision.maskrcnn.config import DataConfig, ModelConfig, OptimConfig
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
-from botvision.maskrcnn.shared_results import SharedResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -170,8 +170,8 @@ def test_processes_share_an_evaluation_and_the_last_counts(run, scenes, tmp_path
     given = {"out": tmp_path / "out", "workers": 0, "batch_size": 1, "engine": DeviceConfig("cpu")}
     add, calls = SharedResults.add, []
 
-    def killed(self, *arguments):
-        add(self, *arguments)
+    def killed(self, name, **found):
+        add(self, name, **found)
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_no_file, write_json
+from botvision.files import check_no_file, sha256, write_json
 
 if TYPE_CHECKING:
     from botvision.classify.evaluation import Evaluations
     from botvision.classify.prediction import Prediction
     from botvision.classify.task import Summary
+    from botvision.engine.shared_results import EvaluatedPart
 
 
 def train(
@@ -58,9 +59,10 @@ def evaluate(
     real_labels: Path | None = None,
     batch_size: int = 64,
     workers: int = 2,
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
     out: Path | None = None,
-) -> "Evaluations":
+) -> "Evaluations | EvaluatedPart":
     """Evaluate a trained classifier: accuracy, throughput, latency, at any sizes.
 
     Args:
@@ -71,22 +73,28 @@ def evaluate(
         real_labels: ImageNet's reassessed labels (real.json of timm), for class folders with ImageNet's file names.
         batch_size: images at a time.
         workers: processes that read images.
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end counts the accuracies. Under torchrun it is the rank.
         engine: the device.
         out: folder for `metrics.json` and a confusion matrix for each size.
+
+    Returns:
+        Accuracies and speed at each size; where other processes have images left, how many.
 
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or of other classes.
     """
-    from botvision.classify.evaluation import Evaluations, evaluate_at
+    from botvision.classify.evaluation import Evaluations, evaluate_at, evaluate_part
     from botvision.classify.model import load_classifier
     from botvision.draw.classes import draw_confusion
     from botvision.engine.folder import warn_of_training_images
-    from botvision.engine.sharing import check_alone
+    from botvision.engine.shared_results import EvaluatedPart, SharedResults, folder_for
+    from botvision.engine.sharing import own_part
 
-    check_alone("classify evaluate")
     if out is not None:
         out = Path(out)
         check_no_file(out)
+    share = own_part(part)
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
@@ -98,7 +106,15 @@ def evaluate(
     sizes = img_size if isinstance(img_size, tuple) else (img_size,)
     for size in sizes:
         classifier.check_size(size)
-    rows = [evaluate_at(classifier, data, size=size, real_labels=real_labels) for size in sizes]
+    if share.is_shared:
+        settings = {"checkpoint": sha256(checkpoint), "images": images, "crop": classifier.crop, "sizes": list(sizes)}
+        settings |= {"batch_size": batch_size, "workers": workers, "processes": share.count}
+        shared = SharedResults(folder_for(share, out), share, settings)
+        rows = evaluate_part(classifier, data, sizes=sizes, real_labels=real_labels, shared=shared)
+        if isinstance(rows, EvaluatedPart):
+            return rows
+    else:
+        rows = [evaluate_at(classifier, data, size=size, real_labels=real_labels) for size in sizes]
     evaluations = Evaluations(rows, out)
     if out is not None:
         write_json(out / "metrics.json", [row.figures for row in rows], indent=2)
@@ -116,10 +132,14 @@ def predict(
     out: Path = Path("predictions"),
     img_size: int | None = None,
     top: int = 5,
+    part: str | None = None,
     engine: DeviceConfig = DeviceConfig(),
-    on_existing: Literal["refuse", "replace"] = "refuse",
+    on_existing: OnExisting = "refuse",
 ) -> "Prediction":
-    """Classify images.
+    """Classify images; write a contact sheet and `predictions.json`.
+
+    Each image's classes are a line of `predictions.jsonl` as soon as they are found; the other files are written from
+    these at the end.
 
     Args:
         checkpoint: a `.ckpt` of a run, or an exported .onnx or .xml.
@@ -127,16 +147,22 @@ def predict(
         out: folder for `sheet.jpg` and `predictions.json`.
         img_size: px; none is the training's.
         top: classes named for each image.
+        part: this process's share of the images, by its number and the count of processes, e.g. 0/8 … 7/8; all write to
+            one `out`, and the last to end writes the results of all. Under torchrun it is the rank.
         engine: the device.
-        on_existing: where `out` holds files of these names already: refuse before anything is written, or replace them.
+        on_existing: where `out` holds files of these names already: refuse before anything is written, resume (skip the
+            images whose classes are written), or replace them.
 
     Raises:
         FileNotFoundError, ValueError: no such files, no image that can be read, or a file that would be overwritten.
+        Stopped: by a signal, after an image; what is written stays.
     """
     from botvision.classify.model import load_classifier
-    from botvision.classify.prediction import predict_files
-    from botvision.engine.sharing import check_alone
+    from botvision.classify.prediction import Output, predict_files
+    from botvision.engine.sharing import own_part
 
-    check_alone("classify predict")
+    output = Output(Path(out), own_part(part))
     classifier = load_classifier(Path(checkpoint), device=engine.device)
-    return predict_files(classifier, source, out=Path(out), img_size=img_size, top=top, on_existing=on_existing)
+    return predict_files(
+        classifier, Path(checkpoint), source, output=output, img_size=img_size, top=top, on_existing=on_existing
+    )

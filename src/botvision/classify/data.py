@@ -169,6 +169,15 @@ def build_split(
     return found
 
 
+def steps_of_all(split: Split, share: Share) -> list[int]:
+    """Batches of each of the processes that share a split, this one's at its rank."""
+    source = split.batches.source
+    shares = [share._replace(rank=rank) for rank in range(share.world)]
+    if isinstance(source, ShardBatches):
+        return [len(ShardBatches(source.shards, one)) for one in shares]
+    return [len(EpochBatches(split.samples, one)) for one in shares]
+
+
 def check_classes(train: Split, val: Split, data: DataConfig) -> None:
     """Refuse splits of different classes."""
     ours, theirs = set(train.classes), set(val.classes)

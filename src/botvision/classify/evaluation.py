@@ -3,9 +3,10 @@
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from botvision.classify.config import DataConfig
-from botvision.classify.data import Batch, ImageDataset, build_split, val_transform
+from botvision.classify.data import Batch, ImageDataset, build_split, steps_of_all, val_transform
 from botvision.classify.model import Classifier
-from botvision.classify.module import right
+from botvision.classify.module import first_five, right
 from botvision.classify.sources import Folders
+from botvision.engine.journal import Record
 from botvision.engine.loader import EpochPosition, Share
+from botvision.engine.shared_results import EvaluatedPart, SharedResults
 from botvision.files import read_json
 
 LATENCY_ROUNDS = 10
@@ -92,48 +95,164 @@ def evaluate_at(
 
     `seed` is that of a run whose `data` has no val and keeps a part of its images.
     """
-    transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
-    share = Share(data.batch_size, train=False, position=EpochPosition(), seed=seed)
-    loader = build_split(data.evaluated, data, transform, share, classes=classifier.classes)
-    if loader.classes != classifier.classes:
-        raise ValueError(
-            f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), "
-            f"{data.evaluated} has {len(loader.classes)} ({', '.join(loader.classes[:5])}); give images of the classes "
-            "it was trained on"
-        )
-    real = open_real_labels(real_labels, loader.batches.source)
-    place = next(classifier.model.parameters()).device
-    counts, seconds, skipped = torch.zeros(2, dtype=torch.int64), 0.0, list[str]()
-    confusion = torch.zeros(len(loader.classes), len(loader.classes), dtype=torch.int64)
-    reservoir, one = Reservoir(keep), torch.zeros(1, 3, size, size, device=place).to(memory_format=torch.channels_last)
-    timed(partial(classifier.model, one), place)  # the first call loads what the others need
-    with closing(loader.batches) as batches:
-        for batch in tqdm(batches, desc=f"evaluate at {size} px", total=loader.steps, unit="batch", disable=None):
-            skipped += batch.bad
-            if not len(batch.labels):
-                continue
-            images = batch.images.to(place, memory_format=torch.channels_last)
-            logits, taken = timed(partial(classifier.model, images), place)
-            logits, seconds = logits.float().cpu(), seconds + taken
-            counts += torch.stack(right(logits, batch.labels))
-            confusion += torch.bincount(
-                batch.labels * len(confusion) + logits.argmax(1), minlength=confusion.numel()
-            ).view_as(confusion)
-            reservoir.offer(batch, logits)
-            if real is not None:
-                real.add_result(logits)
-    seen = int(confusion.sum())
-    if not seen:
-        raise ValueError(f"none of {len(skipped)} images of {data.evaluated} could be read; the first: {skipped[0]}")
-    if real is not None and skipped:
-        raise ValueError(f"real_labels need every image, but {len(skipped)} could not be read; the first: {skipped[0]}")
-    top1, top5 = (counts / seen).tolist()
-    single = sorted(timed(partial(classifier.model, one), place)[1] for _ in range(LATENCY_ROUNDS))
-    real_top1 = None if real is None else real.get_accuracy(k=1) / 100
-    return Evaluation(
-        size, seen, skipped, top1, top5, real_top1, seen / seconds, 1e3 * single[LATENCY_ROUNDS // 2], confusion,
-        reservoir.images, reservoir.predicted,
-    )  # fmt: skip
+    sized = Sized(classifier, data, size, seed=seed)
+    tally = Tally(len(classifier.classes), open_real_labels(real_labels, sized.split.batches.source))
+    reservoir = Reservoir(keep)
+    for batch, logits, seconds in sized.evaluated():
+        tally.add(found_in(batch, logits), seconds)
+        reservoir.offer(batch, logits)
+    return tally.figures(sized, reservoir)
+
+
+def evaluate_part(
+    classifier: Classifier, data: DataConfig, *, sizes: Sequence[int], real_labels: Path | None, shared: SharedResults
+) -> list[Evaluation] | EvaluatedPart:
+    """The part of a process that shares the images with others; where these have all ended, the figures of all.
+
+    A line of its journal is a batch, for which the order of the images is the same whenever it is begun again.
+    """
+    part = shared.part
+    splits = [Sized(classifier, data, size, rank=part.number, world=part.count) for size in sizes]
+    done = shared.written()
+    with closing(shared.journal):
+        for sized in splits:
+            own = sized.names(part.number)
+            begun = sum(name in done for name in own)
+            for name, (batch, logits, seconds) in zip(own[begun:], sized.evaluated(begun), strict=True):
+                shared.add(name, objects=found_in(batch, logits), seconds=seconds)
+    done = shared.written()
+    names = [[name for rank in range(part.count) for name in sized.names(rank)] for sized in splits]
+    if any(name not in done for some in names for name in some):
+        every = sum(sized.split.samples for sized in splits)
+        return EvaluatedPart(shared.journal.objects, every - sum(one.objects for one in done.values()), shared.out)
+    return [together(sized, shared.together(some), real_labels) for sized, some in zip(splits, names, strict=True)]
+
+
+def together(sized: "Sized", records: Sequence[Record], real_labels: Path | None) -> Evaluation:
+    """The figures of one size, of what all processes have found."""
+    tally = Tally(len(sized.classifier.classes), open_real_labels(real_labels, sized.split.batches.source))
+    by_rank = [
+        iter([found for record in records if record["file_name"] in own for found in record["objects"]])
+        for own in (set(sized.names(rank)) for rank in range(sized.share.world))
+    ]
+    # image 0 is the first process's, image 1 the second's, …; shards, of whose order nothing hangs, are by intervals
+    founds = [found for row in zip_longest(*by_rank) for found in row if found is not None]
+    tally.add(founds, sum(record["seconds"] for record in records))
+    return tally.figures(sized, Reservoir(0))
+
+
+Found = list[int] | str  # an image's label and its most likely classes, or why it could not be read
+
+
+def found_in(batch: Batch, logits: Tensor) -> list[Found]:
+    """What is kept of a batch."""
+    rows: list[Found] = torch.cat([batch.labels[:, None], first_five(logits)], 1).tolist() if len(logits) else []
+    return [*rows, *batch.bad]
+
+
+class Sized:
+    """A classifier on a process's part of a split, at one size."""
+
+    def __init__(
+        self, classifier: Classifier, data: DataConfig, size: int, *, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        """Open the split.
+
+        Raises:
+            FileNotFoundError, ValueError: no such images, other classes than the model's, fewer images than processes.
+        """
+        self.classifier, self.data, self.size = classifier, data, size
+        transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
+        self.share = Share(data.batch_size, train=False, position=EpochPosition(), seed=seed, rank=rank, world=world)
+        split = build_split(data.evaluated, data, transform, self.share, classes=classifier.classes)
+        if split.classes != classifier.classes:
+            raise ValueError(
+                f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), "
+                f"{data.evaluated} has {len(split.classes)} ({', '.join(split.classes[:5])}); give images of the "
+                "classes it was trained on"
+            )
+        self.split = split
+        self.steps = steps_of_all(split, self.share)
+        self.place = next(classifier.model.parameters()).device
+
+    def names(self, rank: int) -> list[str]:
+        """Names of a process's batches, in their order."""
+        return [f"{self.size} px, process {rank}, batch {number}" for number in range(self.steps[rank])]
+
+    @torch.inference_mode()
+    def evaluated(self, begin: int = 0) -> Iterator[tuple[Batch, Tensor, float]]:
+        """Batches from a given one on, their logits on the CPU, and the model's seconds."""
+        self.forward(self.one())  # the first call loads what the others need
+        self.share.position.begin(0, begin)
+        steps = self.split.steps - begin
+        with closing(self.split.batches) as batches:
+            for batch in tqdm(batches, desc=f"evaluate at {self.size} px", total=steps, unit="batch", disable=None):
+                if not len(batch.labels):
+                    yield batch, torch.zeros(0, len(self.split.classes)), 0.0
+                    continue
+                logits, seconds = self.forward(batch.images.to(self.place, memory_format=torch.channels_last))
+                yield batch, logits.float().cpu(), seconds
+
+    def forward(self, images: Tensor) -> tuple[Tensor, float]:
+        """Logits and seconds."""
+        return timed(partial(self.classifier.model, images), self.place)
+
+    def one(self) -> Tensor:
+        """A black image."""
+        return torch.zeros(1, 3, self.size, self.size, device=self.place).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def latency_ms(self) -> float:
+        """Milliseconds for one image, median."""
+        return 1e3 * sorted(self.forward(self.one())[1] for _ in range(LATENCY_ROUNDS))[LATENCY_ROUNDS // 2]
+
+
+class Tally:
+    """Hits, a confusion matrix and ImageNet's reassessed labels, batch after batch."""
+
+    def __init__(self, classes: int, real: RealLabelsImagenet | None) -> None:
+        self.real = real
+        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        self.skipped: list[str] = []
+        self.seconds = 0.0
+
+    def add(self, founds: Sequence[Found], seconds: float) -> None:
+        """Some images."""
+        rows = [found for found in founds if not isinstance(found, str)]
+        self.skipped += [found for found in founds if isinstance(found, str)]
+        self.seconds += seconds
+        if not rows:
+            return
+        table = torch.tensor(rows)  # N, the label and five classes
+        labels, best = table[:, 0], table[:, 1:]
+        classes = len(self.confusion)
+        self.counts += torch.stack(right(best, labels))
+        pairs = torch.bincount(labels * classes + best[:, 0], minlength=classes**2)
+        self.confusion += pairs.view_as(self.confusion)
+        if self.real is not None:
+            order = torch.arange(best.shape[1], 0, -1.0).expand(best.shape)
+            self.real.add_result(torch.zeros(len(best), classes).scatter_(1, best, order))  # any logits in this order
+
+    def figures(self, sized: Sized, reservoir: "Reservoir") -> Evaluation:
+        """What comes of it.
+
+        Raises:
+            ValueError: no image was read, or not all that the reassessed labels are of.
+        """
+        seen, skipped, real = int(self.confusion.sum()), self.skipped, self.real
+        where = sized.data.evaluated
+        if not seen:
+            raise ValueError(f"none of {len(skipped)} images of {where} could be read; the first: {skipped[0]}")
+        if real is not None and skipped:
+            raise ValueError(
+                f"real_labels need every image, but {len(skipped)} could not be read; the first: {skipped[0]}"
+            )
+        top1, top5 = (self.counts / seen).tolist()
+        return Evaluation(
+            sized.size, seen, skipped, top1, top5, None if real is None else real.get_accuracy(k=1) / 100,
+            seen / self.seconds, sized.latency_ms(), self.confusion, reservoir.images, reservoir.predicted,
+        )  # fmt: skip
 
 
 class Reservoir:

@@ -40,11 +40,20 @@ class ClassifierModule(TaskModule):
         """The loss of one batch, mixed."""
         self.bad.count(batch.bad)
         if not len(batch.labels):
-            side = self.config.img_size
-            black = torch.zeros(2, 3, side, side, device=batch.images.device)
-            return self.nothing(lambda: self.model(black).sum())
+            return self.nothing(self.black)
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
-        loss = loss_of(self.model(images), targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
+        try:
+            logits = self.model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            if self.data.batch_size > 1:  # the only image of its batch that could be read
+                return self.nothing(self.black)
+            raise ValueError(
+                f"data.batch_size=1 at model.img_size={self.config.img_size} leaves BatchNorm one value a channel; "
+                "give --data.batch_size 2 or more, or a larger --model.img_size"
+            ) from error
+        loss = loss_of(logits, targets, kind=self.optim.loss, smoothing=self.data.augment.smoothing)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is not finite at step {self.global_step}; begin anew with a lower --optim.lr_per_256, more "
@@ -53,14 +62,19 @@ class ClassifierModule(TaskModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.labels))
         return loss
 
+    def black(self) -> Tensor:
+        """What two black images give."""
+        side = self.config.img_size
+        return cast("Tensor", self.model(torch.zeros(2, 3, side, side, device=self.device)).sum())
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How many are right, and the plain loss."""
         self.bad.count(batch.bad)
         if len(batch.labels):
             logits = self.model(batch.images).float()
             loss = cross_entropy(logits, batch.labels, reduction="sum")
-            self.counts.append(torch.stack([*right(logits, batch.labels), torch.tensor(len(logits), device=loss.device),
-                                            loss]))  # fmt: skip
+            seen = torch.tensor(len(logits), device=loss.device)
+            self.counts.append(torch.stack([*right(first_five(logits), batch.labels), seen, loss]))
 
     def on_validation_epoch_end(self) -> None:
         """Accuracies over all processes."""
@@ -125,8 +139,12 @@ def loss_of(logits: Tensor, targets: Tensor, *, kind: str, smoothing: float) -> 
     return binary_cross_entropy_with_logits(logits, shares)
 
 
-def right(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of (B, K) logits have the label first, and among the first five."""
-    best = logits.topk(min(5, logits.shape[1])).indices  # B 5
-    hits = best == labels[:, None]
+def first_five(logits: Tensor) -> Tensor:
+    """Of (B, K) logits the most likely classes, first the likeliest: (B, 5), or fewer where there are fewer classes."""
+    return logits.topk(min(5, logits.shape[1])).indices
+
+
+def right(best: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the most likely classes (B, 5) have the label (B,) first, and how many at all."""
+    hits = best == labels[:, None]  # B 5
     return hits[:, 0].sum(), hits.any(1).sum()

@@ -32,13 +32,11 @@ class Summary(RunSummary):
 
     Attributes:
         top1, top5: on the validation images, as fractions.
-        unreadable: different images that the first process skipped in the last session.
     """
 
     task = "classify"
     top1: float
     top5: float
-    unreadable: int
 
     @property
     def headline(self) -> str:

@@ -165,14 +165,16 @@ def images_kept(count: int, *, fraction: float) -> int:
 
 
 def check_enough(what: str, *, samples: int, batches: int, share: Share) -> None:
-    """Refuse a split that leaves a process without a batch.
+    """Refuse a split that leaves a process without a batch, to all processes alike.
 
     Raises:
         ValueError: fewer images than a step of all processes takes.
     """
-    if batches == 0:
-        least = f"batch_size={share.batch_size} × {share.world} devices" if share.train else f"{share.world} devices"
+    if share.train and batches == 0:
+        least = f"batch_size={share.batch_size} × {share.world} devices"
         raise ValueError(f"{what} has {samples} images, fewer than {least}; lower --data.batch_size or devices")
+    if samples < share.world or batches == 0:
+        raise ValueError(f"{what} has {samples} images, fewer than {share.world} devices; start fewer processes")
 
 
 def resume_position(checkpoint: dict[str, Any], reading: Sequence[int]) -> tuple[int, int]:

@@ -59,6 +59,7 @@ class RunSummary:
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
         hardware: that it ran on.
         checkpoint: whose weights the metrics are of.
+        unreadable: different images that the first process skipped in the last session.
     """
 
     task: ClassVar[str] = ""  # whose `predict` command comes next
@@ -71,6 +72,7 @@ class RunSummary:
     epochs: int
     out: Path
     checkpoint: Path
+    unreadable: int = 0
 
     @property
     def headline(self) -> str:
@@ -79,6 +81,8 @@ class RunSummary:
 
     def __str__(self) -> str:
         ending = f"after {self.epochs} epochs ({self.wall_seconds / 60:.1f} min); images at {self.out / 'predictions'}"
+        if self.unreadable:
+            ending += f"; {self.unreadable} unreadable image{'s' * (self.unreadable > 1)} left out"
         checkpoint = shlex.quote(str(self.checkpoint))
         following = f"\nnext: botvision {self.task} predict {checkpoint} YOUR_IMAGE" if self.task else ""
         return f"{self.headline} {ending}{following}"

@@ -51,13 +51,3 @@ def own_part(given: str | None) -> Part:
     if found is None or int(found[1]) >= int(found[2]):
         raise ValueError(f"part={given!r} must be a number from 0 and their count, as 0/8 … 7/8")
     return Part(int(found[1]), int(found[2]))
-
-
-def check_alone(command: str) -> None:
-    """Refuse to run a command as several processes that would all do the same.
-
-    Raises:
-        ValueError: torchrun has started several.
-    """
-    if own_part(None).is_shared:
-        raise ValueError(f"botvision {command} is done by one process; start it without torchrun")

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ from botvision.export.formats import Write, runner, writer
 from botvision.export.int8 import quantised_onnx, quantised_xml
 from botvision.export.proof import Proof, proved
 from botvision.export.subject import Subject
-from botvision.files import UNFINISHED
+from botvision.files import UNFINISHED, clear_leftovers, held
 
 EXACT = "float32"
 
@@ -62,9 +64,7 @@ def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibra
         MismatchError: it does not give what torch gives, or int8 loses too much; nothing is left.
         OSError: the place cannot be written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=UNFINISHED))
-    try:
+    with beside(out) as folder:
         path, drop = folder / out.name, None
         write = writer(subject, out.suffix, folder, opset=opset)
         about = {**subject.about, "precision": precision}
@@ -84,10 +84,24 @@ def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibra
         write(path, about)
         parts = [path.with_suffix(".bin"), path] if out.suffix == ".xml" else [path]
         size = sum(part.stat().st_size for part in parts)
+        if len(parts) > 1:
+            out.unlink(missing_ok=True)  # a kill between the two must not leave one's graph with another's weights
         for part in parts:
             part.chmod(0o644)
             part.replace(out.parent / part.name)
         return Exported(out, about, proof, size, nodes, drop)
+
+
+@contextmanager
+def beside(out: Path) -> Iterator[Path]:
+    """A folder for what becomes `out`; those of killed exports of it go, and none that another is writing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{UNFINISHED}{out.name}-"
+    clear_leftovers(out.parent, prefix=prefix, stale=0)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix))
+    try:
+        with held(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,15 +1,15 @@
 """`train`, `evaluate` and `predict` of Mask R-CNN: commands, and Python functions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
 from botvision.files import check_no_file, sha256, write_json
 from botvision.maskrcnn.config import Backend, BoxFormat, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
+    from botvision.engine.shared_results import EvaluatedPart
     from botvision.maskrcnn.evaluation import Metrics
-    from botvision.maskrcnn.shared_results import EvaluatedPart
     from botvision.maskrcnn.streaming import Prediction
     from botvision.maskrcnn.task import Summary
 
@@ -88,24 +88,23 @@ def evaluate(
     Raises:
         FileNotFoundError, ValueError: files that are not there, not what they should be, or do not fit each other.
     """
+    from botvision.engine.shared_results import EvaluatedPart, SharedResults, folder_for
     from botvision.engine.sharing import own_part
     from botvision.maskrcnn.checkpoint import load_detector
     from botvision.maskrcnn.evaluation import evaluate_detector
-    from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
     from botvision.maskrcnn.truth import truth_of, warn_of_trained_images
 
     checkpoint, out = Path(checkpoint), None if out is None else Path(out)
     if out is not None:
         check_no_file(out)
     share = own_part(part)
-    if share.is_shared and out is None:
-        raise ValueError(f"part {share.number}/{share.count} is put together by the files of a folder; give --out")
+    shared_folder = folder_for(share, out) if share.is_shared else None
     with truth_of(Path(annotations), None if images is None else Path(images), out=out) as (truth, folder):
         warn_of_trained_images(checkpoint, truth, folder)
         shared = None
-        if share.is_shared:
+        if shared_folder is not None:
             settings = {"checkpoint": sha256(checkpoint), "annotations": sha256(truth), "images": str(folder)}
-            shared = SharedResults(cast("Path", out), share, settings)
+            shared = SharedResults(shared_folder, share, settings)
         evaluated = evaluate_detector(
             load_detector(checkpoint),
             truth,

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from botvision.engine.shared_results import EvaluatedPart, SharedResults
 from botvision.maskrcnn.checkpoint import Detector
 from botvision.maskrcnn.coco import for_counting, forget, read_document
 from botvision.maskrcnn.config import Backend, BoxFormat
 from botvision.maskrcnn.data import CocoInstances, collate
 from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.results import Result, batch_results
-from botvision.maskrcnn.shared_results import EvaluatedPart, SharedResults
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small",
            "AR_medium", "AR_large")  # fmt: skip
@@ -59,8 +59,8 @@ def evaluate_detector(
     model = detector.model.to(device)
     dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks, box_format=box_format)
     use_classes_of(detector, dataset)
-    ids = [int(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
-    read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(ids))
+    names = [str(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
+    read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(names))
     loader = torch.utils.data.DataLoader(read, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     results: list[Result] = []
     with torch.inference_mode():
@@ -69,13 +69,15 @@ def evaluate_detector(
             some = batch_results(found, batch.images, batch.targets, dataset.categories)
             if shared is None:
                 results += some
-            else:
-                shared.add(some, [int(target["image_id"]) for target in batch.targets])
+                continue
+            for target in batch.targets:
+                number = int(target["image_id"])
+                shared.add(str(number), objects=[result for result in some if result["image_id"] == number])
     if shared is not None:
-        together = shared.together(ids)
-        if isinstance(together, EvaluatedPart):
-            return together
-        results = together
+        records = shared.together(names)
+        if len(records) < len(names):
+            return EvaluatedPart(shared.journal.images, len(names) - len(records), shared.out)
+        results = [result for record in records for result in record["objects"]]
     return coco_metrics(dataset.truth(), results, backend=backend, masks=model.masks), results
 
 

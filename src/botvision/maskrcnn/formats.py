@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from botvision.engine.journal import Record
 from botvision.files import whole_file
 from botvision.maskrcnn.coco import Category
-from botvision.maskrcnn.journal import Record
 
 Format = Literal["coco", "csv", "parquet"]
 SUFFIXES: dict[Format, str] = {"coco": ".json", "csv": ".csv", "parquet": ".parquet"}

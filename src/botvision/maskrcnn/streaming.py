@@ -17,22 +17,12 @@ from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_image
 from botvision.engine.config import OnExisting
+from botvision.engine.journal import Journal, Record, begin, everything, merged
 from botvision.engine.sharing import ALONE, Part
 from botvision.engine.stopping import Notice, Stopped, noticing
-from botvision.files import check_free, clear_leftovers, sha256
+from botvision.files import sha256
 from botvision.inputs import find_images, folder_of, is_url, is_video, stream
 from botvision.maskrcnn.formats import SUFFIXES, Format, check_format, write_predictions
-from botvision.maskrcnn.journal import (
-    Journal,
-    Lines,
-    OtherSettingsError,
-    Record,
-    Written,
-    journal_path,
-    journals,
-    merged,
-    read_lines,
-)
 from botvision.maskrcnn.prediction import Predictor, lots
 from botvision.maskrcnn.results import image_results, to_supervision
 from botvision.video import Frame, camera_name, read_video, video_info, video_writer
@@ -135,38 +125,15 @@ def predict_files(
         raise ValueError("a camera's frames cannot be shared among processes; start one, without part or torchrun")
     settings = settings_of(predictor, checkpoint, source, media, output)
     own = output.part.of(media)
-    path = journal_path(output.folder, NAME, output.part)
-    foreign = [other for other in journals(output.folder, NAME) if not is_peer(other, output.part)]
-    with closing(Journal(path, settings, stale=[output.results, *foreign])) as journal:
-        done = set[str]()
-        if on_existing == "resume" and journals(output.folder, NAME):
-            journal.stale.clear()
-            journal.resume()
-            done = {name for lines in all_lines(output.folder, settings) for name in lines.done}
-            for folder in {item.drawing.parent for item in own}:
-                clear_leftovers(folder, stale=0)
-        else:
-            drawings = [item.drawing for item in own] if output.draw else []
-            policy = "refuse" if on_existing == "resume" else on_existing
-            check_free([output.results, path, *foreign, *drawings], on_existing=policy)
+    journal, done = begin(
+        output.folder, NAME, output.part, settings,
+        results=output.results, drawings=[item.drawing for item in own] if output.draw else [], on_existing=on_existing,
+    )  # fmt: skip
+    with closing(journal):
         work = Work(predictor, output, journal)
         with noticing("batch") as work.notice:
             work.do([item for item in own if item.name not in done])
     return work.finish(media)
-
-
-def is_peer(journal: Path, part: Part) -> bool:
-    """Whether a journal is of one of as many processes."""
-    return journal.stem.endswith(f"-of-{part.count}") if part.is_shared else journal.stem == NAME
-
-
-def all_lines(folder: Path, settings: Record) -> list[Lines]:
-    """What all processes have written so far.
-
-    Raises:
-        ValueError: a journal that is damaged, or of other settings.
-    """
-    return [read_lines(path, settings) for path in journals(folder, NAME)]
 
 
 def settings_of(predictor: Predictor, checkpoint: Path, source: str, media: list[Media], output: Output) -> Record:
@@ -205,7 +172,7 @@ class Work:
         if output.part.is_shared and journal.unread:
             journal.flush()
         journal.close()
-        written, skipped = self.everything()
+        written, skipped = everything(output.folder, NAME, journal.settings)
         skipped |= {name: reason for name, reason in self.skipped.items() if name not in written}
         left = sum(item.name not in written and item.name not in skipped for item in media)
         if left:
@@ -219,19 +186,6 @@ class Work:
         images, objects = (sum(getattr(one, what) for one in written.values()) for what in ("images", "objects"))
         reasons = [*skipped.values(), *self.broken]
         return Prediction(images, reasons, objects, output.folder, output.results.name, output.draw)
-
-    def everything(self) -> tuple[dict[str, Written], dict[str, str]]:
-        """What all processes have written, each image once, and what they could not read."""
-        written: dict[str, Written] = {}
-        skipped: dict[str, str] = {}
-        for path in journals(self.output.folder, NAME):
-            try:
-                lines = read_lines(path, self.journal.settings)
-            except OtherSettingsError:  # of an earlier prediction, which its process has not replaced yet
-                continue
-            written = lines.done | written
-            skipped |= lines.skipped
-        return written, {name: reason for name, reason in skipped.items() if name not in written}
 
     def check_signal(self) -> None:
         """End a prediction that was stopped.

@@ -34,13 +34,11 @@ class Summary(RunSummary):
 
     Attributes:
         box_ap, mask_ap: COCO's AP on the validation images, as fractions; none for masks where it finds boxes alone.
-        unreadable: different training images that the first process skipped in the last session.
     """
 
     task = "maskrcnn"
     box_ap: float
     mask_ap: float | None
-    unreadable: int
 
     @property
     def headline(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from botvision.engine.sharing import Part
+from botvision.files import check_free, clear_leftovers
 
 Record = dict[str, Any]
 
@@ -19,7 +20,7 @@ class Written(NamedTuple):
         path: of the journal.
         offset: bytes before it.
         images: one, or the video's frames.
-        objects: in these.
+        objects: in these, where objects are found.
     """
 
     path: Path
@@ -72,7 +73,7 @@ def read_lines(path: Path, settings: Record) -> Lines:
             elif "frames" in record:
                 lines.done[record["file_name"]] = Written(path, begin, frames, objects)
             else:
-                lines.done[record["file_name"]] = Written(path, end - len(line), 1, len(record["objects"]))
+                lines.done[record["file_name"]] = Written(path, end - len(line), 1, len(record.get("objects", ())))
             begin = whole = end
             frames = objects = 0
     return lines._replace(size=whole)
@@ -177,7 +178,7 @@ class Journal:
         """Write an image's or a frame's line."""
         self.write(record)
         self.images += 1
-        self.objects += len(record["objects"])
+        self.objects += len(record.get("objects", ()))
 
     def end_video(self, name: str, frames: int) -> None:
         """Write that a video's frames are all there."""
@@ -211,3 +212,52 @@ class Journal:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def begin(
+    folder: Path, name: str, part: Part, settings: Record, *, results: Path, drawings: Iterable[Path], on_existing: str
+) -> tuple[Journal, set[str]]:
+    """A process's journal, begun or gone on with, and the names of what any process has done.
+
+    Args:
+        folder: of the journals.
+        name: of these.
+        part: which process of how many.
+        settings: of the prediction.
+        results: the file that is written of all lines at the end.
+        drawings: files that this process may write.
+        on_existing: refuse, resume or replace.
+
+    Raises:
+        ValueError: files that would be overwritten; lines that are damaged, not ours, or of other settings.
+    """
+    path, drawings = journal_path(folder, name, part), list(drawings)
+    foreign = [other for other in journals(folder, name) if not is_peer(other, name, part)]
+    if on_existing == "resume" and journals(folder, name):
+        journal = Journal(path, settings, stale=[])
+        journal.resume()
+        for place in {folder, *(drawing.parent for drawing in drawings)}:
+            clear_leftovers(place, stale=0)
+        return journal, {done for path in journals(folder, name) for done in read_lines(path, settings).done}
+    policy = "refuse" if on_existing == "resume" else on_existing
+    check_free([results, path, *foreign, *drawings], on_existing=policy)
+    return Journal(path, settings, stale=[results, *foreign]), set()
+
+
+def is_peer(journal: Path, name: str, part: Part) -> bool:
+    """Whether a journal is of one of as many processes."""
+    return journal.stem.endswith(f"-of-{part.count}") if part.is_shared else journal.stem == name
+
+
+def everything(folder: Path, name: str, settings: Record) -> tuple[dict[str, Written], dict[str, str]]:
+    """What all processes have written, each image once, and what they could not read."""
+    written: dict[str, Written] = {}
+    skipped: dict[str, str] = {}
+    for path in journals(folder, name):
+        try:
+            lines = read_lines(path, settings)
+        except OtherSettingsError:  # of an earlier prediction, which its process has not replaced yet
+            continue
+        written = lines.done | written
+        skipped |= lines.skipped
+    return written, {one: reason for one, reason in skipped.items() if one not in written}
