@@ -1,4 +1,4 @@
-"""What an evaluation is counted against: a COCO file and its images, or a folder in any layout that training reads."""
+"""What an evaluation is counted against: a COCO file and its images, or a whole folder."""
 
 import sys
 import tempfile
