@@ -16,7 +16,6 @@ from torch import nn
 
 from botvision.engine.config import EngineConfig
 from botvision.engine.fit import Stopped
-from botvision.engine.folder import LOCK
 from botvision.engine.loader import EpochBatches, ResumableLoader
 from botvision.engine.module import TaskModule
 from botvision.engine.run import Parts, RunSummary, Task, run
@@ -158,7 +157,7 @@ def test_a_folder_that_another_process_writes_into_is_refused(tmp_path):
         for on_existing in ("refuse", "resume", "replace"):
             with pytest.raises(ValueError, match=r"another process is writing into .*r; let it end, or stop it"):
                 run(Line(epochs=1), out, engine=ENGINE, on_existing=on_existing)
-        assert [path.name for path in out.iterdir()] == [LOCK]
+        assert [path.name for path in out.iterdir()] == [".lock"]
         other.kill()
     assert run(Line(epochs=1), out, engine=ENGINE, on_existing="refuse").epochs == 1
     assert run(Line(epochs=1), out, engine=ENGINE, on_existing="replace").epochs == 1
