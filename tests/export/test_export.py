@@ -1,8 +1,10 @@
 """Exported files: equal to torch, described, proved, or not there."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from botvision.cli import main
 from botvision.deploy import Classifier, open_graph
 from botvision.deploy import Predictor as TorchFree
 from botvision.export import MismatchError, export
-from botvision.export.subject import drawn
+from botvision.export.proof import proved
+from botvision.export.subject import detector_subject, drawn
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
 from botvision.serve import Served
 
@@ -216,6 +219,28 @@ def test_a_mismatch_leaves_no_file_and_exits_1(classifier_checkpoint, tmp_path, 
     assert main(["export", str(classifier_checkpoint), "--out", str(out)]) == 1
     assert "does not give what torch gives: logits differ by" in capsys.readouterr().err
     assert not list(out.parent.iterdir())
+
+
+def test_ties_are_told_from_objects_that_are_lost(untrained):
+    """All places of a blank image tie, and a rounding decides between them in torch too; what is lost is a mismatch."""
+    detector = botvision.maskrcnn.load_detector(untrained)
+    for name, weight in detector.model.named_parameters():
+        if "cls" in name and weight.ndim > 1:
+            weight.data.mul_(30)  # scores that differ, but on a blank image
+    subject = detector_subject(detector, {"input": "image"}, img_size=128)
+    subject = replace(subject, probes={name: subject.probes[name] for name in list(subject.probes)[-3:]})
+    other = subject.rounded()
+    tied = proved(subject, other)
+    blank = tied.differences[-1]
+    assert blank.stray > 0.01 * blank.objects
+    assert blank.ties == blank.stray  # here the file is the very same model with other roundings
+    assert tied.mismatch() == ""
+
+    def loses(feeds):
+        found = subject.eager(feeds)
+        return {name: array[np.arange(len(array)) % 7 != 3] for name, array in found.items()}
+
+    assert re.match(r"\d+ objects of \d+ are found by one of the two alone", proved(subject, loses).mismatch())
 
 
 def test_int8_is_measured_and_refused_where_it_loses(

@@ -3,6 +3,7 @@
 # B batch, H×W image, h×w map, K classes
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from botvision.maskrcnn.static import ImageDetector, StaticDetector
 Array = NDArray[Any]
 Feeds = dict[str, Array]
 BATCH = 4
+ROUNDING = 1e-6
 OWN_IMAGES = 3  # of a user's, that a file is proved on
 FREE = torch.export.Dim.DYNAMIC
 
@@ -42,6 +44,8 @@ class Subject:
         outputs: their names.
         probes: inputs that the file is proved on, by what they are.
         about: what the file says of itself.
+        rounded: makes the eager model with every weight off by about a rounding: what it finds otherwise than `eager`
+            are ties; none of models that choose nothing.
     """
 
     module: nn.Module
@@ -51,6 +55,7 @@ class Subject:
     outputs: list[str]
     probes: dict[str, Feeds]
     about: dict[str, Any]
+    rounded: Callable[[], Callable[[Mapping[str, Array]], dict[str, Array]]] | None = None
 
     @property
     def task(self) -> str:
@@ -123,12 +128,13 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
     if about["input"] == "image":
         return Subject(
             ImageDetector(model),
-            lambda feeds: found_eagerly(detector, feeds["images"]),
+            eager_of(detector),
             {"images": torch.from_numpy(drawn(2, rule.longest // 2 + 7, rule.longest + 5))},
             {"images": {0: FREE, 1: FREE, 2: FREE}},
             outputs,
             {name: {"images": images} for name, images in pictures.items()},
             about,
+            rounded=lambda: eager_of(rounded(detector)),
         )
     static = StaticDetector(model)
     feeds = {name: on_canvas(detector, images) for name, images in pictures.items()}
@@ -138,13 +144,34 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
         own |= {2: 64 * torch.export.Dim("rows", min=1, max=64), 3: 64 * torch.export.Dim("columns", min=1, max=64)}
     return Subject(
         static,
-        lambda given: as_arrays(static(*(torch.from_numpy(given[name]) for name in ("images", "sizes")))),
+        static_of(static),
         example,
         {"images": own, "sizes": {0: FREE}},
         outputs,
         feeds,
         about,
+        rounded=lambda: static_of(StaticDetector(rounded(detector).model)),
     )
+
+
+def rounded(detector: Detector) -> Detector:
+    """A copy with weights off by 1e-6 of themselves, as float32's roundings in another order amount to."""
+    copy = replace(detector, model=deepcopy(detector.model))
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in copy.model.parameters():
+            weight.mul_(1 + ROUNDING * torch.randn(weight.shape, generator=noise))
+    return copy
+
+
+def eager_of(detector: Detector) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """What a detector finds in images."""
+    return lambda feeds: found_eagerly(detector, feeds["images"])
+
+
+def static_of(module: StaticDetector) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """What a graph finds in tensors."""
+    return lambda feeds: as_arrays(module(*(torch.from_numpy(feeds[name]) for name in ("images", "sizes"))))
 
 
 def with_images(subject: Subject, folder: Path) -> Subject:
