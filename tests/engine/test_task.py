@@ -95,7 +95,7 @@ class Line(Task[Summary]):
         return Summary(error=-metrics[self.metric], model="linear", **common)
 
 
-def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, monkeypatch):
+def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, monkeypatch, capsys):
     task, original, steps = Line(), LineModule.training_step, []
 
     def stops_once(self, batch, batch_idx):
@@ -113,6 +113,10 @@ def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, 
     assert len(steps) == 6 * 8
     assert sorted(x for step in steps[8:16] for x in step) == sorted(x for step in steps[:8] for x in step)
     assert done.error < 0.5
+    capsys.readouterr()
+    again = run(task, tmp_path / "r", engine=ENGINE, on_existing="resume")
+    assert "all 6 epochs are done; what follows them is done again, from " in capsys.readouterr().err
+    assert (again.error, len(steps)) == (done.error, 6 * 8)
     assert str(done).startswith(f"error {done.error:.3f} after 6 epochs")
     assert "next:" not in str(done)  # there is no such command
     names = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}

@@ -107,8 +107,10 @@ def test_a_folder_is_evaluated_as_it_is_trained_on(run, boxes, scenes, tmp_path,
     assert sorted(yolo.rglob("*")) == before
     (kept,) = (tmp_path / "evaluation" / "annotations").iterdir()
     assert len(json.loads(kept.read_text())["images"]) == 6
-    with pytest.raises(ValueError, match=r"is not a folder of a whole dataset; give the folder of its images too"):
+    with pytest.raises(ValueError, match=r"is a file alone; give the folder of its images behind it, or by --im"):
         evaluate(done.checkpoint, boxes / "labels.json")
+    with pytest.raises(FileNotFoundError, match=r"no annotations at .*nowhere; give a COCO file, or the folder"):
+        evaluate(done.checkpoint, boxes / "nowhere")
     with pytest.raises(ValueError, match=r"is a folder and brings its images; leave .* out, or give its COCO file"):
         evaluate(done.checkpoint, boxes, boxes)
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ def claimed(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # where an open file cannot be removed it stays
+            (out / LOCK).unlink()
         lock.release()
 
 

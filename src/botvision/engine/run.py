@@ -263,8 +263,11 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             task.introduce(parts, out)
             if resumed is not None:
-                where = f"epoch {share.position.epoch + 1}, step {steps_before}"
-                print(f"going on with {where}, from {begin}" + ("" if exact else INEXACT), file=sys.stderr)
+                at = share.position.epoch
+                told = f"going on with epoch {at + 1}, step {steps_before}"
+                if at >= task.fitting.epochs:
+                    told = f"all {at} epochs are done; what follows them is done again"
+                print(f"{told}, from {begin}" + ("" if exact else INEXACT), file=sys.stderr)
         begun = True
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)
         final, best = last, last.with_name("best.ckpt")

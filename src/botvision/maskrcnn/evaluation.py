@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,10 @@ def evaluate_detector(
         FileNotFoundError, ValueError: as `botvision.maskrcnn.evaluate`.
     """
     model = detector.model.to(device)
-    dataset = CocoInstances(annotations, images, on_bad="skip", masks=model.masks, box_format=box_format)
+    masks = model.masks and any(one.get("segmentation") for one in read_document(annotations)["annotations"])
+    if masks != model.masks:
+        print(f"data: {annotations} has boxes alone, so box AP is counted alone", file=sys.stderr)
+    dataset = CocoInstances(annotations, images, on_bad="skip", masks=masks, box_format=box_format)
     use_classes_of(detector, dataset)
     names = [str(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
     read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(names))
@@ -78,7 +82,7 @@ def evaluate_detector(
         if len(records) < len(names):
             return EvaluatedPart(shared.journal.images, len(names) - len(records), shared.out)
         results = [result for record in records for result in record["objects"]]
-    return coco_metrics(dataset.truth(), results, backend=backend, masks=model.masks), results
+    return coco_metrics(dataset.truth(), results, backend=backend, masks=masks), results
 
 
 def use_classes_of(detector: Detector, dataset: CocoInstances) -> None:

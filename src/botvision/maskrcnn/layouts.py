@@ -66,7 +66,8 @@ def find_splits(root: Path) -> Found:
     raise FileNotFoundError(
         f"{root} holds no annotations in a layout that is known: COCO (annotations/*.json and folders of images), "
         "Roboflow (train/_annotations.coco.json), one COCO *.json beside its images, YOLO (data.yaml, images and "
-        "labels) or Pascal VOC (*.xml); name the files by --data.train_annotations and --data.train_images instead"
+        "labels) or Pascal VOC (*.xml); give a COCO file and the folder of its images instead (in training by "
+        "--data.train_annotations and --data.train_images)"
     )
 
 
@@ -266,8 +267,8 @@ def images_of(annotations: Path, root: Path) -> Path:
             return folder
     tried = ", ".join(dict.fromkeys(str(folder) for folder in folders))
     raise FileNotFoundError(
-        f"{annotations} names image {first}, which is in none of {tried}; give its folder by --data.train_images and "
-        "--data.val_images"
+        f"{annotations} names image {first}, which is in none of {tried}; give the file and the folder of its images "
+        "instead (in training by --data.train_annotations, --data.train_images and those of val)"
     )
 
 

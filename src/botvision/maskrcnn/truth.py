@@ -28,8 +28,10 @@ def truth_of(annotations: Path, images: Path | None, *, out: Path | None) -> Ite
         FileNotFoundError, ValueError: a file without its images, a folder with other ones; as `find_splits`.
     """
     if not annotations.is_dir():
+        if not annotations.exists():
+            raise FileNotFoundError(f"no annotations at {annotations}; give a COCO file, or the folder of a dataset")
         if images is None:
-            raise ValueError(f"{annotations} is not a folder of a whole dataset; give the folder of its images too")
+            raise ValueError(f"{annotations} is a file alone; give the folder of its images behind it, or by --images")
         yield annotations, images
         return
     if images is not None:

@@ -86,7 +86,7 @@ def run(given: list[str]) -> int:
     import ultralytics
     from ultralytics import cfg
 
-    refuse_misspelt(given, words=[*cfg.MODES, *cfg.TASKS, *SPECIAL], options=cfg.DEFAULT_CFG_DICT)
+    refuse_misspelt(given, words=[*cfg.MODES, *cfg.TASKS, *SPECIAL], options=switches_of(cfg))
 
     from botvision_yolo.model import YOLO
 
@@ -97,6 +97,11 @@ def run(given: list[str]) -> int:
     finally:
         ultralytics.YOLO, cfg.ARGV[:] = stock, arguments
     return 0
+
+
+def switches_of(cfg: Any) -> list[str]:
+    """Options of ultralytics that are true where their name stands alone."""
+    return [name for name, default in cfg.DEFAULT_CFG_DICT.items() if isinstance(default, bool)]
 
 
 def refuse_misspelt(given: list[str], *, words: Sequence[str], options: Collection[str]) -> None:

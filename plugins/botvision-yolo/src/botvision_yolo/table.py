@@ -1,5 +1,6 @@
 """The variants side by side: parameters, multiply-adds, what pretrained weights keep, time of a forward pass."""
 
+import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from botvision.attention import MHSA2d, attention_statistics
 from botvision.bench.race import Engine, Setting, race
 from botvision.files import write_json, write_text
 from botvision_yolo.transfer import load_pretrained
-from botvision_yolo.variants import VARIANTS, users_own, write_yaml
+from botvision_yolo.variants import VARIANTS, installed, is_installed, scale_of, users_own, write_yaml
 
 
 class Line(NamedTuple):
@@ -63,6 +64,11 @@ def table(
         rounds: of every variant in turn; 0 times nothing.
         out: Markdown file; the numbers go beside it as JSON.
     """
+    for scale in scales:
+        if not is_installed(f"{model}{scale}") or not (scale_of(f"{model}{scale}") or is_installed(model)):
+            near = difflib.get_close_matches(model, installed(), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near and model not in near else "scales are n, s, m, l and x"
+            raise ValueError(f"no {model}{scale}.yaml in ultralytics {ultralytics.__version__}; {hint}")
     lines = [line for scale in scales for line in lines_of(f"{model}{scale}", imgsz=imgsz, rounds=rounds)]
     head = ["| model | M parameters | GFLOPs at 640 px | tensors kept | by number | neck identical | time × plain |"]
     head.append("|---|---|---|---|---|---|---|")
