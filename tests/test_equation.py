@@ -67,7 +67,8 @@ def test_numbers_in_the_file_are_the_layers_own(stored, rows):
 
 NODE = """
 const A = require(process.argv[1]), block = JSON.parse(require("fs").readFileSync(0)).block;
-const every = (f) => Array.from({length: 4}, (_, h) => Array.from({length: 64}, (_, n) => Array.from(f(h, n >> 3, n & 7))));
+const every = (f) => Array.from({length: 4}, (_, h) =>
+  Array.from({length: 64}, (_, n) => Array.from(f(h, n >> 3, n & 7))));
 console.log(JSON.stringify({
   rows: ["content", "position", "both"].map((part) => every((h, y, x) => A.row(block, h, y, x, part))),
   position: every((h, y, x) => A.logits(block, h, y, x, "position")),
