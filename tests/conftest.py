@@ -6,6 +6,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -27,6 +30,26 @@ def few_digits():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", lambda: few)
         yield
+
+
+@pytest.fixture
+def in_browser(tmp_path):
+    """Opens a page from disk in headless Chromium, as narrow as a phone, and gives what a script left in its title."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium; the file is checked without it")
+
+    def run(page, script):
+        path = tmp_path / "in_browser.html"
+        path.write_text(page.replace("</body>", f"<script>{script}</script></body>"))
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        flags += ["--window-size=390,844", "--virtual-time-budget=8000", "--dump-dom", path.as_uri()]
+        done = subprocess.run([chromium, *flags], capture_output=True, text=True, timeout=120, check=False)
+        if not done.stdout.strip():
+            pytest.skip(f"Chromium does not run here: {done.stderr.strip().splitlines()[-1:]}")
+        return json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

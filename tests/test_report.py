@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import asdict
 
 import pytest
@@ -206,10 +204,6 @@ def test_a_record_knows_runs_that_differ_by_their_seed(make):
     assert (two.seed, two.model, two.last("train/loss"), two.checkpoint.name) == (1, "botnet14", 2.5, "last.ckpt")
 
 
-def chromium():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 CLICKS = """
 addEventListener("load", () => {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
@@ -228,16 +222,7 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.skipif(chromium() is None, reason="needs Chromium; the file is checked without it")
-def test_the_page_in_a_browser(page, tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text(page.replace("</body>", f"<script>{CLICKS}</script></body>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--window-size=390,844", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([chromium(), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
-    if title is None and not done.stdout.strip():
-        pytest.skip(f"Chromium does not run here: {done.stderr.strip().splitlines()[-1:]}")
-    found = json.loads(title[1])
+def test_the_page_in_a_browser(page, in_browser):
+    found = in_browser(page, CLICKS)
     assert found.pop("pictures") >= 12
     assert found == {"asked": 0, "broken": 0, "links": 0, "turned": True, "fits": True, "open": True, "theme": True}

@@ -206,22 +206,8 @@ def test_the_file_asks_for_nothing_and_no_name_ends_a_script(compared):
     assert "{{" not in text
 
 
-def chromium():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(chromium() is None, reason="needs Chromium; arithmetic and file are checked without it")
-def test_the_page_in_a_browser(compared, tmp_path):
-    page = tmp_path / "page.html"
-    clicks = (Path(__file__).parent / "clicks.js").read_text()
-    page.write_text(compared.out.read_text().replace("</body>", f"<script>{clicks}</script></body>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--window-size=390,844", "--virtual-time-budget=8000", "--dump-dom"]
-    done = subprocess.run([chromium(), *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
-    if title is None and "data-ready" not in done.stdout:
-        pytest.skip(f"Chromium does not run here: {done.stderr.strip().splitlines()[-1:]}")
-    found = json.loads(title[1])
+def test_the_page_in_a_browser(compared, in_browser):
+    found = in_browser(compared.out.read_text(), (Path(__file__).parent / "clicks.js").read_text())
     start, corner, moved, head, position, low, held, free, other, object_, block, theme, hidden, fits = found["said"]
     assert "of 4 × 4: most at row" in start
     assert corner.startswith("The heads' mean from row 1, column 1 of 4 × 4")

@@ -61,6 +61,12 @@ const Attention = (() => {
     return found.map((value) => value * block.scale);
   }
 
+  /** Scaled logits of one head's query at (y, x) with each row of a position table: every offset, used on this map or not. */
+  function products(block, head, y, x, name) {
+    const { q, [name]: rows } = open(block), { height, width, dim } = block, from = (head * height * width + y * width + x) * dim;
+    return Float64Array.from({ length: rows.length / dim }, (_, n) => dot(q, from, rows, n * dim, dim) * block.scale);
+  }
+
   function softmax(values) {
     const largest = values.reduce((a, b) => Math.max(a, b), -Infinity);
     const powers = values.map((value) => Math.exp(value - largest));
@@ -109,7 +115,7 @@ const Attention = (() => {
     return { values, height, width };
   }
 
-  return { numbers, logits, row, mean, spread, table };
+  return { numbers, logits, products, row, mean, spread, table };
 })();
 
 if (typeof module !== "undefined") module.exports = Attention;
