@@ -171,7 +171,7 @@ def open_image(path: str | Path, content: bytes | None = None, *, most: float | 
     Args:
         path: a file, or an http(s) URL.
         content: its bytes, where they are at hand.
-        most: pixels, where it should be fewer than `most_pixels()`.
+        most: pixels, where fewer than `most_pixels()` are let in.
 
     Raises:
         FileNotFoundError: no such file.

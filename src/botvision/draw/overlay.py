@@ -1,4 +1,4 @@
-"""Attention over its picture as pixels: viridis above a grey picture, the place that looks framed."""
+"""Attention over its picture as pixels: viridis above grey, the place that looks framed."""
 
 # H×W map, h×w picture
 
