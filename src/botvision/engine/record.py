@@ -1,4 +1,4 @@
-"""What the folder of a run says: options, metrics, summary, checkpoint; also of one that was killed."""
+"""What a run's folder says: options, metrics, summary, checkpoint; of a killed one too."""
 
 import csv
 import json

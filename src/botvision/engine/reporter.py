@@ -1,4 +1,4 @@
-"""What a task's report is made of: runs in groups, numbers of its head, sections that tasks share."""
+"""What a task's report is made of: runs in groups, numbers of its head, shared sections."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

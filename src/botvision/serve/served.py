@@ -1,4 +1,4 @@
-"""Bytes of images → JSON's answers of an exported model, several together; a bad image spoils no other."""
+"""Bytes of images → an exported model's answers, several together; none spoils another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
