@@ -21,7 +21,7 @@ from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, Op
 from botvision.classify.data import Batch, build_split, train_transform, val_transform
 from botvision.classify.evaluation import Reservoir
 from botvision.classify.model import Classifier, build_model, load_classifier, normalisation
-from botvision.classify.module import ClassifierModule, loss_of, mixing, right
+from botvision.classify.module import ClassifierModule, first_five, loss_of, mixing, right
 from botvision.cli import main, recipe_names, recipe_path
 from botvision.digits import make_digits
 from botvision.engine.checkpoint import read_checkpoint
@@ -251,8 +251,8 @@ def test_mixing_gives_shares_of_classes():
 
 def test_right_counts_first_and_first_five():
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4]])
-    assert tuple(int(n) for n in right(logits, torch.tensor([0, 4, 5]))) == (1, 2)
-    assert tuple(int(n) for n in right(logits[:, :2], torch.tensor([0, 1, 1]))) == (1, 3)
+    assert tuple(int(n) for n in right(first_five(logits), torch.tensor([0, 4, 5]))) == (1, 2)
+    assert tuple(int(n) for n in right(first_five(logits[:, :2]), torch.tensor([0, 1, 1]))) == (1, 3)
 
 
 def test_the_lot_gives_every_image_the_same_chance():

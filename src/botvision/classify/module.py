@@ -40,7 +40,7 @@ class ClassifierModule(TaskModule):
         """The loss of one batch, mixed."""
         self.bad.count(batch.bad)
         if not len(batch.labels):
-            return self.nothing(self.black)
+            return self.nothing(lambda: self.black(batch.images.device))
         images, targets = self.mix(batch.images, batch.labels) if self.mix else (batch.images, batch.labels)
         try:
             logits = self.model(images)
@@ -48,7 +48,7 @@ class ClassifierModule(TaskModule):
             if "more than 1 value per channel" not in str(error):
                 raise
             if self.data.batch_size > 1:  # the only image of its batch that could be read
-                return self.nothing(self.black)
+                return self.nothing(lambda: self.black(images.device))
             raise ValueError(
                 f"data.batch_size=1 at model.img_size={self.config.img_size} leaves BatchNorm one value a channel; "
                 "give --data.batch_size 2 or more, or a larger --model.img_size"
@@ -62,10 +62,10 @@ class ClassifierModule(TaskModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.labels))
         return loss
 
-    def black(self) -> Tensor:
+    def black(self, device: torch.device) -> Tensor:
         """What two black images give."""
         side = self.config.img_size
-        return cast("Tensor", self.model(torch.zeros(2, 3, side, side, device=self.device)).sum())
+        return cast("Tensor", self.model(torch.zeros(2, 3, side, side, device=device)).sum())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How many are right, and the plain loss."""
