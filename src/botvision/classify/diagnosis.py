@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from botvision.classify.config import DataConfig
 from botvision.classify.data import Batch, ImageDataset, Split, build_split, collate, val_transform
 from botvision.classify.evaluation import to_image
 from botvision.classify.model import Classifier, load_classifier
+from botvision.draw.page import small
 from botvision.engine.loader import EpochPosition, Share
 from botvision.engine.record import Record
 from botvision.engine.settings import built
@@ -124,7 +124,7 @@ def diagnose(
         labels.append(batch.labels.numpy())
         answers.append(best.indices.numpy())
         sure.append(best.values[:, 0].double().numpy())
-        pictures += [small(to_image(one, mean=classifier.mean, std=classifier.std)) for one in batch.images]
+        pictures += [small(to_image(one, mean=classifier.mean, std=classifier.std), SIDE) for one in batch.images]
         if len(pictures) >= most or (seconds is not None and time.monotonic() - started > seconds):
             break
     if not pictures:
@@ -162,10 +162,3 @@ def batches_of(split: Split, most: int, *, size: int) -> Iterable[Batch]:
     chosen = random.Random(0).sample(range(len(source)), min(most, len(source)))
     some: Dataset[object] = Subset(source, chosen)
     return DataLoader(some, batch_size=size, collate_fn=collate)
-
-
-def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image of at most 160 px."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)

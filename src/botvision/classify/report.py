@@ -8,7 +8,7 @@ import torch
 
 from botvision.classify.diagnosis import Diagnosis, diagnose
 from botvision.draw.page import as_url
-from botvision.draw.sections import NAMED, Bar, Cell, Section, card, confused, matrix, picture, table
+from botvision.draw.sections import Bar, Cell, Section, card, picture, table
 from botvision.engine.checkpoint import KEY, read_checkpoint
 from botvision.engine.record import Record
 from botvision.engine.reporter import (
@@ -16,6 +16,7 @@ from botvision.engine.reporter import (
     Headline,
     Reporter,
     calibration_section,
+    confusion_section,
     mean_of,
     of_analysis,
     of_summary,
@@ -101,18 +102,8 @@ def accuracies(groups: Sequence[Group]) -> Section:
 
 
 def confusion(groups: Sequence[Group]) -> Section:
-    """A matrix a kind of run, or of many classes what is confused most."""
-    parts = []
-    for group in groups:
-        one: Diagnosis = group.analysed[0]
-        caption = group.label if len(groups) > 1 else ""
-        if len(one.classes) <= NAMED:
-            names = one.classes
-            parts.append(matrix(one.confusion.tolist(), names, names, caption=caption, corner="truth ↓ said →"))
-        else:
-            rows = confused(one.confusion.tolist(), one.classes, one.classes)
-            parts.append(table(["truth", "said", "times"], rows, caption=caption))
-    return Section("Confusion", "Images by their class and by the first answer.", "".join(parts))
+    """Truth and first answer."""
+    return confusion_section(groups, lambda one: one.classes, about="Images by their class and by the first answer.")
 
 
 def examples(groups: Sequence[Group]) -> Section:

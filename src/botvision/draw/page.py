@@ -46,6 +46,13 @@ def as_url(picture: NDArray[np.uint8], *, kind: str = "JPEG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
+def small(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture of at most `side` px."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
 def mask_url(mask: NDArray[np.uint8]) -> str:
     """A mask (H, W) of 0 and 1 as an address of a small PNG, clear where it is 0."""
     content = io.BytesIO()

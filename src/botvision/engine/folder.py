@@ -14,6 +14,7 @@ from botvision.engine.config import EngineConfig, OnExisting
 from botvision.engine.settings import completed, plain, read_yaml
 from botvision.files import check_no_file, check_writable, clear_leftovers
 
+NO_RUN = (OSError, ValueError, KeyError, TypeError)  # of a checkpoint without its run
 LOCK = ".lock"  # of a run's folder, held while it is written into
 
 
@@ -37,13 +38,18 @@ def warn_of_training_images(checkpoint: Path, given: str | Path, *, field: str, 
         unless: field of the run's data whose absence means that a part of the same images was kept to evaluate on.
     """
     try:
-        data = read_yaml(checkpoint.parent.parent / "config.yaml", what="settings")["data"]
+        data = data_of_run(checkpoint)
         trained, kept = data[field], data[unless] is None
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # a checkpoint without its run
+    except NO_RUN:
+        return
     if trained is not None and Path(trained).resolve() == Path(given).resolve():
         most = "most of these images" if kept else "these images"
         print(f"warning: {checkpoint} was trained on {most}: the figures say nothing of others", file=sys.stderr)
+
+
+def data_of_run(checkpoint: Path) -> Any:
+    """The data options of the run in whose folder a checkpoint lies; errors of `NO_RUN` where there is none."""
+    return read_yaml(checkpoint.parent.parent / "config.yaml", what="settings")["data"]
 
 
 def resume_command(task: str, out: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import torch
 
 from botvision.draw.charts import Line, line_chart
-from botvision.draw.sections import Cell, Section, side_by_side, table
+from botvision.draw.sections import NAMED, Cell, Section, confused, matrix, side_by_side, table
 from botvision.engine.record import Record
 
 Analysis = TypeVar("Analysis")
@@ -175,3 +175,26 @@ def calibration_section(
     )
     tables = f"<div>{table(['', 'gap'], means)}{table(['mean score', what, 'right'], counted)}</div>"
     return Section("Calibration", about, side_by_side([chart, tables]))
+
+
+def confusion_section(
+    groups: Sequence[Group], names: Callable[[Any], Sequence[str]], *, about: str, beyond: tuple[str, str] | None = None
+) -> Section:
+    """A matrix a kind of run, or of many classes what is confused most.
+
+    Args:
+        groups: kinds of run; each first analysis has a `confusion`, counts with the truth down.
+        names: of the classes, of an analysis.
+        about: what is counted.
+        beyond: names of one more row and of one more column, where the counts have these.
+    """
+    parts = []
+    for group in groups:
+        one = group.analysed[0]
+        caption, counts = group.label if len(groups) > 1 else "", one.confusion.tolist()
+        truths, said = ([*names(one), *more] for more in ([beyond[:1], beyond[1:]] if beyond else [(), ()]))
+        if len(names(one)) <= NAMED:
+            parts.append(matrix(counts, truths, said, caption=caption, corner="truth ↓ said →"))
+        else:
+            parts.append(table(["truth", "said", "times"], confused(counts, truths, said), caption=caption))
+    return Section("Confusion", about, "".join(parts))

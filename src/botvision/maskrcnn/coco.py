@@ -56,7 +56,9 @@ def read_coco(
             also a box without area or outside its image, or an annotation without a mask. With "skip" these are left
             out, with a line that says how many.
     """
-    document = read_whole(path, images, box_format=box_format)
+    document = in_format(read_document(path), box_format)
+    forget(path)
+    document = {**document, "images": with_sizes(document["images"], images)}
     check_categories(path, document["categories"])
     check_images(path, document["images"], images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
@@ -91,12 +93,11 @@ def read_coco(
     return {**document, "annotations": kept}
 
 
-def read_whole(path: Path, images: Path, *, box_format: BoxFormat) -> Document:
-    """A COCO file, not checked: boxes as x, y, width, height, and sizes that it lacks from the images themselves."""
-    document = read_document(path)
-    forget(path)
-    annotations = from_corners(document["annotations"]) if box_format == "xyxy" else document["annotations"]
-    return {**document, "images": with_sizes(document["images"], images), "annotations": annotations}
+def in_format(document: Document, box_format: BoxFormat) -> Document:
+    """A COCO document with boxes as x, y, width, height."""
+    if box_format != "xyxy":
+        return document
+    return {**document, "annotations": from_corners(document["annotations"])}
 
 
 def read_document(path: Path) -> Document:
@@ -200,15 +201,22 @@ def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
 
 def with_sizes(entries: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """The images with the height and width that some tools do not write, read from the files themselves."""
-    lacking = [entry for entry in entries if entry.get("height") is None and entry.get("width") is None]
-    named = [entry for entry in lacking if isinstance(entry.get("file_name"), str)]
+
+    def whole(entry: dict[str, Any]) -> dict[str, Any]:
+        if not lacks_size(entry) or not isinstance(entry.get("file_name"), str):
+            return entry
+        size = header_size(folder / entry["file_name"])
+        return entry if size is None else {**entry, "height": size[0], "width": size[1]}
+
+    if not any(map(lacks_size, entries)):
+        return entries
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda entry: header_size(folder / entry["file_name"]), named)
-        sizes = {id(entry): size for entry, size in zip(named, found, strict=True) if size is not None}
-    return [
-        {**entry, "height": sizes[id(entry)][0], "width": sizes[id(entry)][1]} if id(entry) in sizes else entry
-        for entry in entries
-    ]
+        return list(readers.map(whole, entries))
+
+
+def lacks_size(entry: dict[str, Any]) -> bool:
+    """Whether an image's entry says neither height nor width."""
+    return entry.get("height") is None and entry.get("width") is None
 
 
 def check_images(path: Path, entries: list[dict[str, Any]], folder: Path) -> None:

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough
 from botvision.inputs import read_image
 from botvision.maskrcnn import masks
-from botvision.maskrcnn.coco import Category, Document, other_size, read_coco, read_whole
+from botvision.maskrcnn.coco import Category, Document, forget, in_format, other_size, read_coco, read_document
 from botvision.maskrcnn.config import BoxFormat, DataConfig, OnBad
 from botvision.maskrcnn.labels import clip, corners
 from botvision.maskrcnn.resize import MEAN, ImageSize
@@ -164,8 +164,10 @@ class CocoInstances(Dataset[Sample]):
         return entry, annotations
 
     def truth(self) -> Document:
-        """The file as it is, for counting AP, boxes as x, y, width, height."""
-        return read_whole(self.annotations, self.images, box_format=self.box_format)
+        """The file as it is, for counting AP, boxes as x, y, width, height, images with their sizes."""
+        document = in_format(read_document(self.annotations), self.box_format)
+        forget(self.annotations)
+        return {**document, "images": [self.record(index)[0] for index in range(len(self))]}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample | Bad]:
         """What a loader takes for a batch."""

@@ -6,25 +6,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import supervision as sv
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from botvision.attention import MHSA2d, attention_weights, entropy_share, watch
 from botvision.draw.charts import Line, line_chart
 from botvision.draw.instances import draw_instances
 from botvision.draw.overlay import overlay
-from botvision.draw.page import as_url
+from botvision.draw.page import as_url, small
 from botvision.draw.sections import (
-    NAMED,
     Bar,
     Cell,
     Section,
     card,
-    confused,
-    matrix,
     note,
     picture,
     side_by_side,
@@ -38,6 +32,7 @@ from botvision.engine.reporter import (
     Headline,
     Reporter,
     calibration_section,
+    confusion_section,
     mean_of,
     of_analysis,
     of_summary,
@@ -168,31 +163,12 @@ def precision_recall(groups: Sequence[Group]) -> Section:
 
 
 def confusion(groups: Sequence[Group]) -> Section:
-    """A matrix a kind of run, or of many classes what is confused most."""
-    parts = []
-    for group in groups:
-        one: Diagnosis = group.analysed[0]
-        caption = group.label if len(groups) > 1 else ""
-        if len(one.names) <= NAMED:
-            parts.append(
-                matrix(
-                    one.confusion.tolist(), [*one.names, "background"], [*one.names, "missed"],
-                    caption=caption, corner="truth ↓ said →",
-                )
-            )  # fmt: skip
-        else:
-            parts.append(
-                table(
-                    ["truth", "said", "times"],
-                    confused(one.confusion.tolist(), [*one.names, "background"], [*one.names, "missed"]),
-                    caption=caption,
-                )
-            )
+    """Truth and detection, with what was missed and what was found on background."""
     about = (
         "Boxes from score 0.5 on, matched to objects at IoU 0.5 whatever their class. The last column counts objects "
         "that no box was on, the last row boxes on no object, doubles among them."
     )
-    return Section("Confusion", about, "".join(parts))
+    return confusion_section(groups, lambda one: one.names, about=about, beyond=("background", "missed"))
 
 
 def errors(groups: Sequence[Group]) -> Section:
@@ -279,14 +255,7 @@ def drawn(one: Diagnosis, at: int, results: Sequence[Any], caption: str, *, scor
     )
     if not scores:
         detections.confidence = None
-    return picture(as_url(small(draw_instances(image, detections, one.names, text=TEXT))), caption)
-
-
-def small(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """An image of at most `side` px."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((side, side))
-    return np.asarray(image)
+    return picture(as_url(small(draw_instances(image, detections, one.names, text=TEXT), SIDE)), caption)
 
 
 def attention(groups: Sequence[Group]) -> Section:

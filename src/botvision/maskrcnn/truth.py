@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from os.path import normpath
 from pathlib import Path
 
-from botvision.engine.settings import read_yaml
+from botvision.engine.folder import NO_RUN, data_of_run
 from botvision.files import write_json
 from botvision.maskrcnn.coco import forget, read_document
 from botvision.maskrcnn.layouts import find_splits
@@ -58,15 +58,15 @@ def warn_of_trained_images(checkpoint: Path, annotations: Path, images: Path) ->
         annotations, images: what it is evaluated on.
     """
     try:
-        data = read_yaml(checkpoint.parent.parent / "config.yaml", what="settings")["data"]
+        data = data_of_run(checkpoint)
         trained = Path(data["train_annotations"])
         if trained.stat().st_size > LARGEST and trained.resolve() != annotations.resolve():
             return
         own = paths_of(annotations, images)
         both = paths_of(trained, Path(data["train_images"])) & own
         forget(trained)
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # a checkpoint without its run; the annotations are checked when they are opened
+    except NO_RUN:
+        return  # the annotations are checked when they are opened
     if both:
         which = "these images" if both == own else f"{len(both)} of these {len(own)} images"
         print(f"warning: {checkpoint} was trained on {which}: the figures say nothing of others", file=sys.stderr)

@@ -69,9 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         data = isinstance(error, RuntimeError) and str(error).startswith("Dataset")  # one that ultralytics cannot find
         if os.environ.get(DEBUG) or (isinstance(error, RuntimeError) and not data):
             raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)  # ultralytics' go on for a page
-        if isinstance(error, OSError):
-            first = first_cause(error)
+        lines = str(error).strip().splitlines() or [type(error).__name__]  # ultralytics' go on for a page
+        first = first_cause(error) if isinstance(error, OSError) else lines[0]
         print(f"bot-yolo: {first}", file=sys.stderr)
         return USERS_MISTAKE
 

@@ -16,7 +16,7 @@ from botvision.attention import MHSA2d, attention_statistics
 from botvision.bench.race import Engine, Setting, race
 from botvision.files import write_json, write_text
 from botvision_yolo.transfer import load_pretrained
-from botvision_yolo.variants import VARIANTS, installed, is_installed, scale_of, users_own, write_yaml
+from botvision_yolo.variants import VARIANTS, installed, is_installed, users_own, write_yaml
 
 
 class Line(NamedTuple):
@@ -65,7 +65,7 @@ def table(
         out: Markdown file; the numbers go beside it as JSON.
     """
     for scale in scales:
-        if not is_installed(f"{model}{scale}") or not (scale_of(f"{model}{scale}") or is_installed(model)):
+        if not is_installed(f"{model}{scale}"):
             near = difflib.get_close_matches(model, installed(), n=3)
             hint = f"did you mean {', '.join(near)}?" if near and model not in near else "scales are n, s, m, l and x"
             raise ValueError(f"no {model}{scale}.yaml in ultralytics {ultralytics.__version__}; {hint}")
