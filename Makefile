@@ -1,11 +1,11 @@
-# setup | check | test | faults | kills | rates | endurance | licences | audit | demo | bench | docs | evidence | paper | starts, each from a fresh clone on two CPU cores
+# setup | check | test | faults | kills | rates | endurance | licences | audit | demo | bench | docs | evidence | paper | relations | starts, each from a fresh clone on two CPU cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup check test test-slow test-lowest test-yolo-versions faults kills rates endurance licences audit demo bench docs evidence paper starts clean
+.PHONY: setup check test test-slow test-lowest test-yolo-versions faults kills rates endurance licences audit demo bench docs evidence paper relations starts clean
 
 setup: $(READY)
 
@@ -81,6 +81,9 @@ paper: setup
 
 starts: setup
 	$(BIN)/python -m studies.starts --limit 0 --results benchmarks/results/starts --report docs/directional-start.md
+
+relations: setup
+	$(BIN)/python -m studies.relations --limit 0 --results benchmarks/results/relations --report docs/relations.md
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs

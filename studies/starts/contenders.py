@@ -20,25 +20,36 @@ class Contender:
         title: what it is, for tables.
         backbone, options: for `create_model`.
         form: another form of the start than the layer's own, of `FORMS`.
+        dilation: of the last stage's 3×3 convolutions.
     """
 
     title: str
     backbone: str = "botnet14"
     options: dict[str, Any] = field(default_factory=dict)
     form: str | None = None
+    dilation: int = 1
 
     def build(self, size: int) -> nn.Module:
         """Its last map as a module, for images of `size` px."""
         own: dict[str, Any] = {"img_size": size} if self.backbone.startswith("botnet") else {}
-        model = create_model(self.backbone, features_only=True, out_indices=(-1,), **SMALL, **own, **self.options)
+        model = create_model(self.backbone, features_only=True, out_indices=(-1,), **{**SMALL, **own, **self.options})
         if self.form is not None:
             give_form(model, self.form)
+        if self.dilation > 1:
+            dilate(model.get_submodule("layer4"), self.dilation)
         return model
 
 
-def resnet(title: str, **options: Any) -> Contender:
+def dilate(stage: nn.Module, by: int) -> None:
+    """Set the taps of a stage's 3×3 convolutions apart; sizes of maps stay as they are."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.dilation = module.padding = (by, by)
+
+
+def resnet(title: str, *, dilation: int = 1, **options: Any) -> Contender:
     """A ResNet of one block a stage, unless said otherwise."""
-    return Contender(title, "resnet26", {"layers": (1, 1, 1, 1), **options})
+    return Contender(title, "resnet26", {"layers": (1, 1, 1, 1), **options}, dilation=dilation)
 
 
 CONTENDERS = {

@@ -10,7 +10,7 @@ from botvision.engine.intervals import Interval, difference, interval, verdict
 from botvision.files import write_text
 from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
-from studies.starts.reading import BATCH, RATE, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS
+from studies.starts.reading import BATCH, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS, Recipe
 from studies.starts.results import by_seed, read_results
 
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
@@ -41,7 +41,7 @@ def build_page(results: Path) -> str:
             "size": SIZE,
             "steps": STEPS,
             "batch": BATCH,
-            "rate": RATE,
+            "rate": Recipe().rate,
             "train": TRAIN,
             "val": VAL,
             "warmup": WARMUP,

@@ -30,7 +30,7 @@ def draw_picture(out: Path, *, scenes: Path, seed: int = 0, steps: int = STEPS) 
     maps = {}
     for name in STARTS:
         for when, many in (("before", 0), (f"after {steps} steps", steps)):
-            reader = trained(name, splits, seed, steps=many).reader
+            reader = trained(CONTENDERS[name], splits, seed, steps=many).reader
             reader.train(many == 0)  # before training BatchNorm has no statistics but a batch's
             maps[f"{CONTENDERS[name].title}, {when}"] = looks(reader, splits[1])
     draw(splits[1], maps, out)

@@ -19,7 +19,7 @@ from botvision.files import whole_file
 from botvision.maskrcnn.resize import MEAN, STD
 from botvision.optim import build_optimizer, learning_rate_factor
 from botvision.scenes import make_scenes
-from studies.starts.contenders import CONTENDERS
+from studies.starts.contenders import CONTENDERS, Contender
 from studies.starts.forms import Gated
 
 TRAIN, VAL = 2000, 400  # images
@@ -30,18 +30,31 @@ WORLDS: dict[str, dict[str, Any]] = {
     "match": {"task": "match", "scale": (0.16, 0.22), "distance": (0.4, 0.6), "digits": (4, 4)},
     "plain": {"task": "plain", "scale": (0.16, 0.3), "digits": (2, 5)},
 }
-STEPS, BATCH, RATE, DECAY, WARMUP, CLIP = 500, 16, 2e-3, 0.05, 100, 5.0
+KEY: dict[str, Any] = {"task": "key", "scale": (0.16, 0.22), "distance": (0.4, 0.6), "digits": (3, 4)}
+SCENES = {**WORLDS, "key": KEY}  # all that can be drawn
+STEPS, BATCH, WARMUP, CLIP = 500, 16, 100, 5.0
 POSITIONS = {"rel_h", "rel_w", "head_h", "head_w", "v", "gate"}  # parameters
 LOOKED_AT = 8  # validation images that attention is looked at on
 
 
+class Recipe(NamedTuple):
+    """AdamW's base rate and weight decay."""
+
+    rate: float = 2e-3
+    decay: float = 0.05
+
+
 class Objects(NamedTuple):
-    """Images of a split (B, S, S, 3), and of each object its image's number, centre in pixels (n, 2) and class."""
+    """Images of a split (B, S, S, 3), and of each object its image's number, centre in pixels (n, 2) and class.
+
+    And the distance to its partner in pixels; 0 where it has none.
+    """
 
     images: Tensor
     image: Tensor
     centre: Tensor
     label: Tensor
+    distance: Tensor
 
     def of(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch: normalised images (b, 3, S, S), and their objects' images, centres and classes."""
@@ -78,7 +91,7 @@ def open_world(world: str, seed: int, folder: Path) -> tuple[Objects, Objects]:
     path = folder / f"{world}_seed{seed}.pt"
     if not path.is_file():
         raw = folder / f"{world}_seed{seed}"
-        make_scenes(raw, train=TRAIN, val=VAL, size=SIZE, seed=seed, **WORLDS[world])
+        make_scenes(raw, train=TRAIN, val=VAL, size=SIZE, seed=seed, **SCENES[world])
         read = {split: read_split(raw, split)._asdict() for split in ("train", "val")}
         with whole_file(path) as unfinished:
             torch.save(read, unfinished)
@@ -98,6 +111,7 @@ def read_split(folder: Path, split: str) -> Objects:
         torch.tensor([a["image_id"] - 1 for a in asked]),
         torch.tensor(centres),
         torch.tensor([a["category_id"] - 1 for a in asked]),
+        torch.tensor([float(a.get("distance", 0)) for a in asked]),
     )
 
 
@@ -113,16 +127,18 @@ class Training(NamedTuple):
 def trial(world: str, contender: str, seed: int, *, scenes: Path, steps: int = STEPS) -> dict[str, Any]:
     """Train one contender in one world and count what it names right; the same images in the same order for all."""
     splits = open_world(world, seed, scenes)
-    done = trained(contender, splits, seed, steps=steps)
-    val = splits[1]
+    done = trained(CONTENDERS[contender], splits, seed, steps=steps)
+    about = {"world": world, "contender": contender, "seed": seed, "steps": steps}
+    return about | measured(done, splits[1])
+
+
+def measured(done: Training, val: Objects) -> dict[str, Any]:
+    """What is filed of a training."""
+    right = names_right(done.reader.eval(), val)
     return {
-        "world": world,
-        "contender": contender,
-        "seed": seed,
-        "steps": steps,
-        "right": round(share_right(done.reader.eval(), val), 4),
+        "right": round(float(right.float().mean()), 4),
         "loss": round(float(np.mean(done.losses[-50:])), 4),
-        "curve": [round(float(np.mean(done.losses[n : n + 25])), 4) for n in range(0, steps, 25)],
+        "curve": [round(float(np.mean(done.losses[n : n + 25])), 4) for n in range(0, len(done.losses), 25)],
         "step_ms": round(1000 * float(np.median(done.seconds)), 1),
         "parameters": sum(p.numel() for p in done.reader.body.parameters()),
         "before": done.before,
@@ -130,13 +146,16 @@ def trial(world: str, contender: str, seed: int, *, scenes: Path, steps: int = S
     }
 
 
-def trained(contender: str, splits: tuple[Objects, Objects], seed: int, *, steps: int) -> Training:
-    """Train one contender; with no steps, as it begins."""
+def trained(
+    contender: Contender, splits: tuple[Objects, Objects], seed: int, *, steps: int, recipe: Recipe | None = None
+) -> Training:
+    """Train one contender; with no steps, as it begins. The usual recipe unless another is given."""
     train, val = splits
+    rate, decay = recipe or Recipe()
     torch.manual_seed(seed)
-    body = CONTENDERS[contender].build(SIZE)
+    body = contender.build(SIZE)
     model = Reader(body, 4 * 128, int(train.label.max()) + 1).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, "adamw", lr=RATE, weight_decay=DECAY)
+    optimizer = build_optimizer(model, "adamw", lr=rate, weight_decay=decay)
     before = look(model, val)
     order = torch.Generator().manual_seed(seed)
     queue: list[int] = []
@@ -150,7 +169,7 @@ def trained(contender: str, splits: tuple[Objects, Objects], seed: int, *, steps
         images, *where, label = train.of(chosen)
         factor = learning_rate_factor(step, total=steps, schedule="cosine", warmup_steps=WARMUP, warmup_from=0.01)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * factor
+            group["lr"] = rate * factor
         loss = cross_entropy(model(images, *where), label)
         optimizer.zero_grad()
         loss.backward()
@@ -162,13 +181,18 @@ def trained(contender: str, splits: tuple[Objects, Objects], seed: int, *, steps
 
 
 @torch.no_grad()
-def share_right(model: Reader, val: Objects) -> float:
-    """Share of the validation objects that get their own class."""
-    right = 0
+def answers(model: Reader, val: Objects) -> Tensor:
+    """The class (n,) that each object of the validation images gets."""
+    given = torch.empty_like(val.label)
     for chosen in torch.arange(len(val.images)).split(50):
-        images, *where, label = val.of(chosen)
-        right += int((model(images, *where).argmax(1) == label).sum())
-    return right / len(val.label)
+        images, *where, _ = val.of(chosen)
+        given[torch.isin(val.image, chosen)] = model(images, *where).argmax(1)
+    return given
+
+
+def names_right(model: Reader, val: Objects) -> Tensor:
+    """Whether each validation object (n,) gets its own class."""
+    return answers(model, val) == val.label
 
 
 def look(model: Reader, val: Objects) -> list[list[float]]:

@@ -1,17 +1,15 @@
 """`python -m studies.starts`: the trials that are not there yet, and a table of all that are."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from botvision.files import write_json
 from studies.hardware import commit, hardware
+from studies.pool import each
 from studies.starts.contenders import CONTENDERS
 from studies.starts.page import share_table, write_page
 from studies.starts.picture import draw_picture
@@ -97,21 +95,15 @@ def starts(
 
 def carry_out(trials: Sequence[Trial], results: Path, scenes: Path, *, steps: int, jobs: int) -> list[str]:
     """Run trials, each in a process; gives a line for each that failed."""
-    if not trials:
-        return []
-    results.mkdir(parents=True, exist_ok=True)
-    scenes.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    if trials:
+        results.mkdir(parents=True, exist_ok=True)
+        scenes.mkdir(parents=True, exist_ok=True)
     for world, seed in dict.fromkeys((one.world, one.seed) for one in trials):
         open_world(world, seed, scenes)  # made once, before several ask for it
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(one_trial, one, results, scenes, steps, jobs): one for one in trials}
-        ended = tqdm(as_completed(running), total=len(running), desc="trials", unit="trial", disable=None)
-        errors = {running[one]: one.exception() for one in ended}
-    return [f"{one}: {type(error).__name__}: {error}" for one, error in errors.items() if error is not None]
+    return each(partial(one_trial, results=results, scenes=scenes, steps=steps, jobs=jobs), trials, jobs=jobs)
 
 
-def one_trial(one: Trial, results: Path, scenes: Path, steps: int, jobs: int) -> None:
+def one_trial(one: Trial, *, results: Path, scenes: Path, steps: int, jobs: int) -> None:
     """In a process of its own: train and file."""
     torch.set_num_threads(1)
     found = trial(*one, scenes=scenes, steps=steps)

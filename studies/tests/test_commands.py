@@ -12,12 +12,16 @@ from studies.cli import run
 from studies.entropy import entropy
 from studies.evidence.sweep import evidence
 from studies.paper.page import paper
+from studies.reach import reach
 from studies.receptive_field import receptive_field
+from studies.relations.sweep import relations
 from studies.shortcuts import shortcuts
 from studies.starts.sweep import starts
 
 ROOT = Path(__file__).parent.parent.parent
-STUDIES = {study.__name__: study for study in (entropy, evidence, paper, receptive_field, shortcuts, starts)}
+STUDIES = {
+    study.__name__: study for study in (entropy, evidence, paper, reach, receptive_field, relations, shortcuts, starts)
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse's
 
@@ -30,7 +34,7 @@ def test_help_of_every_study(name, capsys):
     assert f"usage: python -m studies.{name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["studies/README.md", "docs/evidence.md"])
+@pytest.mark.parametrize("page", ["studies/README.md", "docs/evidence.md", "docs/relations.md"])
 def test_commands_of_the_pages_are_there(page):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -1,0 +1,126 @@
+"""What a trained reader's answer rests on: pairs swapped and keys taken away, and where its heads look."""
+
+# n digits, M heads, S side
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from botvision.attention import attention_weights, on_inputs
+from botvision.attention.module import MHSA2d
+from botvision.scenes.make import draw_thing
+from botvision.scenes.material import Material, Pixels, draw_background, load_material, scrambled
+from botvision.scenes.relations import KEYS, Thing, lay_out
+from botvision.scenes.world import CATEGORIES, World, build_world
+from studies.starts.reading import SCENES, SIZE, Objects, Reader, answers
+
+COUNT = 200  # scenes
+Edit = Callable[[Thing], Thing]
+
+
+def as_they_are(key: Thing) -> Thing:
+    """The keys untouched."""
+    return key
+
+
+def swapped(key: Thing) -> Thing:
+    """A 0 where a 1 stood, and the other way round: every answer must turn."""
+    return key._replace(digit=KEYS[1] if key.digit == KEYS[0] else KEYS[0])
+
+
+def taken_away(key: Thing) -> Thing:
+    """A scrambled digit in a key's place: nothing is left to answer by."""
+    return key._replace(digit=-1)
+
+
+class Scene(NamedTuple):
+    """An image (S, S, 3), and its things."""
+
+    image: Pixels
+    things: list[Thing]
+
+
+def scene(material: Material, world: World, number: int, edit: Edit) -> Scene:
+    """A scene of *pair* whose keys are edited; all else is the same to the pixel whatever the edit."""
+    rng = np.random.default_rng([world.seed, 2, number])
+    canvas = draw_background(material, world.size, rng)
+    things = [edit(thing) if thing.digit in KEYS else thing for thing in lay_out(world, rng)]
+    noise = rng.normal(0, 3, canvas.shape)
+    for place, thing in enumerate(things):
+        own = np.random.default_rng([world.seed, 3, number, place])
+        paint = np.random.default_rng([world.seed, 4, number, place])
+        if thing.digit < 0:
+            image = scrambled(material.images[int(own.integers(len(material.labels)))], own)
+        else:
+            image = material.images[material.specimen(thing.digit, own)]
+        canvas, _ = draw_thing(canvas, thing, image, paint)
+    return Scene(np.clip(canvas + noise, 0, 255).astype(np.uint8), things)
+
+
+def scenes(world: str, seed: int, edit: Edit, *, count: int = COUNT) -> tuple[Objects, list[list[Thing]]]:
+    """Scenes as a reader takes them, with what stands in each; the class asked for is that before the edit."""
+    options = build_world(size=SIZE, seed=seed, clutter=0, **SCENES[world])
+    material = load_material("val")
+    names = CATEGORIES["pair"]
+    made = [scene(material, options, number, edit) for number in range(count)]
+    asked = [(n, thing) for n, one in enumerate(made) for thing in one.things if thing.partner is not None]
+    return (
+        Objects(
+            torch.from_numpy(np.stack([one.image for one in made])),
+            torch.tensor([n for n, _ in asked]),
+            torch.tensor([[thing.x, thing.y] for _, thing in asked]),
+            torch.tensor([names.index(thing.category) for _, thing in asked]),
+            torch.tensor([thing.distance(made[n].things[thing.partner or 0]) for n, thing in asked]),
+        ),
+        [one.things for one in made],
+    )
+
+
+def probe(model: Reader, world: str, seed: int, *, count: int = COUNT) -> dict[str, Any]:
+    """Shares of the digits of fresh scenes of *pair*.
+
+    Returns:
+        right: named right; turned: whose answer turns with the keys; without_keys: named right when these are gone;
+        gaze: attention weight of each head on the digit's two keys, `even` if it were spread evenly; without
+        attention none.
+    """
+    whole, things = scenes(world, seed, as_they_are, count=count)
+    first = answers(model, whole)
+    turned = answers(model, scenes(world, seed, swapped, count=count)[0]) == 1 - first
+    blind = answers(model, scenes(world, seed, taken_away, count=count)[0]) == whole.label
+    shares = {"right": first == whole.label, "turned": turned & (first < 2), "without_keys": blind}
+    return {name: round(float(share.float().mean()), 4) for name, share in shares.items()} | gaze(model, whole, things)
+
+
+@torch.no_grad()
+def gaze(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:
+    """Weight on the keys' cells, seen from their digit, in the last block; a mean over the digits of 50 scenes."""
+    seen: list[tuple[MHSA2d, Tensor]] = []
+    hooks = on_inputs(model, lambda _, layer, x: seen.append((layer, x)))
+    if not hooks:
+        return {}
+    chosen = torch.arange(min(50, len(whole.images)))
+    model.body(whole.of(chosen)[0])
+    for hook in hooks:
+        hook.remove()
+    layer, x = seen[-1]
+    side = x.shape[-1]
+    found, even = [], []
+    for number in chosen.tolist():
+        for thing in things[number]:
+            if thing.partner is None:
+                continue
+            keys = [things[number][thing.partner], things[number][thing.partner + 1]]
+            column, row = (int(value / SIZE * side) for value in (thing.x, thing.y))
+            weights = attention_weights(layer, x[number : number + 1], torch.tensor([row * side + column]))[0, :, 0]
+            mask = torch.zeros(side, side)
+            for key in keys:
+                low, high = ((np.array([key.y, key.x]) + sign * key.side / 2) / SIZE * side for sign in (-1, 1))
+                mask[int(low[0]) : int(np.ceil(high[0])), int(low[1]) : int(np.ceil(high[1]))] = 1
+            found.append((weights.unflatten(-1, (side, side)) * mask).sum((-2, -1)))
+            even.append(float(mask.mean()))
+    heads = torch.stack(found).mean(0)
+    return {"gaze": [round(float(weight), 4) for weight in heads], "even": round(float(np.mean(even)), 4)}

@@ -1,0 +1,101 @@
+"""`python -m studies.relations`: the search, then the counted runs, as far as they are not there yet; and the page."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from studies.pool import each
+from studies.relations.page import build_page
+from studies.relations.protocol import SEEDS, SHORT, VARIANTS, WORLDS
+from studies.relations.search import choice, wanted
+from studies.relations.trials import Trial, carry_out
+from studies.starts.reading import open_world
+
+OUT = Path("runs/relations")
+
+
+class Relations(NamedTuple):
+    """What `relations` did: trials that are filed, those that are not, and what failed."""
+
+    filed: int
+    missing: list[str]
+    failed: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.filed} trials are filed"]
+        lines += [f"failed: {line}" for line in self.failed]
+        return "\n".join([*lines, *([f"not run: {', '.join(self.missing)}"] if self.missing else [])])
+
+
+def relations(
+    *,
+    variants: tuple[str, ...] = SHORT["variants"],
+    worlds: tuple[str, ...] = SHORT["worlds"],
+    seeds: tuple[int, ...] = SEEDS,
+    limit: int | None = None,
+    jobs: int = 1,
+    out: Path = OUT,
+    results: Path | None = None,
+    report: Path | None = None,
+) -> Relations:
+    """Search each variant's recipe with as many draws as the others', then train it on fresh seeds; see PROTOCOL.md.
+
+    A trial whose result is there is skipped. A variant is trained on fresh seeds when its search is whole.
+
+    Args:
+        variants, worlds: by name; the short form's unless given.
+        seeds: of the counted runs: of scenes, weights and order alike.
+        limit: most trials to make now; none for all, 0 only reports.
+        jobs: trials at a time, one thread each.
+        out: folder for scenes and results.
+        results: folder of the result files instead of the one under `out`.
+        report: Markdown file to write of all that are filed.
+
+    Raises:
+        ValueError: a name that there is not, or a number below its least.
+    """
+    for what, asked, known in (("variant", variants, VARIANTS), ("world", worlds, WORLDS)):
+        for one in asked:
+            if one not in known:
+                raise ValueError(f"no {what} {one!r}; there are {', '.join(known)}")
+    if jobs < 1 or (limit or 0) < 0:
+        raise ValueError(f"jobs={jobs} must be at least 1 and limit={limit} at least 0; e.g. 2 and 6")
+    if strange := set(seeds) - set(SEEDS):
+        raise ValueError(f"seed {min(strange)} is not registered; the seeds are {', '.join(map(str, SEEDS))}")
+    filed, scenes = (out / "results" if results is None else results), out / "scenes"
+    failed: list[str] = []
+    left = limit
+    while left is None or left > 0:
+        trials = next_trials(variants, worlds, seeds, filed)[:left]
+        if not trials:
+            break
+        for folder in (filed, scenes):
+            folder.mkdir(parents=True, exist_ok=True)
+        for world, seed in dict.fromkeys((one.world, one.seed) for one in trials):
+            open_world(world, seed, scenes)  # made once, before several ask for it
+        failed = each(partial(carry_out, results=filed, scenes=scenes, jobs=jobs), trials, jobs=jobs)
+        left = None if left is None else left - len(trials)
+        if failed:
+            break
+    if report is not None:
+        build_page(filed, report)
+    missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
+    return Relations(len([*filed.glob("*.json")]), missing, failed)
+
+
+def next_trials(
+    variants: tuple[str, ...], worlds: tuple[str, ...], seeds: tuple[int, ...], results: Path
+) -> list[Trial]:
+    """The search's trials that are missing; when there are none, those of fresh seeds, each seed's together."""
+    tuned = {variant: choice(variant, results) for variant in variants}
+    searched = [one for variant in variants for one in wanted(variant, results)]
+    if searched:
+        return searched
+    counted = [
+        Trial(world, variant, seed, chosen[0].number)
+        for seed in seeds
+        for world in worlds
+        for variant, chosen in tuned.items()
+        if chosen is not None
+    ]
+    return [one for one in counted if not one.file(results).is_file()]

@@ -1,0 +1,224 @@
+"""Relations: equal draws, a fair choice, probes that change the keys alone, a page that is what its files give."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_1samp
+
+from botvision.scenes.material import load_material
+from botvision.scenes.relations import KEYS
+from botvision.scenes.world import build_world
+from studies.holm import holm
+from studies.relations import probes, trials
+from studies.relations.page import page_text
+from studies.relations.protocol import DRAWS, OWN, SEARCH_SEED, SEEDS, SHORT, VARIANTS, WORLDS, draws
+from studies.relations.search import choice, wanted
+from studies.relations.sweep import next_trials, relations
+from studies.relations.trials import Trial
+from studies.starts import reading
+from studies.starts.reading import SCENES, SIZE
+
+ROOT = Path(__file__).parent.parent.parent
+FILED = ROOT / "benchmarks" / "results" / "relations"
+RESULT = {"right": 0.5, "steps": 500, "step_ms": 100.0, "parameters": 10**6, "madds": 1e9, "hardware": "a machine",
+          "commit": "abc", "by_distance": [],
+          "probe": {"right": 0.9, "turned": 0.9, "without_keys": 0.5}}  # fmt: skip
+
+
+def file_result(one, folder, **given):
+    folder.mkdir(exist_ok=True)
+    one.file(folder).write_text(json.dumps({**one._asdict(), **RESULT, **given}))
+
+
+def test_every_variant_gets_the_same_rates_decays_and_gammas():
+    shared = {name: [(d.recipe, d.options["zero_init_last"]) for d in draws(name)] for name in VARIANTS}
+    assert len(set(map(str, shared.values()))) == 1
+    assert len(set(shared["resnet"])) == DRAWS
+    assert all(len(draws(name)) == DRAWS for name in VARIANTS)
+    assert draws("relative") == draws("relative")
+    for name, own in OWN.items():
+        for draw in draws(name):
+            assert {key: value for key, value in draw.options.items() if key != "zero_init_last"} in own
+        assert len({str({**draw.options, "zero_init_last": 0}) for draw in draws(name)}) == len(own)
+    assert len({str(d) for d in draws("resnet")}) == DRAWS
+    assert SEARCH_SEED not in SEEDS
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_differ_in_the_last_stage_alone(name):
+    with torch.device("meta"):
+        states = {n: draws(n)[0].contender(n).build(SIZE).state_dict() for n in ("resnet", name)}
+    mine, base = ({k: v.shape for k, v in s.items()} for s in (states[name], states["resnet"]))
+    changed = {k for k in mine if mine[k] != base.get(k)} | (base.keys() - mine.keys())
+    assert all(key.startswith("layer4") or ".se." in key for key in changed)
+    assert (not changed) == (name in {"resnet", "dilated"})
+
+
+def test_the_dilated_control_reaches_farther_at_the_same_size():
+    plain, dilated = (VARIANTS[name].build(SIZE).double().eval() for name in ("resnet", "dilated"))
+    image = torch.rand(1, 3, SIZE, SIZE, dtype=torch.float64, requires_grad=True)
+    ends = []
+    for model in (plain, dilated):
+        (last,) = model(image)
+        assert last.shape[-2:] == (6, 6)
+        (gradient,) = torch.autograd.grad(last[..., 3, 3].sum(), image)
+        ends.append(int(torch.nonzero(gradient.abs().sum((0, 1, 2))).min()))
+    assert ends[1] < ends[0] - 40
+
+
+def test_the_far_world_chooses_and_the_near_one_where_nothing_is_learnt_far(tmp_path):
+    assert [one.draw for one in wanted("se", tmp_path)] == [*range(DRAWS)]
+    assert choice("se", tmp_path) is None
+    for number in range(DRAWS):
+        file_result(Trial("pair_far", "se", SEARCH_SEED, number), tmp_path, right=0.5 + number / 100)
+    assert {(one.world, one.draw) for one in wanted("se", tmp_path)} == {("pair_near", n) for n in range(DRAWS)}
+    for number in range(DRAWS):
+        file_result(Trial("pair_near", "se", SEARCH_SEED, number), tmp_path, right=[0.5, 0.9, 0.6, 0.9, 0.5][number])
+    assert choice("se", tmp_path) == (draws("se")[1], "pair_near")
+    file_result(Trial("pair_far", "se", SEARCH_SEED, 2), tmp_path, right=0.7)
+    assert choice("se", tmp_path) == (draws("se")[2], "pair_far")
+    counted = next_trials(("se",), ("pair_far", "match"), SEEDS, tmp_path)
+    assert [(one.seed, one.world, one.draw) for one in counted[:3]] == [
+        (10, "pair_far", 2), (10, "match", 2), (11, "pair_far", 2),
+    ]  # fmt: skip
+
+
+def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(reading, "TRAIN", 18)
+    monkeypatch.setattr(reading, "VAL", 8)
+    results = tmp_path / "results"
+    one = Trial("pair_near", "directional", 10, 1)
+    results.mkdir()
+    (tmp_path / "scenes").mkdir()
+    monkeypatch.setattr(trials, "probe", lambda *told: probes.probe(*told, count=3))
+    trials.carry_out(one, results=results, scenes=tmp_path / "scenes", jobs=1, steps=2)
+    filed = json.loads((results / "pair_near_directional_seed10.json").read_text())
+    assert filed["recipe"]["rate"] == draws("directional")[1].recipe.rate
+    assert sum(part["objects"] for part in filed["by_distance"]) == 8 * 2
+    assert filed["probe"].keys() == {"right", "turned", "without_keys", "gaze", "even"}
+    assert len(filed["probe"]["gaze"]) == 4
+    page = tmp_path / "page.md"
+    said = relations(variants=("directional",), worlds=("pair_near",), limit=0, results=results, report=page)
+    assert (said.filed, said.failed) == (1, [])
+    assert "Not answered yet" in page.read_text()
+    assert "| BoT, content + relative, directional start |" in page.read_text()
+
+
+def test_an_edit_changes_the_keys_pixels_alone():
+    world = build_world(size=SIZE, seed=10, clutter=0, **SCENES["pair_far"])
+    material = load_material("val")
+    first, turned, blind = (
+        probes.scene(material, world, 0, edit) for edit in (probes.as_they_are, probes.swapped, probes.taken_away)
+    )
+    keys = np.zeros((SIZE, SIZE), bool)
+    for thing in first.things:
+        if thing.digit in KEYS:
+            low = [round(middle - thing.side / 2) for middle in (thing.y, thing.x)]
+            keys[low[0] : low[0] + thing.side, low[1] : low[1] + thing.side] = True
+    for other in (turned, blind):
+        differs = (first.image != other.image).any(-1)
+        assert differs.any()
+        assert not (differs & ~keys).any()
+    for before, after in zip(first.things, turned.things, strict=True):
+        assert {before.digit, after.digit} == set(KEYS) if before.digit in KEYS else before == after
+    assert [thing.digit for thing in blind.things if thing.partner is None] == [-1] * sum(
+        thing.partner is None for thing in first.things
+    )
+
+
+def test_a_model_that_reads_the_left_key_turns_and_one_that_does_not_stays(monkeypatch):
+    whole, _ = probes.scenes("pair_far", 10, probes.as_they_are, count=4)
+
+    def oracle(_, objects):
+        for edit in (probes.as_they_are, probes.swapped, probes.taken_away):
+            seen, there = probes.scenes("pair_far", 10, edit, count=4)
+            if torch.equal(seen.images, objects.images):
+                left = [one[t.partner].digit for one in there for t in one if t.partner is not None]
+                return torch.tensor([1 if digit == KEYS[1] else 0 for digit in left])
+        raise AssertionError
+
+    monkeypatch.setattr(probes, "gaze", lambda *_: {})
+    monkeypatch.setattr(probes, "answers", oracle)
+    found = probes.probe(None, "pair_far", 10, count=4)
+    assert (found["right"], found["turned"]) == (1.0, 1.0)
+    assert found["without_keys"] == pytest.approx(float((whole.label == 0).float().mean()), abs=1e-3)
+    monkeypatch.setattr(probes, "answers", lambda *_: whole.label)
+    assert probes.probe(None, "pair_far", 10, count=4)["turned"] == 0
+
+
+def test_holm_rejects_what_the_rule_rejects_and_its_intervals_say_the_same():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = rng.normal(rng.choice([0, 1, 3], 4)[:, None], 1, (4, 5))
+        tests = ttest_1samp(values, 0, axis=1).pvalue
+        found = holm(values.tolist())
+        assert np.allclose([one.p for one in found], tests)
+        order, rejected = np.argsort(tests), set()
+        for place, n in enumerate(order):
+            if tests[n] > 0.05 / (4 - place):
+                break
+            rejected.add(int(n))
+        assert {n for n, one in enumerate(found) if one.low > 0 or one.high < 0} == rejected
+    with pytest.raises(ValueError, match="at least two paired differences"):
+        holm([[1.0]])
+
+
+def whole_results(folder, means):
+    for name in SHORT["variants"]:
+        for draw in draws(name):
+            file_result(Trial("pair_far", name, SEARCH_SEED, draw.number), folder, right=0.6)
+        for world in SHORT["worlds"]:
+            for number, seed in enumerate(SEEDS):
+                right = means.get((world, name), 0.5) + [0.0, 0.01, -0.01, 0.02, -0.02][number] * (name != "deep")
+                file_result(Trial(world, name, seed, 0), folder, right=right)
+
+
+def test_the_headline_says_what_the_registered_comparisons_say(tmp_path):
+    whole_results(tmp_path, {("pair_far", "deep"): 0.9, ("pair_far", "directional"): 0.9})
+    fell = page_text(tmp_path)
+    assert "**No: the claim fell.**" in fell
+    assert "no advantage was found either" in fell
+    assert "− ResNet, deeper" in fell
+    whole_results(tmp_path, {("pair_far", "deep"): 0.7, ("pair_far", "directional"): 0.9})
+    stands = page_text(tmp_path)
+    assert "names far pairs better" in stands
+    assert "+20.0 [" in stands
+    assert "larger in *pair_far* than in *pair_near*" in stands
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"variants": ("vit",)}, "no variant 'vit'; there are resnet"),
+        ({"worlds": ("side",)}, "no world 'side'; there are pair_far"),
+        ({"seeds": (0,)}, "seed 0 is not registered; the seeds are 10, 11"),
+        ({"jobs": 0}, "jobs=0 must be at least 1"),
+    ],
+)
+def test_what_is_not_registered_is_refused(asked, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        relations(**asked, out=tmp_path)
+
+
+def test_the_page_is_what_its_files_give():
+    assert (ROOT / "docs" / "relations.md").read_text() == page_text(FILED), "run: make relations"
+
+
+def test_every_filed_trial_is_one_of_the_protocol():
+    for path in sorted(FILED.glob("*.json")):
+        one = json.loads(path.read_text())
+        trial = Trial(one["world"], one["variant"], one["seed"], one["draw"])
+        assert trial.file(FILED) == path
+        assert one["world"] in WORLDS
+        assert one["seed"] in (*SEEDS, SEARCH_SEED)
+        draw = draws(one["variant"])[one["draw"]]
+        assert one["recipe"] == {**draw.recipe._asdict(), **draw.options}
+        if one["seed"] in SEEDS:
+            chosen = choice(one["variant"], FILED)
+            assert chosen is not None
+            assert chosen[0].number == one["draw"]
+    assert asdict(VARIANTS["dilated"])["dilation"] == 4
