@@ -14,7 +14,7 @@ usage: benchmarks/gpu/hour.sh [--toy] OUT
 
   0 look        what is there, what is missing       4 family      T3 … T7 beside B4 … B7
   1 exactness   every backend against float64        5 prediction  images a second
-  2 attention   time and memory of every backend     6 evidence    the evidence's GPU grid
+  2 attention   time and memory of every backend     6 evidence    relations, BoT50 and ResNet-50
   3 detector    Mask R-CNN's training step           7 tiles       on demand (ONLY=7): tune the Triton kernel
 END
 }

@@ -89,7 +89,10 @@ def page(folder: Path) -> str:
         if rows[name]:
             parts += [f"## {name}", found[name]["note"], "\n".join(race_table(rows[name], own=name == "5_prediction"))]
     if rows["6_evidence"]:
-        told = [f"- {row['variant']}: {row['steps']} steps at {row['step_ms']} ms" for row in rows["6_evidence"]]
+        told = [
+            f"- {row['file'].removesuffix('.json')}: {100 * row['right']:.1f} % named right, {row['step_ms']} ms a step"
+            for row in rows["6_evidence"]
+        ]
         parts += ["## 6_evidence", "\n".join(told)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

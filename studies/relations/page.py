@@ -14,6 +14,7 @@ from studies.relations.protocol import (
     COIN,
     CONTROLS,
     DRAWS,
+    FORMS,
     POINTS,
     SEARCH_SEED,
     SEARCH_WORLD,
@@ -35,6 +36,11 @@ class Evidence(NamedTuple):
 
     counted: dict[str, dict[str, dict[int, Result]]]
     results: Path
+    form: str = "cpu"
+
+    def title(self, variant: str) -> str:
+        """Of a variant, for tables."""
+        return FORMS[self.form].variants[variant].title
 
     def shares(self, world: str, variant: str) -> dict[int, float]:
         """Share named right by seed."""
@@ -56,32 +62,32 @@ class Evidence(NamedTuple):
         return max(whole, key=lambda name: fmean(self.shares(world, name).values()))
 
 
-def collect(results: Path) -> Evidence:
+def collect(results: Path, form: str = "cpu") -> Evidence:
     """All counted results that are filed."""
     counted: dict[str, dict[str, dict[int, Result]]] = {}
     for path in sorted(results.glob("*_seed*.json")):
         one = read_json(path, what="result of a trial")
         counted.setdefault(one["world"], {}).setdefault(one["variant"], {})[one["seed"]] = one
-    return Evidence(counted, results)
+    return Evidence(counted, results, form)
 
 
-def build_page(results: Path, page: Path) -> None:
+def build_page(results: Path, page: Path, form: str = "cpu") -> None:
     """The Markdown of all trials that are filed."""
-    write_text(page, page_text(results))
+    write_text(page, page_text(results, form))
 
 
-def page_text(results: Path) -> str:
+def page_text(results: Path, form: str = "cpu") -> str:
     """The page: of the results alone, so that the same results always give the same page."""
-    evidence = collect(results)
+    evidence = collect(results, form)
     searched = [one for variant in VARIANTS for world in (SEARCH_WORLD, SECOND_WORLD) for one in
                 found(search(variant, world), results)]  # fmt: skip
     every = [*evidence.every(), *searched]
     return render(
         Path(__file__).with_name("page.md.jinja"),
-        variants=[(name, one.title, POINTS[name]) for name, one in VARIANTS.items()],
+        variants=[(evidence.title(name), POINTS[name]) for name in VARIANTS],
         shares=share_table(evidence),
         verdicts=verdicts(evidence),
-        searched=search_table(results) if searched else "",
+        searched=search_table(evidence) if searched else "",
         distances=distance_tables(evidence),
         probes=probe_table(evidence),
         cost=cost_table(evidence),
@@ -100,7 +106,7 @@ def share_table(evidence: Evidence) -> str:
     """Variants × worlds: % named right."""
     worlds = [world for world in WORLDS if evidence.counted.get(world)]
     rows = [
-        [VARIANTS[name].title, *(told(evidence.shares(world, name)) for world in worlds)]
+        [evidence.title(name), *(told(evidence.shares(world, name)) for world in worlds)]
         for name in VARIANTS
         if any(evidence.of(world, name) for world in worlds)
     ]
@@ -129,7 +135,7 @@ def verdicts(evidence: Evidence) -> dict[str, Any]:
     ]
     corrected = holm(apart)
     rows = [
-        [f"*{world}*: {VARIANTS[one].title} − {VARIANTS[strongest[world]].title}", percent(found), found.verdict()]
+        [f"*{world}*: {evidence.title(one)} − {evidence.title(strongest[world])}", percent(found), found.verdict()]
         for (world, one), found in zip(asked, corrected, strict=True)
     ]
     above = {world: any(f.low > 0 for (w, _), f in zip(asked, corrected, strict=True) if w == world)
@@ -159,10 +165,10 @@ def by_distance_or_trainability(evidence: Evidence) -> dict[str, str]:
     return {"text": more.text(sign=True) if more else "", "verdict": verdict(more)}
 
 
-def search_table(results: Path) -> str:
+def search_table(evidence: Evidence) -> str:
     """Every draw: what it was and what it named right, far and near; the chosen one in bold."""
-    rows = []
-    for variant, whole in VARIANTS.items():
+    rows, results = [], evidence.results
+    for variant in VARIANTS:
         right = {
             world: {one["draw"]: one["right"] for one in found(search(variant, world), results)}
             for world in (SEARCH_WORLD, SECOND_WORLD)
@@ -175,7 +181,7 @@ def search_table(results: Path) -> str:
             if chosen is not None and chosen[0].number == draw.number:
                 place = list(right).index(chosen[1])
                 cells[place] = f"**{cells[place]}**"
-            rows.append([whole.title, str(draw.number), str(draw), *cells])
+            rows.append([evidence.title(variant), str(draw.number), str(draw), *cells])
     return table(["", "draw", "", f"*{SEARCH_WORLD}*", f"*{SECOND_WORLD}*"], rows)
 
 
@@ -190,7 +196,7 @@ def distance_tables(evidence: Evidence) -> list[tuple[str, str]]:
         head = [f"{parts[0][n]['low']:.0f} … {parts[0][n]['high']:.0f} px" for n in range(count)]
         rows = [
             [
-                VARIANTS[name].title,
+                evidence.title(name),
                 *(told({seed: one["by_distance"][n]["right"] for seed, one in seeds.items()}) for n in range(count)),
             ]
             for name in VARIANTS
@@ -204,14 +210,14 @@ def probe_table(evidence: Evidence) -> str:
     """What answers rest on: pairs swapped, keys taken away, weight on the keys."""
     rows = []
     for world in ("pair_near", "pair_far"):
-        for name, whole in VARIANTS.items():
+        for name in VARIANTS:
             probes = [one["probe"] for one in evidence.of(world, name).values()]
             if not probes:
                 continue
             cells = [interval([p[what] for p in probes]).text() for what in ("right", "turned", "without_keys")]
             gazes = [max(p["gaze"]) for p in probes if "gaze" in p]
             gaze = f"{interval(gazes).text()}, even: {100 * probes[0]['even']:.1f}" if gazes else "no attention"
-            rows.append([whole.title, f"*{world}*", *cells, gaze])
+            rows.append([evidence.title(name), f"*{world}*", *cells, gaze])
     head = ["", "", "named right, %", "turn with the keys, %", "named right without keys, %",
             "weight of one head on the keys, %"]  # fmt: skip
     return table(head, rows) if rows else ""
@@ -220,7 +226,7 @@ def probe_table(evidence: Evidence) -> str:
 def cost_table(evidence: Evidence) -> str:
     """Parameters, multiply-adds, time of a step to the baseline's of the same seed and world."""
     rows = []
-    for name, whole in VARIANTS.items():
+    for name in VARIANTS:
         own = [one for world in evidence.counted for one in evidence.of(world, name).values()]
         if not own:
             continue
@@ -230,18 +236,22 @@ def cost_table(evidence: Evidence) -> str:
             if (base := evidence.of(one["world"], "resnet").get(one["seed"])) is not None
         ]
         slower = f"{fmean(ratios):.2f}" if ratios else ""
-        rows.append([whole.title, f"{own[0]['parameters'] / 1e6:.2f}M", f"{own[0]['madds'] / 1e9:.3f}G", slower])
+        rows.append(
+            [evidence.title(name), f"{own[0]['parameters'] / 1e6:.2f}M", f"{own[0]['madds'] / 1e9:.3f}G", slower]
+        )
     return table(["", "parameters", "multiply-adds", "step, × baseline"], rows) if rows else ""
 
 
 def cheapest(evidence: Evidence, world: str) -> tuple[str, list[str]]:
     """Variants whose mean reaches what is asked, the fewest multiply-adds first."""
     reached = []
-    for name, whole in VARIANTS.items():
+    for name in VARIANTS:
         shares = evidence.shares(world, name)
         if shares and fmean(shares.values()) >= ENOUGH:
             one = next(iter(evidence.of(world, name).values()))
-            reached.append((one["madds"], f"{whole.title} ({one['madds'] / 1e9:.3f}G, {one['parameters'] / 1e6:.2f}M)"))
+            reached.append(
+                (one["madds"], f"{evidence.title(name)} ({one['madds'] / 1e9:.3f}G, {one['parameters'] / 1e6:.2f}M)")
+            )
     return world, [text for _, text in sorted(reached)]
 
 
@@ -254,5 +264,5 @@ def missing(evidence: Evidence) -> dict[str, list[str]]:
         lacks = [seed for seed in SEEDS if seed not in evidence.of(world, name)]
         if lacks:
             seeds = "" if len(lacks) == len(SEEDS) else f" (seeds {', '.join(map(str, lacks))})"
-            lacking["short" if (world, name) in short else "long"].append(f"{VARIANTS[name].title} in *{world}*{seeds}")
+            lacking["short" if (world, name) in short else "long"].append(f"{evidence.title(name)} in *{world}*{seeds}")
     return lacking

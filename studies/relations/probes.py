@@ -15,7 +15,7 @@ from botvision.scenes.make import draw_thing
 from botvision.scenes.material import Material, Pixels, draw_background, load_material, scrambled
 from botvision.scenes.relations import KEYS, Thing, lay_out
 from botvision.scenes.world import CATEGORIES, World, build_world
-from studies.starts.reading import SCENES, SIZE, Objects, Reader, answers
+from studies.starts.reading import SCENES, Objects, Reader, answers
 
 COUNT = 200  # scenes
 Edit = Callable[[Thing], Thing]
@@ -60,9 +60,9 @@ def scene(material: Material, world: World, number: int, edit: Edit) -> Scene:
     return Scene(np.clip(canvas + noise, 0, 255).astype(np.uint8), things)
 
 
-def scenes(world: str, seed: int, edit: Edit, *, count: int = COUNT) -> tuple[Objects, list[list[Thing]]]:
+def scenes(world: str, seed: int, edit: Edit, *, size: int, count: int = COUNT) -> tuple[Objects, list[list[Thing]]]:
     """Scenes as a reader takes them, with what stands in each; the class asked for is that before the edit."""
-    options = build_world(size=SIZE, seed=seed, clutter=0, **SCENES[world])
+    options = build_world(size=size, seed=seed, clutter=0, **SCENES[world])
     material = load_material("val")
     names = CATEGORIES["pair"]
     made = [scene(material, options, number, edit) for number in range(count)]
@@ -79,7 +79,7 @@ def scenes(world: str, seed: int, edit: Edit, *, count: int = COUNT) -> tuple[Ob
     )
 
 
-def probe(model: Reader, world: str, seed: int, *, count: int = COUNT) -> dict[str, Any]:
+def probe(model: Reader, world: str, seed: int, *, size: int, count: int = COUNT) -> dict[str, Any]:
     """Shares of the digits of fresh scenes of *pair*.
 
     Returns:
@@ -87,10 +87,11 @@ def probe(model: Reader, world: str, seed: int, *, count: int = COUNT) -> dict[s
         gaze: attention weight of each head on the digit's two keys, `even` if it were spread evenly; without
         attention none.
     """
-    whole, things = scenes(world, seed, as_they_are, count=count)
+    whole, things = scenes(world, seed, as_they_are, size=size, count=count)
     first = answers(model, whole)
-    turned = answers(model, scenes(world, seed, swapped, count=count)[0]) == 1 - first
-    blind = answers(model, scenes(world, seed, taken_away, count=count)[0]) == whole.label
+    other, none = (scenes(world, seed, edit, size=size, count=count)[0] for edit in (swapped, taken_away))
+    turned = answers(model, other) == 1 - first
+    blind = answers(model, none) == whole.label
     shares = {"right": first == whole.label, "turned": turned & (first < 2), "without_keys": blind}
     return {name: round(float(share.float().mean()), 4) for name, share in shares.items()} | gaze(model, whole, things)
 
@@ -103,22 +104,25 @@ def gaze(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, 
     if not hooks:
         return {}
     chosen = torch.arange(min(50, len(whole.images)))
-    model.body(whole.of(chosen)[0])
+    model.body(whole.of(chosen, model.head.weight.device)[0])
     for hook in hooks:
         hook.remove()
     layer, x = seen[-1]
-    side = x.shape[-1]
+    x, side, size = x.float(), x.shape[-1], whole.images.shape[1]
+    layer.float()
     found, even = [], []
     for number in chosen.tolist():
         for thing in things[number]:
             if thing.partner is None:
                 continue
             keys = [things[number][thing.partner], things[number][thing.partner + 1]]
-            column, row = (int(value / SIZE * side) for value in (thing.x, thing.y))
-            weights = attention_weights(layer, x[number : number + 1], torch.tensor([row * side + column]))[0, :, 0]
+            column, row = (int(value / size * side) for value in (thing.x, thing.y))
+            weights = attention_weights(
+                layer, x[number : number + 1], torch.tensor([row * side + column], device=x.device)
+            )[0, :, 0].cpu()
             mask = torch.zeros(side, side)
             for key in keys:
-                low, high = ((np.array([key.y, key.x]) + sign * key.side / 2) / SIZE * side for sign in (-1, 1))
+                low, high = ((np.array([key.y, key.x]) + sign * key.side / 2) / size * side for sign in (-1, 1))
                 mask[int(low[0]) : int(np.ceil(high[0])), int(low[1]) : int(np.ceil(high[1]))] = 1
             found.append((weights.unflatten(-1, (side, side)) * mask).sum((-2, -1)))
             even.append(float(mask.mean()))

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from studies.starts.contenders import AIMED, CONTENDERS, Contender, resnet
-from studies.starts.reading import Recipe
+from studies.starts.reading import Recipe, Setting
 
 VARIANTS: dict[str, Contender] = {
     "resnet": CONTENDERS["resnet"],
@@ -27,6 +27,30 @@ POINTS = {  # of each variant, in a sentence
     "directional": "The paper's layer from another start: each head begins by looking one way.",
     "content": "Global attention that cannot tell where a place lies.",
     "absolute": "Global attention with the places themselves instead of their differences.",
+}
+LARGE = {  # the same of the paper's size, for a GPU
+    "resnet": Contender("ResNet-50", "resnet50"),
+    "se": Contender("ResNet-50 + SE", "resnet50", {"block_args": {"attn_layer": "se"}}),
+    "deep": Contender("ResNet-50, 2 more blocks in the last stage", "resnet50", {"layers": (3, 4, 6, 5)}),
+    "dilated": Contender("ResNet-50, last 3×3s dilated by 4", "resnet50", dilation=4),
+    "relative": Contender("BoT50", "botnet50"),
+    "directional": Contender("BoT50, directional start", "botnet50", AIMED),
+    "content": Contender("BoT50, content only", "botnet50", {"position": "none"}),
+    "absolute": Contender("BoT50, content + absolute", "botnet50", {"position": "absolute"}),
+}
+
+
+class Form(NamedTuple):
+    """The size that the protocol is run at."""
+
+    variants: dict[str, Contender]
+    setting: Setting
+
+
+FORMS = {
+    "cpu": Form(VARIANTS, Setting()),
+    "gpu": Form(LARGE, Setting(384, base={}, batch=32, device="cuda")),
+    "toy": Form(LARGE, Setting(96, (16, 8), {"channels": (8, 16, 32, 64)}, batch=4)),  # proves that the GPU's form runs
 }
 CONTROLS = ("se", "deep", "dilated")  # the strongest of them is what a claim is held against
 ATTENTION = ("relative", "directional")
@@ -55,9 +79,9 @@ class Draw(NamedTuple):
     recipe: Recipe
     options: dict[str, Any]
 
-    def contender(self, variant: str) -> Contender:
+    def contender(self, variant: str, form: str = "cpu") -> Contender:
         """The variant with this draw's options."""
-        whole = VARIANTS[variant]
+        whole = FORMS[form].variants[variant]
         return replace(whole, options=whole.options | self.options)
 
     def __str__(self) -> str:

@@ -2,11 +2,10 @@
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from studies.pool import each
-from studies.relations.page import build_page
-from studies.relations.protocol import SEEDS, SHORT, VARIANTS, WORLDS
+from studies.relations.protocol import FORMS, SEEDS, SHORT, VARIANTS, WORLDS
 from studies.relations.search import choice, wanted
 from studies.relations.trials import Trial, carry_out
 from studies.starts.reading import open_world
@@ -32,6 +31,7 @@ def relations(
     variants: tuple[str, ...] = SHORT["variants"],
     worlds: tuple[str, ...] = SHORT["worlds"],
     seeds: tuple[int, ...] = SEEDS,
+    form: Literal["cpu", "gpu", "toy"] = "cpu",
     limit: int | None = None,
     jobs: int = 1,
     out: Path = OUT,
@@ -45,6 +45,8 @@ def relations(
     Args:
         variants, worlds: by name; the short form's unless given.
         seeds: of the counted runs: of scenes, weights and order alike.
+        form: "cpu" is the protocol's; "gpu" has BoT50, ResNet-50 and their kin at 384 px on a GPU, "toy" the same in
+            small; their results are in a folder of their own.
         limit: most trials to make now; none for all, 0 only reports.
         jobs: trials at a time, one thread each.
         out: folder for scenes and results.
@@ -62,7 +64,8 @@ def relations(
         raise ValueError(f"jobs={jobs} must be at least 1 and limit={limit} at least 0; e.g. 2 and 6")
     if strange := set(seeds) - set(SEEDS):
         raise ValueError(f"seed {min(strange)} is not registered; the seeds are {', '.join(map(str, SEEDS))}")
-    filed, scenes = (out / "results" if results is None else results), out / "scenes"
+    place = out if form == "cpu" else out / form
+    filed, scenes = (place / "results" if results is None else results), place / "scenes"
     failed: list[str] = []
     left = limit
     while left is None or left > 0:
@@ -72,13 +75,15 @@ def relations(
         for folder in (filed, scenes):
             folder.mkdir(parents=True, exist_ok=True)
         for world, seed in dict.fromkeys((one.world, one.seed) for one in trials):
-            open_world(world, seed, scenes)  # made once, before several ask for it
-        failed = each(partial(carry_out, results=filed, scenes=scenes, jobs=jobs), trials, jobs=jobs)
+            open_world(world, seed, scenes, FORMS[form].setting)  # made once, before several ask for it
+        failed = each(partial(carry_out, results=filed, scenes=scenes, jobs=jobs, form=form), trials, jobs=jobs)
         left = None if left is None else left - len(trials)
         if failed:
             break
     if report is not None:
-        build_page(filed, report)
+        from studies.relations.page import build_page  # it needs what a machine that only trains may lack
+
+        build_page(filed, report, form)
     missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
     return Relations(len([*filed.glob("*.json")]), missing, failed)
 

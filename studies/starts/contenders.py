@@ -1,5 +1,6 @@
 """Contenders: the ResNet baselines, and BoT blocks by where their attention begins."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +30,10 @@ class Contender:
     form: str | None = None
     dilation: int = 1
 
-    def build(self, size: int) -> nn.Module:
-        """Its last map as a module, for images of `size` px."""
+    def build(self, size: int, base: Mapping[str, Any] = SMALL) -> nn.Module:
+        """Its last map as a module, for images of `size` px; `base` are options that its own stand above."""
         own: dict[str, Any] = {"img_size": size} if self.backbone.startswith("botnet") else {}
-        model = create_model(self.backbone, features_only=True, out_indices=(-1,), **{**SMALL, **own, **self.options})
+        model = create_model(self.backbone, features_only=True, out_indices=(-1,), **{**base, **own, **self.options})
         if self.form is not None:
             give_form(model, self.form)
         if self.dilation > 1:

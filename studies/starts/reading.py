@@ -2,9 +2,9 @@
 
 # B images, S side, n objects, K classes
 
-import json
-import shutil
+import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, grid_sample
+from tqdm import tqdm
 
 from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
 from botvision.files import whole_file
 from botvision.maskrcnn.resize import MEAN, STD
 from botvision.optim import build_optimizer, learning_rate_factor
-from botvision.scenes import make_scenes
-from studies.starts.contenders import CONTENDERS, Contender
+from botvision.scenes.make import JPEG, draw_scene
+from botvision.scenes.material import Pixels, load_material
+from botvision.scenes.world import CATEGORIES, World, build_world
+from studies.starts.contenders import CONTENDERS, SMALL, Contender
 from studies.starts.forms import Gated
 
 TRAIN, VAL = 2000, 400  # images
@@ -35,6 +38,24 @@ SCENES = {**WORLDS, "key": KEY}  # all that can be drawn
 STEPS, BATCH, WARMUP, CLIP = 500, 16, 100, 5.0
 POSITIONS = {"rel_h", "rel_w", "head_h", "head_w", "v", "gate"}  # parameters
 LOOKED_AT = 8  # validation images that attention is looked at on
+
+
+class Setting(NamedTuple):
+    """How large images and backbones are, and where they are trained.
+
+    Attributes:
+        size: px of an image's side.
+        images: to train on and to validate on.
+        base: options of every backbone.
+        batch: images a step.
+        device: "cpu" or "cuda".
+    """
+
+    size: int = SIZE
+    images: tuple[int, int] = (TRAIN, VAL)
+    base: Mapping[str, Any] = SMALL
+    batch: int = BATCH
+    device: str = "cpu"
 
 
 class Recipe(NamedTuple):
@@ -56,13 +77,13 @@ class Objects(NamedTuple):
     label: Tensor
     distance: Tensor
 
-    def of(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def of(self, chosen: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch: normalised images (b, 3, S, S), and their objects' images, centres and classes."""
         place = torch.full((len(self.images),), -1).scatter(0, chosen, torch.arange(len(chosen)))[self.image]
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255 - mean) / std
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+        images = (self.images[chosen].to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
         here = place >= 0
-        return images, place[here], self.centre[here], self.label[here]
+        return images, place[here].to(device), self.centre[here].to(device), self.label[here].to(device)
 
 
 class Reader(nn.Module):
@@ -79,40 +100,53 @@ class Reader(nn.Module):
 
     def forward(self, images: Tensor, image: Tensor, centre: Tensor) -> Tensor:
         """Logits (n, K) of objects at these centres of these images."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16):
             (last,) = self.body(images.contiguous(memory_format=torch.channels_last))
         grid = (centre / images.shape[-1] * 2 - 1)[:, None, None]  # n 1 1 2
         at = grid_sample(last.float()[image], grid, align_corners=False, padding_mode="border")
         return self.head(at.flatten(1))
 
 
-def open_world(world: str, seed: int, folder: Path) -> tuple[Objects, Objects]:
-    """Training and validation images of a world, made where they are not there yet."""
+def open_world(world: str, seed: int, folder: Path, setting: Setting | None = None) -> tuple[Objects, Objects]:
+    """Training and validation images of a world, drawn where they are not there yet; a folder holds one setting's."""
     path = folder / f"{world}_seed{seed}.pt"
     if not path.is_file():
-        raw = folder / f"{world}_seed{seed}"
-        make_scenes(raw, train=TRAIN, val=VAL, size=SIZE, seed=seed, **SCENES[world])
-        read = {split: read_split(raw, split)._asdict() for split in ("train", "val")}
+        size, (train, val) = (setting or Setting())[:2]
+        options = build_world(size=size, seed=seed, clutter=0, **SCENES[world])
+        splits = (("train", train), ("val", val))
+        drawn = {
+            split: draw_split(split, count, options, np.random.default_rng([seed, number]))._asdict()
+            for number, (split, count) in enumerate(splits)
+        }
         with whole_file(path) as unfinished:
-            torch.save(read, unfinished)
-        shutil.rmtree(raw)
-    splits = torch.load(path, weights_only=True)
-    return Objects(**splits["train"]), Objects(**splits["val"])
+            torch.save(drawn, unfinished)
+    found = torch.load(path, weights_only=True)
+    return Objects(**found["train"]), Objects(**found["val"])
 
 
-def read_split(folder: Path, split: str) -> Objects:
-    """Objects whose class is asked for: in a relation those with a partner, else all."""
-    document = json.loads((folder / "annotations" / f"{split}.json").read_text())
-    images = np.stack([np.asarray(Image.open(folder / split / one["file_name"])) for one in document["images"]])
-    asked = [a for a in document["annotations"] if "partner" in a] or document["annotations"]
-    centres = [[a["bbox"][0] + a["bbox"][2] / 2, a["bbox"][1] + a["bbox"][3] / 2] for a in asked]
+def draw_split(split: str, count: int, world: World, rng: np.random.Generator) -> Objects:
+    """The images that `make_scenes` draws, and objects whose class is asked for: those with a partner, else all."""
+    material, names = load_material(split), CATEGORIES[world.task]
+    images, rows = [], []
+    for number in tqdm(range(count), desc=f"{world.task} {split}", unit="image", disable=None):
+        image, objects = draw_scene(material, world, rng)
+        images.append(as_jpeg(image))
+        asked = [one for one in objects if one.partner is not None] or objects
+        for one in asked:
+            down, across = np.nonzero(one.mask)
+            centre = [(side.min() + side.max() + 1) / 2 for side in (across, down)]
+            rows.append([number, *centre, names.index(one.category), round(one.distance or 0, 1)])
+    table = torch.tensor(rows)
     return Objects(
-        torch.from_numpy(images),
-        torch.tensor([a["image_id"] - 1 for a in asked]),
-        torch.tensor(centres),
-        torch.tensor([a["category_id"] - 1 for a in asked]),
-        torch.tensor([float(a.get("distance", 0)) for a in asked]),
+        torch.from_numpy(np.stack(images)), table[:, 0].long(), table[:, 1:3].float(), table[:, 3].long(), table[:, 4]
     )
+
+
+def as_jpeg(image: Pixels) -> Pixels:
+    """As it is read back from a file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG)
+    return np.asarray(Image.open(file))
 
 
 class Training(NamedTuple):
@@ -147,14 +181,22 @@ def measured(done: Training, val: Objects) -> dict[str, Any]:
 
 
 def trained(
-    contender: Contender, splits: tuple[Objects, Objects], seed: int, *, steps: int, recipe: Recipe | None = None
+    contender: Contender,
+    splits: tuple[Objects, Objects],
+    seed: int,
+    *,
+    steps: int,
+    recipe: Recipe | None = None,
+    setting: Setting | None = None,
 ) -> Training:
-    """Train one contender; with no steps, as it begins. The usual recipe unless another is given."""
+    """Train one contender; with no steps, as it begins. The usual recipe and setting unless others are given."""
     train, val = splits
     rate, decay = recipe or Recipe()
+    size, _, base, batch, device = setting or Setting()
     torch.manual_seed(seed)
-    body = contender.build(SIZE)
-    model = Reader(body, 4 * 128, int(train.label.max()) + 1).to(memory_format=torch.channels_last)
+    body: Any = contender.build(size, base)
+    channels: int = body.feature_info.channels()[-1]
+    model = Reader(body, channels, int(train.label.max()) + 1).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, "adamw", lr=rate, weight_decay=decay)
     before = look(model, val)
     order = torch.Generator().manual_seed(seed)
@@ -163,10 +205,10 @@ def trained(
     seconds: list[float] = []
     for step in range(steps):
         begun = time.perf_counter()
-        if len(queue) < BATCH:
+        if len(queue) < batch:
             queue = torch.randperm(len(train.images), generator=order).tolist()
-        chosen, queue = torch.tensor(queue[:BATCH]), queue[BATCH:]
-        images, *where, label = train.of(chosen)
+        chosen, queue = torch.tensor(queue[:batch]), queue[batch:]
+        images, *where, label = train.of(chosen, device)
         factor = learning_rate_factor(step, total=steps, schedule="cosine", warmup_steps=WARMUP, warmup_from=0.01)
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
@@ -184,9 +226,10 @@ def trained(
 def answers(model: Reader, val: Objects) -> Tensor:
     """The class (n,) that each object of the validation images gets."""
     given = torch.empty_like(val.label)
+    device = model.head.weight.device
     for chosen in torch.arange(len(val.images)).split(50):
-        images, *where, _ = val.of(chosen)
-        given[torch.isin(val.image, chosen)] = model(images, *where).argmax(1)
+        images, *where, _ = val.of(chosen, device)
+        given[torch.isin(val.image, chosen)] = model(images, *where).argmax(1).cpu()
     return given
 
 
@@ -200,6 +243,6 @@ def look(model: Reader, val: Objects) -> list[list[float]]:
     layers = [module for module in model.modules() if isinstance(module, MHSA2d)]
     if not layers or any(isinstance(layer, Gated) for layer in layers):  # a gated one's weights are of no one softmax
         return []
-    images = val.of(torch.arange(LOOKED_AT))[0]
+    images = val.of(torch.arange(LOOKED_AT), model.head.weight.device)[0]
     found: list[HeadStatistics] = attention_statistics(model.body, images)
     return [[round(value, 4) for value in (h.entropy, h.distance, h.down, h.right)] for h in found]

@@ -15,12 +15,23 @@ from botvision.scenes.world import build_world
 from studies.holm import holm
 from studies.relations import probes, trials
 from studies.relations.page import page_text
-from studies.relations.protocol import DRAWS, OWN, SEARCH_SEED, SEEDS, SHORT, VARIANTS, WORLDS, draws
+from studies.relations.protocol import (
+    DRAWS,
+    FORMS,
+    LARGE,
+    OWN,
+    SEARCH_SEED,
+    SEEDS,
+    SHORT,
+    VARIANTS,
+    WORLDS,
+    Form,
+    draws,
+)
 from studies.relations.search import choice, wanted
 from studies.relations.sweep import next_trials, relations
 from studies.relations.trials import Trial
-from studies.starts import reading
-from studies.starts.reading import SCENES, SIZE
+from studies.starts.reading import SCENES, SIZE, Setting
 
 ROOT = Path(__file__).parent.parent.parent
 FILED = ROOT / "benchmarks" / "results" / "relations"
@@ -88,13 +99,12 @@ def test_the_far_world_chooses_and_the_near_one_where_nothing_is_learnt_far(tmp_
 
 
 def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "TRAIN", 18)
-    monkeypatch.setattr(reading, "VAL", 8)
+    monkeypatch.setitem(FORMS, "cpu", Form(VARIANTS, Setting(images=(18, 8))))
     results = tmp_path / "results"
     one = Trial("pair_near", "directional", 10, 1)
     results.mkdir()
     (tmp_path / "scenes").mkdir()
-    monkeypatch.setattr(trials, "probe", lambda *told: probes.probe(*told, count=3))
+    monkeypatch.setattr(trials, "probe", lambda *told, **more: probes.probe(*told, **more, count=3))
     trials.carry_out(one, results=results, scenes=tmp_path / "scenes", jobs=1, steps=2)
     filed = json.loads((results / "pair_near_directional_seed10.json").read_text())
     assert filed["recipe"]["rate"] == draws("directional")[1].recipe.rate
@@ -106,6 +116,23 @@ def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
     assert (said.filed, said.failed) == (1, [])
     assert "Not answered yet" in page.read_text()
     assert "| BoT, content + relative, directional start |" in page.read_text()
+
+
+def test_the_gpus_form_runs_in_small(tmp_path):
+    """Large backbones' variants, through search and page; all but the sizes is the GPU's."""
+    results, scenes = tmp_path / "toy" / "results", tmp_path / "toy" / "scenes"
+    results.mkdir(parents=True)
+    scenes.mkdir()
+    for variant in ("se", "directional"):
+        trials.carry_out(Trial("match", variant, 10, 0), results=results, scenes=scenes, jobs=1, form="toy", steps=1)
+    text = page_text(results, "toy")
+    assert "| BoT50, directional start |" in text
+    assert "| ResNet-50 + SE |" in text
+    for name, large in LARGE.items():
+        assert (large.backbone == "botnet50") == (VARIANTS[name].backbone == "botnet14")
+        assert large.dilation == VARIANTS[name].dilation
+    said = relations(form="toy", limit=0, out=tmp_path)
+    assert (said.filed, len(said.missing)) == (2, 30)
 
 
 def test_an_edit_changes_the_keys_pixels_alone():
@@ -131,11 +158,11 @@ def test_an_edit_changes_the_keys_pixels_alone():
 
 
 def test_a_model_that_reads_the_left_key_turns_and_one_that_does_not_stays(monkeypatch):
-    whole, _ = probes.scenes("pair_far", 10, probes.as_they_are, count=4)
+    whole, _ = probes.scenes("pair_far", 10, probes.as_they_are, size=SIZE, count=4)
 
     def oracle(_, objects):
         for edit in (probes.as_they_are, probes.swapped, probes.taken_away):
-            seen, there = probes.scenes("pair_far", 10, edit, count=4)
+            seen, there = probes.scenes("pair_far", 10, edit, size=SIZE, count=4)
             if torch.equal(seen.images, objects.images):
                 left = [one[t.partner].digit for one in there for t in one if t.partner is not None]
                 return torch.tensor([1 if digit == KEYS[1] else 0 for digit in left])
@@ -143,11 +170,11 @@ def test_a_model_that_reads_the_left_key_turns_and_one_that_does_not_stays(monke
 
     monkeypatch.setattr(probes, "gaze", lambda *_: {})
     monkeypatch.setattr(probes, "answers", oracle)
-    found = probes.probe(None, "pair_far", 10, count=4)
+    found = probes.probe(None, "pair_far", 10, size=SIZE, count=4)
     assert (found["right"], found["turned"]) == (1.0, 1.0)
     assert found["without_keys"] == pytest.approx(float((whole.label == 0).float().mean()), abs=1e-3)
     monkeypatch.setattr(probes, "answers", lambda *_: whole.label)
-    assert probes.probe(None, "pair_far", 10, count=4)["turned"] == 0
+    assert probes.probe(None, "pair_far", 10, size=SIZE, count=4)["turned"] == 0
 
 
 def test_holm_rejects_what_the_rule_rejects_and_its_intervals_say_the_same():

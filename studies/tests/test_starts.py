@@ -2,14 +2,18 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from botvision import MHSA2d
 from botvision.attention import layer_statistics
 from botvision.engine.intervals import difference, verdict
+from botvision.scenes import make_scenes
 from studies.starts import reading
 from studies.starts.contenders import AIMED, CONTENDERS
 from studies.starts.forms import FORMS, Gated
@@ -23,8 +27,7 @@ FILED = ROOT / "benchmarks" / "results" / "starts"
 @pytest.fixture
 def small(monkeypatch):
     """Twelve and four scenes."""
-    monkeypatch.setattr(reading, "TRAIN", 18)
-    monkeypatch.setattr(reading, "VAL", 8)
+    monkeypatch.setattr(reading, "Setting", partial(reading.Setting, images=(18, 8)))
 
 
 def test_trials_are_made_once_and_tabled(small, tmp_path):
@@ -77,6 +80,22 @@ def test_a_gated_layer_is_a_mixture_of_two_attentions():
         plain = MHSA2d(32, 4, position="none")
         plain.qkv.weight.copy_(layer.qkv.weight)
         assert torch.allclose(by_content, plain(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("world", ["pair_near", "plain"])
+def test_the_images_are_those_that_make_scenes_writes(world, tmp_path):
+    (train, val) = reading.open_world(world, 3, tmp_path, reading.Setting(images=(3, 2)))
+    make_scenes(tmp_path / "scenes", train=3, val=2, size=192, seed=3, **reading.SCENES[world])
+    for split, ours in (("train", train), ("val", val)):
+        document = json.loads((tmp_path / "scenes" / "annotations" / f"{split}.json").read_text())
+        written = [np.asarray(Image.open(tmp_path / "scenes" / split / one["file_name"])) for one in document["images"]]
+        assert np.array_equal(ours.images.numpy(), np.stack(written))
+        asked = [a for a in document["annotations"] if "partner" in a] or document["annotations"]
+        boxes = torch.tensor([a["bbox"] for a in asked])
+        assert torch.equal(ours.centre, boxes[:, :2] + boxes[:, 2:] / 2)
+        assert ours.label.tolist() == [a["category_id"] - 1 for a in asked]
+        assert ours.image.tolist() == [a["image_id"] - 1 for a in asked]
+        assert ours.distance.tolist() == pytest.approx([a.get("distance", 0) for a in asked])
 
 
 def test_every_contender_is_built_and_differs_in_its_start_alone():

@@ -24,6 +24,7 @@ from botvision.scenes.material import (
 from botvision.scenes.relations import Thing, lay_out
 from botvision.scenes.world import CATEGORIES, TaskName, World, build_world
 
+JPEG = 92  # quality of the images
 CREDITS = """The digits are scikit-learn's copy of the UCI Optical Recognition of Handwritten Digits
 (E. Alpaydin, C. Kaynak).
 The photographs are scikit-learn's china.jpg (danielbuechele, CC BY 2.0) and flower.jpg (vultilion, CC BY 2.0),
@@ -129,7 +130,7 @@ def write_split(
     for number in tqdm(range(1, count + 1), desc=f"scenes {split}", unit="image", disable=None):
         image, objects = draw_scene(material, world, rng)
         name = f"{number:06d}.jpg"
-        Image.fromarray(image).save(out / split / name, quality=92)
+        Image.fromarray(image).save(out / split / name, quality=JPEG)
         images.append({"id": number, "file_name": name, "height": world.size, "width": world.size})
         first = len(annotations) + 1
         for drawn in objects:
