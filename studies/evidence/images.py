@@ -17,7 +17,7 @@ from botvision.maskrcnn.labels import corners
 from botvision.scenes.make import Drawn, draw_scene
 from botvision.scenes.material import load_material
 from botvision.scenes.world import CATEGORIES, World, build_world
-from studies.evidence.intervals import Point, draw_intervals
+from studies.charts import Point, draw_intervals
 from studies.grid import Grid, as_pairs
 from studies.receptive_field import draw_fields
 

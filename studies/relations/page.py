@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from botvision.engine.intervals import difference, interval, verdict
-from botvision.files import read_json, write_text
+from botvision.files import read_json
 from studies.holm import Corrected, holm
 from studies.pages import NOT_RUN, render, table
 from studies.relations.protocol import (
@@ -71,11 +71,6 @@ def collect(results: Path, form: str = "cpu") -> Evidence:
     return Evidence(counted, results, form)
 
 
-def build_page(results: Path, page: Path, form: str = "cpu") -> None:
-    """The Markdown of all trials that are filed."""
-    write_text(page, page_text(results, form))
-
-
 def page_text(results: Path, form: str = "cpu") -> str:
     """The page: of the results alone, so that the same results always give the same page."""
     evidence = collect(results, form)
@@ -90,6 +85,7 @@ def page_text(results: Path, form: str = "cpu") -> str:
         searched=search_table(evidence) if searched else "",
         distances=distance_tables(evidence),
         probes=probe_table(evidence),
+        gaze="directional" in evidence.counted.get("pair_far", {}),
         cost=cost_table(evidence),
         cheapest=[cheapest(evidence, world) for world in ("pair_near", "pair_far") if evidence.counted.get(world)],
         missing=missing(evidence),
@@ -256,13 +252,18 @@ def cheapest(evidence: Evidence, world: str) -> tuple[str, list[str]]:
 
 
 def missing(evidence: Evidence) -> dict[str, list[str]]:
-    """What has no result: of the short form, and of the long one."""
-    short = [(world, name) for world in SHORT["worlds"] for name in SHORT["variants"]]
-    every = [(world, name) for world in WORLDS for name in VARIANTS]
+    """What has no result, by world: of the short form, and of the long one."""
     lacking: dict[str, list[str]] = {"short": [], "long": []}
-    for world, name in every:
-        lacks = [seed for seed in SEEDS if seed not in evidence.of(world, name)]
-        if lacks:
-            seeds = "" if len(lacks) == len(SEEDS) else f" (seeds {', '.join(map(str, lacks))})"
-            lacking["short" if (world, name) in short else "long"].append(f"{evidence.title(name)} in *{world}*{seeds}")
+    for world in WORLDS:
+        for form in lacking:
+            asked = [n for n in VARIANTS if (form == "short") == (world in SHORT["worlds"] and n in SHORT["variants"])]
+            lacks = {name: [seed for seed in SEEDS if seed not in evidence.of(world, name)] for name in asked}
+            titles = [
+                evidence.title(name) + ("" if len(seeds) == len(SEEDS) else f" (seeds {', '.join(map(str, seeds))})")
+                for name, seeds in lacks.items()
+                if seeds
+            ]
+            whole = titles == [evidence.title(name) for name in asked]
+            if titles:
+                lacking[form].append(f"*{world}*: {'all' if whole else ', '.join(titles)}")
     return lacking

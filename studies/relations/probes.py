@@ -2,7 +2,7 @@
 
 # n digits, M heads, S side
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,35 +96,56 @@ def probe(model: Reader, world: str, seed: int, *, size: int, count: int = COUNT
     return {name: round(float(share.float().mean()), 4) for name, share in shares.items()} | gaze(model, whole, things)
 
 
+class Seen(NamedTuple):
+    """What a digit's place attends to in the last block.
+
+    Attributes:
+        scene: its number.
+        digit, keys: the digit and the two that its class stands in.
+        weights: of each head, over the map (M, H, W).
+        mask: 1 where a cell meets a key (H, W).
+    """
+
+    scene: int
+    digit: Thing
+    keys: tuple[Thing, Thing]
+    weights: Tensor
+    mask: Tensor
+
+
 @torch.no_grad()
-def gaze(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:
-    """Weight on the keys' cells, seen from their digit, in the last block; a mean over the digits of 50 scenes."""
+def gaze_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Iterator[Seen]:
+    """Of each digit of up to 50 scenes; none without attention."""
     seen: list[tuple[MHSA2d, Tensor]] = []
     hooks = on_inputs(model, lambda _, layer, x: seen.append((layer, x)))
     if not hooks:
-        return {}
+        return
     chosen = torch.arange(min(50, len(whole.images)))
     model.body(whole.of(chosen, model.head.weight.device)[0])
     for hook in hooks:
         hook.remove()
     layer, x = seen[-1]
     x, side, size = x.float(), x.shape[-1], whole.images.shape[1]
-    layer.float()
-    found, even = [], []
     for number in chosen.tolist():
-        for thing in things[number]:
-            if thing.partner is None:
+        for digit in things[number]:
+            if digit.partner is None:
                 continue
-            keys = [things[number][thing.partner], things[number][thing.partner + 1]]
-            column, row = (int(value / size * side) for value in (thing.x, thing.y))
-            weights = attention_weights(
-                layer, x[number : number + 1], torch.tensor([row * side + column], device=x.device)
-            )[0, :, 0].cpu()
+            keys = (things[number][digit.partner], things[number][digit.partner + 1])
+            column, row = (int(value / size * side) for value in (digit.x, digit.y))
+            place = torch.tensor([row * side + column], device=x.device)
+            weights = attention_weights(layer, x[number : number + 1], place)[0, :, 0].cpu()
             mask = torch.zeros(side, side)
             for key in keys:
                 low, high = ((np.array([key.y, key.x]) + sign * key.side / 2) / size * side for sign in (-1, 1))
                 mask[int(low[0]) : int(np.ceil(high[0])), int(low[1]) : int(np.ceil(high[1]))] = 1
-            found.append((weights.unflatten(-1, (side, side)) * mask).sum((-2, -1)))
-            even.append(float(mask.mean()))
-    heads = torch.stack(found).mean(0)
-    return {"gaze": [round(float(weight), 4) for weight in heads], "even": round(float(np.mean(even)), 4)}
+            yield Seen(number, digit, keys, weights.unflatten(-1, (side, side)), mask)
+
+
+def gaze(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:
+    """Weight on the keys' cells, seen from their digit: a mean over the digits, by head; none without attention."""
+    seen = list(gaze_maps(model, whole, things))
+    if not seen:
+        return {}
+    heads = torch.stack([(one.weights * one.mask).sum((-2, -1)) for one in seen]).mean(0)
+    even = np.mean([float(one.mask.mean()) for one in seen])
+    return {"gaze": [round(float(weight), 4) for weight in heads], "even": round(float(even), 4)}

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from studies.starts.contenders import AIMED, CONTENDERS, Contender, resnet
-from studies.starts.reading import Recipe, Setting
+from studies.starts.reading import STEPS, Recipe, Setting
 
 VARIANTS: dict[str, Contender] = {
     "resnet": CONTENDERS["resnet"],
@@ -45,12 +45,15 @@ class Form(NamedTuple):
 
     variants: dict[str, Contender]
     setting: Setting
+    steps: int = STEPS
 
 
 FORMS = {
     "cpu": Form(VARIANTS, Setting()),
     "gpu": Form(LARGE, Setting(384, base={}, batch=32, device="cuda")),
-    "toy": Form(LARGE, Setting(96, (16, 8), {"channels": (8, 16, 32, 64)}, batch=4)),  # proves that the GPU's form runs
+    "toy": Form(
+        LARGE, Setting(160, (16, 8), {"channels": (8, 16, 32, 64)}, batch=4), steps=2
+    ),  # proves that the GPU's form runs
 }
 CONTROLS = ("se", "deep", "dilated")  # the strongest of them is what a claim is held against
 ATTENTION = ("relative", "directional")

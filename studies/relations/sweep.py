@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from botvision.files import write_text
 from studies.pool import each
 from studies.relations.protocol import FORMS, SEEDS, SHORT, VARIANTS, WORLDS
 from studies.relations.search import choice, wanted
@@ -37,6 +38,7 @@ def relations(
     out: Path = OUT,
     results: Path | None = None,
     report: Path | None = None,
+    picture: bool = False,
 ) -> Relations:
     """Search each variant's recipe with as many draws as the others', then train it on fresh seeds; see PROTOCOL.md.
 
@@ -51,7 +53,8 @@ def relations(
         jobs: trials at a time, one thread each.
         out: folder for scenes and results.
         results: folder of the result files instead of the one under `out`.
-        report: Markdown file to write of all that are filed.
+        report: Markdown file to write of all that are filed, with its charts in `images` beside it.
+        picture: draw where the directional variant's heads look as well; trains it.
 
     Raises:
         ValueError: a name that there is not, or a number below its least.
@@ -81,9 +84,15 @@ def relations(
         if failed:
             break
     if report is not None:
-        from studies.relations.page import build_page  # it needs what a machine that only trains may lack
+        # these need what a machine that only trains may lack
+        from studies.relations.images import draw_curves, draw_gaze
+        from studies.relations.page import collect, page_text
 
-        build_page(filed, report, form)
+        write_text(report, page_text(filed, form))
+        draw_curves(collect(filed, form), report.parent / "images" / "relations_curves.png")
+        tuned = choice("directional", filed)
+        if picture and tuned is not None:
+            draw_gaze(tuned[0], report.parent / "images" / "relations_gaze.png", folder=scenes, form=form)
     missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
     return Relations(len([*filed.glob("*.json")]), missing, failed)
 

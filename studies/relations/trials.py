@@ -12,7 +12,7 @@ from botvision.files import write_json
 from studies.hardware import commit, hardware
 from studies.relations.probes import probe
 from studies.relations.protocol import FORMS, SEARCH_SEED, draws
-from studies.starts.reading import SCENES, STEPS, Objects, measured, names_right, open_world, trained
+from studies.starts.reading import SCENES, Objects, measured, names_right, open_world, trained
 
 
 class Trial(NamedTuple):
@@ -29,11 +29,11 @@ class Trial(NamedTuple):
         return results / f"{self.world}_{self.variant}_{kind}.json"
 
 
-def carry_out(one: Trial, *, results: Path, scenes: Path, jobs: int, form: str = "cpu", steps: int = STEPS) -> None:
+def carry_out(one: Trial, *, results: Path, scenes: Path, jobs: int, form: str = "cpu") -> None:
     """Train, measure and file, in a process of its own."""
     torch.set_num_threads(1)
     setting = FORMS[form].setting
-    size = setting.size
+    size, steps = setting.size, FORMS[form].steps
     splits = open_world(one.world, one.seed, scenes, setting)
     draw = draws(one.variant)[one.draw]
     contender = draw.contender(one.variant, form)

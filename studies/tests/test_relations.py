@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import ttest_1samp
 
 from botvision.scenes.material import load_material
@@ -14,6 +15,7 @@ from botvision.scenes.relations import KEYS
 from botvision.scenes.world import build_world
 from studies.holm import holm
 from studies.relations import probes, trials
+from studies.relations.images import draw_gaze
 from studies.relations.page import page_text
 from studies.relations.protocol import (
     DRAWS,
@@ -99,23 +101,24 @@ def test_the_far_world_chooses_and_the_near_one_where_nothing_is_learnt_far(tmp_
 
 
 def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
-    monkeypatch.setitem(FORMS, "cpu", Form(VARIANTS, Setting(images=(18, 8))))
+    monkeypatch.setitem(FORMS, "cpu", Form(VARIANTS, Setting(images=(18, 8)), steps=2))
     results = tmp_path / "results"
     one = Trial("pair_near", "directional", 10, 1)
     results.mkdir()
     (tmp_path / "scenes").mkdir()
     monkeypatch.setattr(trials, "probe", lambda *told, **more: probes.probe(*told, **more, count=3))
-    trials.carry_out(one, results=results, scenes=tmp_path / "scenes", jobs=1, steps=2)
+    trials.carry_out(one, results=results, scenes=tmp_path / "scenes", jobs=1)
     filed = json.loads((results / "pair_near_directional_seed10.json").read_text())
     assert filed["recipe"]["rate"] == draws("directional")[1].recipe.rate
     assert sum(part["objects"] for part in filed["by_distance"]) == 8 * 2
     assert filed["probe"].keys() == {"right", "turned", "without_keys", "gaze", "even"}
     assert len(filed["probe"]["gaze"]) == 4
-    page = tmp_path / "page.md"
+    page = tmp_path / "docs" / "page.md"
     said = relations(variants=("directional",), worlds=("pair_near",), limit=0, results=results, report=page)
     assert (said.filed, said.failed) == (1, [])
     assert "Not answered yet" in page.read_text()
     assert "| BoT, content + relative, directional start |" in page.read_text()
+    assert (page.parent / "images" / "relations_curves.png").stat().st_size > 5000
 
 
 def test_the_gpus_form_runs_in_small(tmp_path):
@@ -124,13 +127,16 @@ def test_the_gpus_form_runs_in_small(tmp_path):
     results.mkdir(parents=True)
     scenes.mkdir()
     for variant in ("se", "directional"):
-        trials.carry_out(Trial("match", variant, 10, 0), results=results, scenes=scenes, jobs=1, form="toy", steps=1)
+        trials.carry_out(Trial("match", variant, 10, 0), results=results, scenes=scenes, jobs=1, form="toy")
     text = page_text(results, "toy")
     assert "| BoT50, directional start |" in text
     assert "| ResNet-50 + SE |" in text
     for name, large in LARGE.items():
         assert (large.backbone == "botnet50") == (VARIANTS[name].backbone == "botnet14")
         assert large.dilation == VARIANTS[name].dilation
+    draw_gaze(draws("directional")[0], tmp_path / "gaze.png", folder=scenes, steps=1, form="toy")
+    with Image.open(tmp_path / "gaze.png") as drawn:
+        assert drawn.size[0] > 900  # the image and four heads
     said = relations(form="toy", limit=0, out=tmp_path)
     assert (said.filed, len(said.missing)) == (2, 30)
 
