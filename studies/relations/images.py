@@ -12,7 +12,7 @@ from botvision.files import whole_file
 from botvision.scenes.material import Pixels
 from studies.charts import Point, draw_intervals
 from studies.relations.page import Evidence
-from studies.relations.probes import Seen, as_they_are, gaze_maps, scenes
+from studies.relations.probes import Seen, as_they_are, attention_maps, scenes
 from studies.relations.protocol import FORMS, SEEDS, VARIANTS, WORLDS, Draw
 from studies.starts.reading import STEPS, open_world, trained
 
@@ -36,7 +36,7 @@ def draw_curves(evidence: Evidence, path: Path) -> None:
     draw_intervals(panels, path, along="step", within=(0.0, 5.0))
 
 
-def draw_gaze(draw: Draw, path: Path, *, folder: Path, steps: int = STEPS, form: str = "cpu") -> None:
+def draw_attention(draw: Draw, path: Path, *, folder: Path, steps: int = STEPS, form: str = "cpu") -> None:
     """Train the directional variant with a draw and draw its last block's heads, seen from a digit of each scene.
 
     Args:
@@ -52,7 +52,7 @@ def draw_gaze(draw: Draw, path: Path, *, folder: Path, steps: int = STEPS, form:
     contender = draw.contender(VARIANT, form)
     reader = trained(contender, splits, SEEDS[0], steps=steps, recipe=draw.recipe, setting=setting).reader.eval()
     whole, things = scenes(WORLD, SEEDS[0], as_they_are, size=setting.size, count=COUNT)
-    firsts = {one.scene: one for one in reversed(list(gaze_maps(reader, whole, things)))}
+    firsts = {one.scene: one for one in reversed(list(attention_maps(reader, whole, things)))}
     draw_rows([(whole.images[n].numpy(), firsts[n]) for n in sorted(firsts)], path, size=setting.size)
 
 

@@ -85,7 +85,7 @@ def page_text(results: Path, form: str = "cpu") -> str:
         searched=search_table(evidence) if searched else "",
         distances=distance_tables(evidence),
         probes=probe_table(evidence),
-        gaze="directional" in evidence.counted.get("pair_far", {}),
+        looks="directional" in evidence.counted.get("pair_far", {}),
         cost=cost_table(evidence),
         cheapest=[cheapest(evidence, world) for world in ("pair_near", "pair_far") if evidence.counted.get(world)],
         missing=missing(evidence),
@@ -211,9 +211,9 @@ def probe_table(evidence: Evidence) -> str:
             if not probes:
                 continue
             cells = [interval([p[what] for p in probes]).text() for what in ("right", "turned", "without_keys")]
-            gazes = [max(p["gaze"]) for p in probes if "gaze" in p]
-            gaze = f"{interval(gazes).text()}, even: {100 * probes[0]['even']:.1f}" if gazes else "no attention"
-            rows.append([evidence.title(name), f"*{world}*", *cells, gaze])
+            weights = [max(p["attention"]) for p in probes if "attention" in p]
+            weight = f"{interval(weights).text()}, even: {100 * probes[0]['even']:.1f}" if weights else "no attention"
+            rows.append([evidence.title(name), f"*{world}*", *cells, weight])
     head = ["", "", "named right, %", "turn with the keys, %", "named right without keys, %",
             "weight of one head on the keys, %"]  # fmt: skip
     return table(head, rows) if rows else ""

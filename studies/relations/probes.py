@@ -84,7 +84,7 @@ def probe(model: Reader, world: str, seed: int, *, size: int, count: int = COUNT
 
     Returns:
         right: named right; turned: whose answer turns with the keys; without_keys: named right when these are gone;
-        gaze: attention weight of each head on the digit's two keys, `even` if it were spread evenly; without
+        attention: attention weight of each head on the digit's two keys, `even` if it were spread evenly; without
         attention none.
     """
     whole, things = scenes(world, seed, as_they_are, size=size, count=count)
@@ -93,7 +93,9 @@ def probe(model: Reader, world: str, seed: int, *, size: int, count: int = COUNT
     turned = answers(model, other) == 1 - first
     blind = answers(model, none) == whole.label
     shares = {"right": first == whole.label, "turned": turned & (first < 2), "without_keys": blind}
-    return {name: round(float(share.float().mean()), 4) for name, share in shares.items()} | gaze(model, whole, things)
+    return {name: round(float(share.float().mean()), 4) for name, share in shares.items()} | attention_on_keys(
+        model, whole, things
+    )
 
 
 class Seen(NamedTuple):
@@ -114,7 +116,7 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def gaze_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Iterator[Seen]:
+def attention_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Iterator[Seen]:
     """Of each digit of up to 50 scenes; none without attention."""
     seen: list[tuple[MHSA2d, Tensor]] = []
     hooks = on_inputs(model, lambda _, layer, x: seen.append((layer, x)))
@@ -141,11 +143,11 @@ def gaze_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Itera
             yield Seen(number, digit, keys, weights.unflatten(-1, (side, side)), mask)
 
 
-def gaze(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:
+def attention_on_keys(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:
     """Weight on the keys' cells, seen from their digit: a mean over the digits, by head; none without attention."""
-    seen = list(gaze_maps(model, whole, things))
+    seen = list(attention_maps(model, whole, things))
     if not seen:
         return {}
     heads = torch.stack([(one.weights * one.mask).sum((-2, -1)) for one in seen]).mean(0)
     even = np.mean([float(one.mask.mean()) for one in seen])
-    return {"gaze": [round(float(weight), 4) for weight in heads], "even": round(float(even), 4)}
+    return {"attention": [round(float(weight), 4) for weight in heads], "even": round(float(even), 4)}

@@ -85,14 +85,14 @@ def relations(
             break
     if report is not None:
         # these need what a machine that only trains may lack
-        from studies.relations.images import draw_curves, draw_gaze
+        from studies.relations.images import draw_attention, draw_curves
         from studies.relations.page import collect, page_text
 
         write_text(report, page_text(filed, form))
         draw_curves(collect(filed, form), report.parent / "images" / "relations_curves.png")
         tuned = choice("directional", filed)
         if picture and tuned is not None:
-            draw_gaze(tuned[0], report.parent / "images" / "relations_gaze.png", folder=scenes, form=form)
+            draw_attention(tuned[0], report.parent / "images" / "relations_attention.png", folder=scenes, form=form)
     missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
     return Relations(len([*filed.glob("*.json")]), missing, failed)
 

@@ -15,7 +15,7 @@ from botvision.scenes.relations import KEYS
 from botvision.scenes.world import build_world
 from studies.holm import holm
 from studies.relations import probes, trials
-from studies.relations.images import draw_gaze
+from studies.relations.images import draw_attention
 from studies.relations.page import page_text
 from studies.relations.protocol import (
     DRAWS,
@@ -111,8 +111,8 @@ def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
     filed = json.loads((results / "pair_near_directional_seed10.json").read_text())
     assert filed["recipe"]["rate"] == draws("directional")[1].recipe.rate
     assert sum(part["objects"] for part in filed["by_distance"]) == 8 * 2
-    assert filed["probe"].keys() == {"right", "turned", "without_keys", "gaze", "even"}
-    assert len(filed["probe"]["gaze"]) == 4
+    assert filed["probe"].keys() == {"right", "turned", "without_keys", "attention", "even"}
+    assert len(filed["probe"]["attention"]) == 4
     page = tmp_path / "docs" / "page.md"
     said = relations(variants=("directional",), worlds=("pair_near",), limit=0, results=results, report=page)
     assert (said.filed, said.failed) == (1, [])
@@ -134,8 +134,8 @@ def test_the_gpus_form_runs_in_small(tmp_path):
     for name, large in LARGE.items():
         assert (large.backbone == "botnet50") == (VARIANTS[name].backbone == "botnet14")
         assert large.dilation == VARIANTS[name].dilation
-    draw_gaze(draws("directional")[0], tmp_path / "gaze.png", folder=scenes, steps=1, form="toy")
-    with Image.open(tmp_path / "gaze.png") as drawn:
+    draw_attention(draws("directional")[0], tmp_path / "attention.png", folder=scenes, steps=1, form="toy")
+    with Image.open(tmp_path / "attention.png") as drawn:
         assert drawn.size[0] > 900  # the image and four heads
     said = relations(form="toy", limit=0, out=tmp_path)
     assert (said.filed, len(said.missing)) == (2, 30)
@@ -174,7 +174,7 @@ def test_a_model_that_reads_the_left_key_turns_and_one_that_does_not_stays(monke
                 return torch.tensor([1 if digit == KEYS[1] else 0 for digit in left])
         raise AssertionError
 
-    monkeypatch.setattr(probes, "gaze", lambda *_: {})
+    monkeypatch.setattr(probes, "attention_on_keys", lambda *_: {})
     monkeypatch.setattr(probes, "answers", oracle)
     found = probes.probe(None, "pair_far", 10, size=SIZE, count=4)
     assert (found["right"], found["turned"]) == (1.0, 1.0)
