@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,54 @@ def test_a_killed_worker_of_torchrun_is_restarted_and_the_run_goes_on_to_the_sam
         alone = [sys.executable, "-m", "botvision", "maskrcnn", verb, *given, "--out", str(tmp_path / "one")]
         subprocess.run(alone, check=True, timeout=100)
         assert (tmp_path / "two" / result).read_text() == (tmp_path / "one" / result).read_text()
+
+
+@pytest.mark.slow
+def test_a_detectors_process_without_an_image_or_an_object_hangs_none(scenes, tmp_path):
+    """Batches of one image: a rank whose image cannot be read has none, one whose image is empty has no object."""
+    broken = tmp_path / "scenes"
+    shutil.copytree(scenes, broken)
+    file = broken / "annotations" / "train.json"
+    document = json.loads(file.read_text())
+    unreadable, *empty = [image["id"] for image in document["images"][:3]]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] not in empty]
+    file.write_text(json.dumps(document))
+    (broken / "train" / document["images"][0]["file_name"]).write_bytes(b"no image")
+    assert unreadable not in empty
+    command = [*TWO, "-m", "botvision", "maskrcnn", "train", *detector_flags(broken, tmp_path / "out")]
+    done = subprocess.run(command, check=True, timeout=200, capture_output=True, text=True)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["epochs"] == 4
+    assert "skipped: cannot read image" in done.stderr
+    weights = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+
+
+@pytest.mark.slow
+def test_a_classifier_is_evaluated_and_used_by_torchruns_two_processes_as_by_one(images, tmp_path):
+    trained(tmp_path, images, "one", sys.executable)
+    checkpoint = str(tmp_path / "one" / "checkpoints" / "last.ckpt")
+    accuracies = ("images", "top1", "top5")
+    for verb, result, more in (
+        ("predict", "predictions.json", []),
+        ("evaluate", "metrics.json", ["--batch_size", "7"]),
+    ):
+        given = [
+            verb,
+            checkpoint,
+            str(images / "**" / "*" if verb == "predict" else images),
+            "--engine.accelerator",
+            "cpu",
+            *more,
+        ]
+        found = []
+        for launcher, out in ((TWO, "shared"), ([sys.executable], "alone")):
+            command = [*launcher, "-m", "botvision", "classify", *given, "--out", str(tmp_path / out)]
+            subprocess.run(command, check=True, timeout=100, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+            found.append(json.loads((tmp_path / out / result).read_text()))
+        if verb == "evaluate":  # times differ
+            found = [[{name: row[name] for name in accuracies} for row in rows] for rows in found]
+        assert found[0] == found[1], verb
 
 
 def test_a_process_without_an_image_takes_part_in_what_others_wait_for():
