@@ -1,8 +1,10 @@
-"""Open a YOLO's checkpoint for `botvision explore`: its attention, and what it detects."""
+"""Open a YOLO's checkpoint for `botvision explore`: its attention or receptive field, and objects."""
 
 # h×w picture: the image resized and padded
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +34,8 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
     def look(image: Image.Image) -> Seen:
         options = {"imgsz": size, "conf": threshold, "device": "cpu", "verbose": False}
         [result] = yolo.predict(np.asarray(image)[..., ::-1], **options)
-        picture, scale = padded(image, size)
-        batch = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        picture, _, scale = padded(image, size)
+        batch = batch_of(picture)
         with torch.inference_mode():  # after `predict`, whose own padding is another: what is watched is this
             yolo.model.float()(batch)
         found = []
@@ -45,17 +47,22 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
         frame = (0.0, 0.0, picture.shape[1] / scale, picture.shape[0] / scale)
         return Seen(batch, picture, frame, found)
 
-    return Subject(path.stem, f"YOLO, {size} px, {len(names)} classes", model, look, no_last_map, names)
+    return Subject(path.stem, f"YOLO, {size} px, {len(names)} classes", model, look, coarsest_map(model), names)
 
 
-def padded(image: Image.Image, size: int) -> tuple[np.ndarray, float]:
-    """The image with its longer side `size`, padded right and below to the stride, and how much it was enlarged."""
+def padded(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int], float]:
+    """The image with its longer side `size`, padded right and below to the stride; (h, w) within; its enlargement."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     shape = tuple(-(-side // STRIDE) * STRIDE for side in (height, width))
     picture = np.full((*shape, 3), GREY, np.uint8)
     picture[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return picture, scale
+    return picture, (height, width), scale
+
+
+def batch_of(picture: np.ndarray) -> Tensor:
+    """(1, 3, h, w), what a YOLO is given of a picture."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def filled(outline: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -66,10 +73,16 @@ def filled(outline: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(mask)
 
 
-def no_last_map(_: Tensor) -> Tensor:
-    """Refuse the receptive field: a YOLO has three last maps.
+def coarsest_map(model: Any) -> Callable[[Tensor], Tensor]:
+    """A function (1, 3, h, w) → (1, C, h', w'): what the head is given at the coarsest scale, e.g. P5."""
+    head = model.model[-1]
 
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError("the receptive field of a YOLO is not shown: it has a last map a scale; leave --field out")
+    def last_map(x: Tensor) -> Tensor:
+        head.forward = lambda given, *_: given
+        try:
+            maps = model(x)
+        finally:
+            del head.forward
+        return min(maps, key=lambda one: one.shape[-1]) if isinstance(maps, list) else maps
+
+    return last_map
