@@ -50,8 +50,9 @@ def test_without_the_plug_in_its_name_is_said(trained, image, tmp_path, monkeypa
 
 def test_a_yolo_without_our_attention_shows_its_receptive_field(trained, image, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subjects, "entry_points", lambda group: OFFERED)
-    paths = {name: str(tmp_path / f"{name}.pt") for name in ("yolo11n", "yolo11n-botnet")}
+    paths = {name: str(tmp_path / name / "weights" / "best.pt") for name in ("yolo11n", "yolo11n-botnet")}
     for name, path in paths.items():
+        Path(path).parent.mkdir(parents=True)
         trained(f"{name}.yaml").save(path)
     out, plain = tmp_path / "m.html", paths["yolo11n"]
     shared = [image, "--out", str(out), "--img_size", "96"]
@@ -60,6 +61,7 @@ def test_a_yolo_without_our_attention_shows_its_receptive_field(trained, image, 
     assert not out.exists()
     assert main(["explore", paths["yolo11n-botnet"], *shared, "--against", plain, "--field", "2"]) == 0
     data = json.loads(re.search(r'id="data">(.*?)</script>', out.read_text())[1])
+    assert [model["name"] for model in data["models"]] == ["yolo11n-botnet/best", "yolo11n/best"]
     [views] = [one["views"] for one in data["images"]]
     kinds = [[block["kind"] for block in view["blocks"]] for view in views]
     assert kinds == [["attention", "attention", "field"], ["field"]]
@@ -78,3 +80,23 @@ def test_the_coarsest_map_is_what_the_head_is_given(trained):
     hook.remove()
     assert torch.equal(coarsest_map(model)(x), given[-1])
     assert torch.equal(model(x)[0], before)  # the head is as it was
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        (b"hello", [], "m.pt cannot be opened: "),
+        (b"PK\x03\x04 torn", [], "m.pt cannot be opened: "),
+        (None, ["--img_size", "0"], "img_size=0 must be at least 32 px; e.g. 640"),
+        (None, ["--img_size", "-64"], "img_size=-64 must be at least 32 px; e.g. 640"),
+    ],
+)
+def test_bad_input_is_one_line(content, options, said, image, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subjects, "entry_points", lambda group: OFFERED)
+    (tmp_path / "m.pt").write_bytes(content or b"")
+    out = tmp_path / "m.html"
+    assert main(["explore", str(tmp_path / "m.pt"), image, "--out", str(out), *options]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("botvision: ")
+    assert said in line
+    assert not out.exists()

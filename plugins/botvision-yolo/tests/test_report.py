@@ -64,10 +64,12 @@ def test_a_run_as_a_page(run, data):
         "Worst and best images", "Attention of the surest detections", "Attention heads over training",
         "Configuration, hardware, time",
     ]  # fmt: skip
-    assert "yolo11n-botnet-seg YOLO, 1 epochs in" in text
+    assert "yolo11n-botnet-seg YOLO, 1 epoch in" in text
     assert "figures by class and examples are of all 8 validation images" in text
     heads = [name for name in head if name.startswith("attention/entropy/")]
     assert heads == [f"attention/entropy/8.m.0.m.{layer}.head{number}" for layer in (0, 1) for number in (0, 1)]
+    titles = re.findall(r"<h3>(.*?)</h3>", text[: text.index('id="ap-by-class-and-size"')])
+    assert titles[:4] == ["box loss", "seg loss", "cls loss", "dfl loss"]
     section = text[text.index('id="attention-heads-over-training"') :]
     assert section.count('<g class="line"') == 2 * len(heads)  # entropy and distance
     assert ["imgsz", "64"] in rows_of(text, "configuration--hardware--time")

@@ -191,7 +191,8 @@ def subtitle(reporter: Reporter[Any], groups: Sequence[Group]) -> str:
     record, analysis = groups[0].first.record, groups[0].first.analysis
     told = [f"{record.model} {reporter.kind}".strip()]
     if "epochs" in record.summary:
-        told.append(f"{record.summary['epochs']} epochs in {record.summary['wall_seconds'] / 60:.1f} min")
+        many = "" if record.summary["epochs"] == 1 else "s"
+        told.append(f"{record.summary['epochs']} epoch{many} in {record.summary['wall_seconds'] / 60:.1f} min")
     else:
         told.append("the run has not ended")
     counted = getattr(analysis, "counted", "")
@@ -259,7 +260,10 @@ def shown(found: Interval, one: Headline, *, sign: bool = False) -> str:
 
 def compared(one: Headline, group: Group, baseline: Group) -> str:
     """A difference to the baseline over the seeds that both have, in numbers and words."""
-    found = difference(values(one, group), values(one, baseline))
+    ours, theirs = values(one, group), values(one, baseline)
+    if not ours or not theirs:
+        return "–"
+    found = difference(ours, theirs)
     if found is None:
         return "no common seed"
     return f"{shown(found, one, sign=True)} ({verdict(found)})"

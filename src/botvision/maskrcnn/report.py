@@ -264,7 +264,7 @@ def attention(groups: Sequence[Group]) -> Section:
     for group in groups:
         one: Diagnosis = group.analysed[0]
         if not any(isinstance(module, MHSA2d) for module in one.model.modules()):
-            parts.append(note(f"{group.label} has no attention to show."))
+            parts.append(note(f"{group.label} has no attention layer of BoTNet's to show."))
             continue
         parts += [attended(one, at, group.label if len(groups) > 1 else "") for at in surest(one)]
     about = (

@@ -25,8 +25,13 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
         path: a `.pt` file.
         img_size: px of the longer side; none is what it was trained at, 640 where it does not tell.
         threshold: lowest score of an object.
+
+    Raises:
+        ValueError: a file that cannot be opened, or too small an image size.
     """
-    yolo = YOLO(str(path))
+    if img_size is not None and img_size < STRIDE:
+        raise ValueError(f"img_size={img_size} must be at least {STRIDE} px; e.g. 640")
+    yolo = opened(path)
     model = yolo.model.float().eval()
     size = img_size or int(yolo.overrides.get("imgsz") or 640)
     names = tuple(yolo.names[number] for number in sorted(yolo.names))
@@ -47,7 +52,23 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
         frame = (0.0, 0.0, picture.shape[1] / scale, picture.shape[0] / scale)
         return Seen(batch, picture, frame, found)
 
-    return Subject(path.stem, f"YOLO, {size} px, {len(names)} classes", model, look, coarsest_map(model), names)
+    name = f"{path.parents[1].name}/{path.stem}" if path.parent.name == "weights" else path.stem
+    return Subject(name, f"YOLO, {size} px, {len(names)} classes", model, look, coarsest_map(model), names)
+
+
+def opened(path: Path) -> YOLO:
+    """A checkpoint's model.
+
+    Raises:
+        ValueError: the file cannot be opened.
+    """
+    try:
+        return YOLO(str(path))
+    except ValueError:  # ours, e.g. of a fork's checkpoint: it says what to do
+        raise
+    except Exception as error:  # whatever pickle says of a torn file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} cannot be opened: {reason}; give a whole .pt of a training") from error
 
 
 def padded(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int], float]:

@@ -27,7 +27,7 @@ from botvision.maskrcnn.diagnosis import Diagnosis, Size, diagnosed
 from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.report import DetectorReporter
 from botvision.maskrcnn.results import Result
-from botvision_yolo.explore import batch_of, padded
+from botvision_yolo.explore import batch_of, opened, padded
 from botvision_yolo.model import YOLO
 
 LEFT_OUT = {"seed", "model", "project", "name", "save_dir", "exist_ok", "resume", "device", "workers", "cache", "plots",
@@ -57,7 +57,9 @@ def report(*runs: str, against: str = "", out: str | None = None, device: str = 
         raise ValueError("report needs at least one run; give its folder, e.g. runs/detect/train")
     ours, others = ([read_run(Path(path)) for path in paths] for paths in (runs, filter(None, against.split(","))))
     place = place_of(None if out is None else Path(out), [*ours, *others])
-    return write_report(YoloReporter(PANELS), ours, place, against=others, device=torch.device(device))
+    return write_report(
+        YoloReporter(panels_of([*ours, *others])), ours, place, against=others, device=torch.device(device)
+    )
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,16 @@ def seconds_of(times: Sequence[float]) -> float:
     return sum(time for place, time in enumerate(times, 1) if place == len(times) or times[place] < time)
 
 
-PANELS = {
-    "loss": ("train/*loss",),
-    "loss on validation images": ("val/*loss",),
-    "mAP": ("metrics/mAP*",),
-    "precision and recall": ("metrics/precision*", "metrics/recall*"),
-    "learning rate": ("lr/pg0",),
-    "attention entropy / log N, mean of the heads": ("attention/entropy",),
-}
+def panels_of(runs: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+    """Columns of results.csv by their panel: each term of the loss apart, of training and validation images."""
+    seen = dict.fromkeys(column for run in runs for row in run.rows for column, value in row.items() if value)
+    terms = [column.removeprefix("train/") for column in seen if column.startswith("train/")]
+    panels: dict[str, tuple[str, ...]] = {term.replace("_", " "): (f"train/{term}", f"val/{term}") for term in terms}
+    for kind, mark in (("box", "(B)"), ("mask", "(M)"), ("pose", "(P)")):
+        panels[f"{kind} mAP"] = (f"metrics/mAP*{mark}",)
+        panels[f"{kind} precision and recall"] = (f"metrics/precision{mark}", f"metrics/recall{mark}")
+    panels |= {"accuracy": ("metrics/accuracy*",), "learning rate": ("lr/pg0",)}
+    return {**panels, "attention entropy / log N, mean of the heads": ("attention/entropy",)}
 
 
 class YoloReporter(DetectorReporter):
@@ -194,19 +198,6 @@ class YoloReporter(DetectorReporter):
         with TemporaryDirectory() as folder:
             data = validation_images(record, names_of(yolo), Path(folder), masks=yolo.task == "segment")
             return diagnosed(yolo.model.float().eval().to(device), look, data, find, seconds=seconds)
-
-
-def opened(checkpoint: Path) -> YOLO:
-    """A run's model.
-
-    Raises:
-        ValueError: the file cannot be opened.
-    """
-    try:
-        return YOLO(str(checkpoint))
-    except Exception as error:  # whatever pickle says of a torn file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{checkpoint} cannot be opened: {reason}; give a run whose file is whole") from error
 
 
 @contextmanager
