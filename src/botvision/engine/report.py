@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from botvision.draw.charts import Line, line_chart
+from botvision.draw.charts import DASHES, Line, line_chart
 from botvision.draw.curves import group_of
 from botvision.draw.page import page, web
 from botvision.draw.sections import Cell, Markup, Section, contents, escaped, folded, note, side_by_side, table, tiles
@@ -203,8 +203,9 @@ def common_head(reporter: Reporter[Any], groups: Sequence[Group]) -> Iterator[Se
     """Numbers and curves."""
     if reporter.headlines:
         yield Section("Result", "", numbers(reporter, groups))
-    drawn = (curves(title, columns, groups, along=reporter.along) for title, columns in reporter.panels.items())
-    if charts := [chart for chart in drawn if chart]:
+    charts = [chart for title, columns in reporter.panels.items()
+              for chart in curves(title, columns, groups, along=reporter.along)]  # fmt: skip
+    if charts:
         yield Section("Curves", f"From {reporter.table}, over the {reporter.along}s of training.", side_by_side(charts))
     else:
         yield Section("Curves", "", note(f"{reporter.table} has no row yet: the run ended before anything was logged."))
@@ -269,12 +270,19 @@ def compared(one: Headline, group: Group, baseline: Group) -> str:
     return f"{shown(found, one, sign=True)} ({verdict(found)})"
 
 
-def curves(title: str, patterns: Sequence[str], groups: Sequence[Group], *, along: str) -> str:
-    """A panel: of one run a colour a column; of several a colour a kind, and dashes tell columns apart."""
+def curves(title: str, patterns: Sequence[str], groups: Sequence[Group], *, along: str) -> Iterator[str]:
+    """A panel: of one run a colour a column; of several a colour a kind, and dashes tell columns apart.
+
+    Where there are more columns than dashes, each has a panel of its own.
+    """
     runs = [(number, group, entry.record) for number, group in enumerate(groups) for entry in group.entries]
     known = dict.fromkeys(column for _, _, record in runs for row in record.rows for column in row)
     columns = [column for pattern in patterns for column in known if fnmatchcase(column, pattern)]
     alone = len(runs) == 1
+    if not alone and len(columns) > len(DASHES):
+        for column in columns:
+            yield from curves(column, [column], groups, along=along)
+        return
     lines = []
     for place, column in enumerate(columns):
         short = column.removeprefix("train/").removeprefix("loss_") if title.startswith("parts") else column
@@ -283,7 +291,8 @@ def curves(title: str, patterns: Sequence[str], groups: Sequence[Group], *, alon
             label = short if alone else group.label + (f", {short}" if len(columns) > 1 else "")
             colour, dash = (place, place // 4) if alone else (number, place)
             lines.append(Line(label, points, colour, dash, dots=len(points) <= 30))
-    return line_chart(lines, title=title, x=along, y="")
+    if chart := line_chart(lines, title=title, x=along, y=""):
+        yield chart
 
 
 def entropies(reporter: Reporter[Any], groups: Sequence[Group]) -> Iterator[Section]:

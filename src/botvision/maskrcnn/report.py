@@ -266,7 +266,9 @@ def attention(groups: Sequence[Group]) -> Section:
         if not any(isinstance(module, MHSA2d) for module in one.model.modules()):
             parts.append(note(f"{group.label} has no attention layer of BoTNet's to show."))
             continue
-        parts += [attended(one, at, group.label if len(groups) > 1 else "") for at in surest(one)]
+        label = group.label if len(groups) > 1 else ""
+        cards = [attended(one, at, label) for at in surest(one)]
+        parts += cards or [note(f"{group.label} is sure of nothing: no detection has a score of {SHOWN} or more.")]
     about = (
         "The mean over heads and over the places of the framed object, of each attention layer; yellow is where it "
         "looks most, each picture by its own scale. botvision explore shows every head and place."
