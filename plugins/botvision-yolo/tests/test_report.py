@@ -156,6 +156,9 @@ def test_the_best_epoch_and_the_time_of_a_run_that_was_resumed(copied):
     (out / "results.csv").write_text("\n".join(lines))
     assert read_run(out).summary == {"box_ap": 0.3, "epochs": "4 of 9", "seed": 0, "wall_seconds": 44}
     assert seconds_of([]) == 0
+    (out / "args.yaml").write_text("{val: false, epochs: 4}")  # the others' zeros are of no evaluation
+    assert read_run(out).rows[:2] == ({"epoch": 1, "time": 10}, {"epoch": 2, "time": 20})
+    assert read_run(out).summary["box_ap"] == 0.25
 
 
 def test_what_is_missing_is_said(copied, capsys):

@@ -112,8 +112,15 @@ def read_run(path: Path) -> Run:
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'args.yaml'} is no run's: it holds no arguments; give another run")
     rows = read_rows(folder / "results.csv")
+    if config.get("val") is False:  # evaluated after the last epoch alone: ultralytics writes zeros before
+        rows = (*(trained(row) for row in rows[:-1]), *rows[-1:])
     weights = (folder / "weights" / name for name in ("best.pt", "last.pt"))
     return Run(folder, config, rows, summary(rows, config), next((one for one in weights if one.is_file()), None))
+
+
+def trained(row: Mapping[str, float]) -> dict[str, float]:
+    """A row less what evaluation would have told."""
+    return {name: value for name, value in row.items() if not name.startswith(("val/", "metrics/"))}
 
 
 def summary(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> dict[str, Any]:
