@@ -34,7 +34,7 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
         **dict.fromkeys(("blocks", "cli", "convert", "likeness", "model", "reader", "registry"), ()),
         **dict.fromkeys(("seed", "table", "trainer", "transfer", "variants"), ()),
         **dict.fromkeys(("compare", "scenes"), ("compare",)),
-        "explore": ("explore",),
+        **dict.fromkeys(("explore", "report"), ("explore",)),
     },
 }
 BROUGHT = {"triton": "torch brings it where it has kernels, and `tiled` refuses where it is not"}

@@ -138,6 +138,16 @@ def test_seeds_beside_a_baseline(make, tmp_path):
     assert "6 runs of a detector" in text
 
 
+def test_more_columns_than_dashes_have_panels_of_their_own(make, tmp_path):
+    runs = tuple(make(f"run-{seed}", seed=seed, parts=("metrics",)) for seed in (0, 1))
+    terms = [f"train/loss_{name}" for name in ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")]
+    for run in runs:
+        (run / "metrics.csv").write_text("\n".join([",".join(["step", *terms]), "1,1,2,3,4,5", "2,1,2,3,4,5"]))
+    alone, both = (report(some, out=tmp_path / "r.html").out.read_text() for some in (runs[:1], runs))
+    assert re.findall(r"<h3>(.*?)</h3>", alone) == ["parts of the loss"]
+    assert re.findall(r"<h3>(.*?)</h3>", both) == terms
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

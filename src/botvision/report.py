@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botvision.engine.config import DeviceConfig
-from botvision.files import check_no_file
 
 if TYPE_CHECKING:
     from botvision.engine.record import Record
@@ -38,18 +37,13 @@ def report(
         FileNotFoundError, ValueError: no run there; runs of different tasks or classes; a run twice.
     """
     from botvision.engine.record import read_record
-    from botvision.engine.report import write_report
+    from botvision.engine.report import place_of, write_report
 
     ours, others = ([read_record(Path(path)) for path in paths] for paths in (runs, against))
     if not ours:
         raise ValueError("report needs at least one run; give its folder, e.g. runs/maskrcnn/demo")
     reporter = reporter_of([*ours, *others])
-    if out is None:
-        out = ours[0].path / "report.html" if len(ours) + len(others) == 1 else Path("report.html")
-    out = Path(out)
-    check_no_file(out.parent)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'report.html'}")
+    out = place_of(out, [*ours, *others])
     return write_report(reporter, ours, out, against=others, device=engine.device)
 
 

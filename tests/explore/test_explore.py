@@ -231,6 +231,7 @@ def test_the_page_in_a_browser(compared, in_browser):
         (["botnet14"], "missing IMAGES"),
         (["resnet14t", "{image}"], "resnet14t has no attention (no MHSA2d) to show; --field 8 shows"),
         (["botnet14", "{image}", "--img_size", "64", "--max_mb", "0.02"], "more than max_mb=0.02; give "),
+        (["botnet14", "{image}", "--max_mb", "-3"], "max_mb=-3 must be above 0; e.g. 50"),
         (["botnt14", "{image}"], "unknown model 'botnt14'; did you mean botnet14"),
         (["gone.ckpt", "{image}"], "no checkpoint at gone.ckpt"),
         (["{image}", "{image}"], "is not a whole checkpoint"),

@@ -49,7 +49,7 @@ def test_scenes_are_made_once(data):
         scenes(data.parent, train=17, val=8, size=64)
 
 
-def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
+def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch, capsys):
     import botvision_yolo.compare as room
 
     monkeypatch.setitem(room.RECIPE, "imgsz", 64)
@@ -57,8 +57,17 @@ def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     text = compare(data, **options)
     assert "| segment | yolo11n-botnet | 2.7" in text
     assert (tmp_path / "out" / "summary.png").stat().st_size > 5000
+    report = tmp_path / "out" / "segment" / "report.html"
+    page = report.read_text()
+    assert "<h1>Report of yolo11n-botnet-seg and yolo11n-seg</h1>" in page
+    assert '<th scope="col">difference</th>' in page
     monkeypatch.setattr(room, "YOLO", None)  # nothing is trained again
+    monkeypatch.setattr("botvision_yolo.report.write_report", None)  # nor is the page made again
     assert compare(data, **options) == text
+    assert report.read_text() == page
+    report.unlink()
+    assert compare(data, **options) == text  # a report that cannot be made is a warning
+    assert "report.html could not be made ('NoneType' object is not callable)" in capsys.readouterr().err
     [result] = (tmp_path / "out").rglob("yolo11n-botnet/seed0/result.json")
     content = json.loads(result.read_text())
     assert set(content["run"]["entropy"]) == {"1"}  # the first step, and the last: the only one

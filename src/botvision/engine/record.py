@@ -54,6 +54,10 @@ class Record:
         options = {name: group for name, group in self.config.items() if name not in ("engine", "out")}
         return json.dumps(kept(options, own=f"{self.name}/annotations/"), sort_keys=True)
 
+    def points(self, column: str, *, along: str) -> list[tuple[float, float]]:
+        """A column of metrics.csv over another, where both are."""
+        return [(row[along], row[column]) for row in self.rows if column in row and along in row]
+
     def last(self, column: str) -> float | None:
         """The last value of a column of metrics.csv; none where it has none."""
         return next((row[column] for row in reversed(self.rows) if column in row), None)
@@ -76,6 +80,9 @@ def read_record(path: Path) -> Record:
     config_path = path / "config.yaml"
     if not config_path.is_file():
         found = "holds no config.yaml" if path.is_dir() else "is no folder"
+        if (path / "args.yaml").is_file():
+            found, other = "is a run of ultralytics", f"bot-yolo report {path} (of botvision-yolo) reports it"
+            raise FileNotFoundError(f"{path} {found}; {other}")
         raise FileNotFoundError(f"{path} {found}; give the folder of a run, e.g. runs/maskrcnn/demo")
     config = read_yaml(config_path, what="settings")
     if not isinstance(config, dict) or not isinstance(config.get("engine", {}), dict):

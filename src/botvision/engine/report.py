@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from botvision.draw.charts import Line, line_chart
+from botvision.draw.charts import DASHES, Line, line_chart
 from botvision.draw.curves import group_of
 from botvision.draw.page import page, web
 from botvision.draw.sections import Cell, Markup, Section, contents, escaped, folded, note, side_by_side, table, tiles
-from botvision.engine.attention import PANELS
 from botvision.engine.intervals import Interval, difference, interval, verdict
 from botvision.engine.record import Record
 from botvision.engine.reporter import Entry, Group, Headline, Reporter
-from botvision.files import write_text
+from botvision.files import check_no_file, write_text
 
 SECONDS = 60.0  # that the model of a run that has just ended looks at images, at most
 
@@ -37,6 +36,20 @@ class Written(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.out}: {self.megabytes:.1f} MB, made in {self.seconds:.1f} s; open it in a browser"
+
+
+def place_of(out: Path | None, records: Sequence[Record]) -> Path:
+    """The file to write: report.html in the folder of a single run, or here of several, unless another is wanted.
+
+    Raises:
+        ValueError: it is a folder, or its folder is a file.
+    """
+    if out is None:
+        out = records[0].path / "report.html" if len(records) == 1 else Path("report.html")
+    check_no_file(out.parent)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'report.html'}")
+    return out
 
 
 def write_report(
@@ -154,7 +167,7 @@ def grouped(ours: Sequence[Entry[Any]], others: Sequence[Entry[Any]]) -> list[Gr
 def assemble(reporter: Reporter[Any], groups: Sequence[Group]) -> str:
     """The page as text."""
     sections = [*common_head(reporter, groups), *reporter.sections([g for g in groups if g.analysed])]
-    sections += [*entropies(groups), *configuration(groups)]
+    sections += [*entropies(reporter, groups), *configuration(groups)]
     names = " and ".join(group.label for group in groups)
     title = f"Report of {names}"
     about = f'<p class="quiet">{escaped(subtitle(reporter, groups))}</p>'
@@ -178,7 +191,8 @@ def subtitle(reporter: Reporter[Any], groups: Sequence[Group]) -> str:
     record, analysis = groups[0].first.record, groups[0].first.analysis
     told = [f"{record.model} {reporter.kind}".strip()]
     if "epochs" in record.summary:
-        told.append(f"{record.summary['epochs']} epochs in {record.summary['wall_seconds'] / 60:.1f} min")
+        many = "" if record.summary["epochs"] == 1 else "s"
+        told.append(f"{record.summary['epochs']} epoch{many} in {record.summary['wall_seconds'] / 60:.1f} min")
     else:
         told.append("the run has not ended")
     counted = getattr(analysis, "counted", "")
@@ -189,11 +203,12 @@ def common_head(reporter: Reporter[Any], groups: Sequence[Group]) -> Iterator[Se
     """Numbers and curves."""
     if reporter.headlines:
         yield Section("Result", "", numbers(reporter, groups))
-    charts = [chart for title, columns in reporter.panels.items() if (chart := curves(title, columns, groups))]
+    charts = [chart for title, columns in reporter.panels.items()
+              for chart in curves(title, columns, groups, along=reporter.along)]  # fmt: skip
     if charts:
-        yield Section("Curves", "From metrics.csv, over the steps of training.", side_by_side(charts))
+        yield Section("Curves", f"From {reporter.table}, over the {reporter.along}s of training.", side_by_side(charts))
     else:
-        yield Section("Curves", "", note("metrics.csv has no row yet: the run ended before anything was logged."))
+        yield Section("Curves", "", note(f"{reporter.table} has no row yet: the run ended before anything was logged."))
 
 
 def numbers(reporter: Reporter[Any], groups: Sequence[Group]) -> str:
@@ -246,52 +261,63 @@ def shown(found: Interval, one: Headline, *, sign: bool = False) -> str:
 
 def compared(one: Headline, group: Group, baseline: Group) -> str:
     """A difference to the baseline over the seeds that both have, in numbers and words."""
-    found = difference(values(one, group), values(one, baseline))
+    ours, theirs = values(one, group), values(one, baseline)
+    if not ours or not theirs:
+        return "–"
+    found = difference(ours, theirs)
     if found is None:
         return "no common seed"
     return f"{shown(found, one, sign=True)} ({verdict(found)})"
 
 
-def curves(title: str, patterns: Sequence[str], groups: Sequence[Group]) -> str:
-    """A panel: of one run a colour a column; of several a colour a kind, and dashes tell columns apart."""
+def curves(title: str, patterns: Sequence[str], groups: Sequence[Group], *, along: str) -> Iterator[str]:
+    """A panel: of one run a colour a column; of several a colour a kind, and dashes tell columns apart.
+
+    Where there are more columns than dashes, each has a panel of its own.
+    """
     runs = [(number, group, entry.record) for number, group in enumerate(groups) for entry in group.entries]
     known = dict.fromkeys(column for _, _, record in runs for row in record.rows for column in row)
     columns = [column for pattern in patterns for column in known if fnmatchcase(column, pattern)]
     alone = len(runs) == 1
+    if not alone and len(columns) > len(DASHES):
+        for column in columns:
+            yield from curves(column, [column], groups, along=along)
+        return
     lines = []
     for place, column in enumerate(columns):
         short = column.removeprefix("train/").removeprefix("loss_") if title.startswith("parts") else column
         for number, group, record in runs:
-            points = [(row["step"], row[column]) for row in record.rows if column in row and "step" in row]
+            points = record.points(column, along=along)
             label = short if alone else group.label + (f", {short}" if len(columns) > 1 else "")
             colour, dash = (place, place // 4) if alone else (number, place)
             lines.append(Line(label, points, colour, dash, dots=len(points) <= 30))
-    return line_chart(lines, title=title, x="step", y="")
+    if chart := line_chart(lines, title=title, x=along, y=""):
+        yield chart
 
 
-def entropies(groups: Sequence[Group]) -> Iterator[Section]:
+def entropies(reporter: Reporter[Any], groups: Sequence[Group]) -> Iterator[Section]:
     """Each head's entropy and distance over training, of the first run of each kind."""
     charts = []
     for group in groups:
         record = group.first.record
-        for title, patterns in PANELS.items():
+        for title, patterns in reporter.heads.items():
             known = dict.fromkeys(column for row in record.rows for column in row)
             columns = [column for column in known for pattern in patterns if fnmatchcase(column, pattern)]
             layers = list(dict.fromkeys(map(group_of, columns)))
             lines = []
             for column in columns:
-                points = [(row["step"], row[column]) for row in record.rows if column in row and "step" in row]
+                points = record.points(column, along=reporter.along)
                 layer = group_of(column)
                 label = layer.rsplit("/", 1)[-1].removesuffix(".head")
                 lines.append(Line(label, points, layers.index(layer), layers.index(layer), dots=True))
             named = f"{group.label}: {title}" if len(groups) > 1 else title
             unit = (0.0, 1.0) if "log N" in title else None
-            if chart := line_chart(lines, title=named, x="step", y="", y_range=unit):
+            if chart := line_chart(lines, title=named, x=reporter.along, y="", y_range=unit):
                 charts.append(chart)
     if charts:
         about = (
-            "A line a head, on the first validation images of each evaluation. Entropy 1: the head averages over the "
-            "whole map; 0: it looks at one place."
+            f"A line a head, {reporter.looked_at}. Entropy 1: the head averages over the whole map; 0: it looks at one "
+            "place."
         )
         yield Section("Attention heads over training", about, side_by_side(charts))
 

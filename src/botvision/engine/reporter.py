@@ -10,6 +10,7 @@ import torch
 
 from botvision.draw.charts import Line, line_chart
 from botvision.draw.sections import NAMED, Cell, Section, confused, matrix, side_by_side, table
+from botvision.engine.attention import PANELS
 from botvision.engine.record import Record
 
 Analysis = TypeVar("Analysis")
@@ -76,11 +77,19 @@ class Reporter(ABC, Generic[Analysis]):
     Attributes:
         headlines: numbers of the page's head.
         kind: of model, in a word or two.
+        table: file of the curves' numbers.
+        along: its column that the curves are over.
+        heads: columns of each attention head, by the title of their panel.
+        looked_at: images that head entropies over training are of.
         panels: of the curves: metrics by the title of their panel.
     """
 
     headlines: ClassVar[Sequence[Headline]] = ()
     kind: ClassVar[str] = "model"
+    table: ClassVar[str] = "metrics.csv"
+    along: ClassVar[str] = "step"
+    heads: ClassVar[Mapping[str, Sequence[str]]] = PANELS
+    looked_at: ClassVar[str] = "on the first validation images of each evaluation"
 
     def __init__(self, panels: Mapping[str, Sequence[str]]) -> None:
         self.panels = panels

@@ -65,6 +65,8 @@ def explore(
         raise ValueError(f"threshold={threshold} must lie in 0 … 1; e.g. 0.5")
     if field is not None and field < 0:
         raise ValueError(f"field={field} must be at least 1 place a side, or 0 for none; e.g. 8")
+    if max_mb <= 0:
+        raise ValueError(f"max_mb={max_mb:g} must be above 0; e.g. 50")
     paths = [path for source in images for path in find_images(source)]
     opened = [open_image(path) for path in paths]
     given: dict[str, Any] = {"img_size": img_size, "threshold": threshold, "options": options}

@@ -6,15 +6,16 @@ import contextlib
 import io
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from botvision.engine.record import Record
 from botvision.engine.settings import built
@@ -30,6 +31,8 @@ from botvision.maskrcnn.results import Result, image_results
 IMAGES = 256  # validation images that are looked at, at most
 SIZES = ("all", "small", "medium", "large")
 BATCH = 8
+
+Size = tuple[int, int]
 
 
 class Counted(NamedTuple):
@@ -66,7 +69,9 @@ class Diagnosis:
     """A detector on some validation images.
 
     Attributes:
-        predictor: the detector.
+        model: the detector, whose attention layers are watched.
+        look: runs it on one image (3, H, W) of uint8; (h, w) that it was resized to, and that it was padded to at the
+            right and below.
         data: the images, of the detector's classes.
         chosen: numbers of those that were looked at.
         objects: annotations of each of them.
@@ -78,10 +83,10 @@ class Diagnosis:
         errors: AP50 that each of TIDE's kinds of error costs.
         calibration: bins with their confidence, share of right ones and count; and the mean gap.
         gap: expected calibration error.
-        parameters: of the model.
     """
 
-    predictor: Predictor
+    model: nn.Module
+    look: Callable[[Tensor], tuple[Size, Size]]
     data: CocoInstances
     chosen: Sequence[int]
     objects: Sequence[Sequence[Mapping[str, Any]]]
@@ -92,12 +97,11 @@ class Diagnosis:
     errors: Mapping[str, float]
     calibration: Sequence[Mapping[str, float]]
     gap: float
-    parameters: int
 
     @property
     def names(self) -> list[str]:
         """Of the classes."""
-        return self.predictor.names
+        return [category.name for category in self.data.categories]
 
     @property
     def counted(self) -> str:
@@ -142,27 +146,58 @@ def diagnose(
         FileNotFoundError, ValueError: images or a checkpoint that are not there, or do not fit each other.
     """
     detector = load_detector(checkpoint)
+    model = detector.model.to(device)
     predictor = Predictor(detector, device, batch_size=BATCH)
-    detector.model.to(device)
     config = built(DataConfig, record.config.get("data"), record.path / "config.yaml")
-    data = val_set(config, masks=detector.model.masks)
+    data = val_set(config, masks=model.masks)
     use_classes_of(detector, data)
+
+    def find(images: Sequence[Tensor], numbers: Sequence[int]) -> list[list[Result]]:
+        return [
+            image_results(own, data.categories, image_id=number, size=image.shape[-2:])
+            for number, image, own in zip(numbers, images, predictor.find(images, threshold=0.0), strict=True)
+        ]
+
+    def look(image: Tensor) -> tuple[Size, Size]:
+        batch = model.resize([image.to(device)])
+        predictor.find([image])
+        return batch.image_sizes[0], cast("Size", tuple(batch.tensors.shape[-2:]))
+
+    return diagnosed(model, look, data, find, most=most, seconds=seconds)
+
+
+def diagnosed(
+    model: nn.Module,
+    look: Callable[[Tensor], tuple[Size, Size]],
+    data: CocoInstances,
+    find: Callable[[Sequence[Tensor], Sequence[int]], Sequence[list[Result]]],
+    *,
+    most: int = IMAGES,
+    seconds: float | None = None,
+) -> Diagnosis:
+    """Run any detector over some of the images, drawn by a fixed seed, and count.
+
+    Args:
+        model, look: as `Diagnosis` has them.
+        data: the images.
+        find: images (3, H, W) of uint8 and their image ids → COCO results of each, however unsure.
+        most, seconds: as `diagnose`.
+
+    Raises:
+        FileNotFoundError, ValueError: an image that cannot be read.
+    """
     found: dict[int, list[Result]] = {}
     started = time.monotonic()
     for places in lots(random.Random(0).sample(range(len(data)), min(most, len(data))), BATCH):
         if found and seconds is not None and time.monotonic() - started > seconds:
             break
-        images = [data.read(place) for place in places]
-        for place, image, own in zip(places, images, predictor.find(images, threshold=0.0), strict=True):
-            number = int(data.record(place)[0]["id"])
-            found[place] = image_results(own, data.categories, image_id=number, size=image.shape[-2:])
+        numbers = [int(data.record(place)[0]["id"]) for place in places]
+        found |= zip(places, find([data.read(place) for place in places], numbers), strict=True)
     chosen = sorted(found)
-    document = part_of(data, chosen)
-    parameters = sum(parameter.numel() for parameter in detector.model.parameters())
+    results = [result for own in found.values() for result in own]
     return Diagnosis(
-        predictor, data, chosen, [data.record(place)[1] for place in chosen], [found[place] for place in chosen],
-        **count(document, [result for own in found.values() for result in own], masks=data.masks),
-        parameters=parameters,
+        model, look, data, chosen, [data.record(place)[1] for place in chosen], [found[place] for place in chosen],
+        **count(part_of(data, chosen), results, masks=data.masks),
     )  # fmt: skip
 
 

@@ -263,10 +263,12 @@ def attention(groups: Sequence[Group]) -> Section:
     parts: list[str] = []
     for group in groups:
         one: Diagnosis = group.analysed[0]
-        if not any(isinstance(module, MHSA2d) for module in one.predictor.detector.model.modules()):
-            parts.append(note(f"{group.label} has no attention to show."))
+        if not any(isinstance(module, MHSA2d) for module in one.model.modules()):
+            parts.append(note(f"{group.label} has no attention layer of BoTNet's to show."))
             continue
-        parts += [attended(one, at, group.label if len(groups) > 1 else "") for at in surest(one)]
+        label = group.label if len(groups) > 1 else ""
+        cards = [attended(one, at, label) for at in surest(one)]
+        parts += cards or [note(f"{group.label} is sure of nothing: no detection has a score of {SHOWN} or more.")]
     about = (
         "The mean over heads and over the places of the framed object, of each attention layer; yellow is where it "
         "looks most, each picture by its own scale. botvision explore shows every head and place."
@@ -283,20 +285,18 @@ def surest(one: Diagnosis) -> list[int]:
 @torch.inference_mode()
 def attended(one: Diagnosis, at: int, label: str) -> str:
     """The attention of an image's surest detection, a picture a layer."""
-    model, image = one.predictor.detector.model, one.data.read(one.chosen[at])
-    with watch(model) as watching:
-        one.predictor.find([image])
+    image = one.data.read(one.chosen[at])
+    with watch(one.model) as watching:
+        size, padded = one.look(image)
     best = max(one.found[at], key=lambda result: result["score"])
     x, y, width, height = best["bbox"]
-    batch = model.resize([image.to(one.predictor.device)])
-    own, size = (image.shape[-2], image.shape[-1]), batch.image_sizes[0]
+    own = (image.shape[-2], image.shape[-1])
     box = move_boxes(torch.tensor([[x, y, x + width, y + height]]), source=own, target=size)[0].tolist()
     pixels = small(image.permute(1, 2, 0).numpy(), 240)
     scale = pixels.shape[1] / own[1]
     frame = (x * scale, y * scale, (x + width) * scale, (y + height) * scale)
     pictures = []
     for seen in watching:
-        padded = batch.tensors.shape[-2:]
         cells = cells_of(box, padded, seen.size)
         weights = attention_weights(seen.layer, seen.input(0), cells.to(seen.x.device))[0].float()  # M Q N
         shown = weights.mean((0, 1)).unflatten(-1, seen.size)  # H W

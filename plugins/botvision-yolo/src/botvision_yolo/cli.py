@@ -52,6 +52,11 @@ COMMANDS = {
         "DIR [train=1100 val=200 size=128 seed=0]",
         "a small offline data set, to detect and to segment",
     ),
+    "report": Command(
+        "botvision_yolo.report:report",
+        "RUN… [against=RUN,RUN out=report.html device=cpu]",
+        "a run's folder, or several beside a baseline, as one HTML file",
+    ),
     "compare": Command(
         "botvision_yolo.compare:compare",
         "DATA.yaml [models=yolo11n,yolo11n-botnet tasks=detect,segment seeds=3 epochs=30 out=DIR]",

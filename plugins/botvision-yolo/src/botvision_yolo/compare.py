@@ -1,6 +1,7 @@
 """Variants trained on scenes by one recipe and several seeds, beside the plain model: mAP with its spread."""
 
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def compare(
         tasks: detect, segment or both.
         seeds: how many, from 0.
         epochs: of every run.
-        out: folder of the runs, of `summary.md`, `summary.json` and `summary.png`.
+        out: folder of the runs, of `summary.md`, `summary.json` and `summary.png`, and by task of `report.html`.
 
     Raises:
         ValueError: an unknown task, or no seed.
@@ -86,6 +87,8 @@ def compare(
         print(f"run {number} of {len(grid)}: {kind}, {name}, seed {seed}", flush=True)
         runs.append(one_run(kind, name, seed, data=Path(data).resolve(), epochs=epochs, out=out))
         write_summary(runs, out, epochs=epochs)
+    for kind in kinds:
+        write_report(out / kind, [[out / kind / name / f"seed{seed}" for seed in range(seeds)] for name in names])
     return f"{(out / 'summary.md').read_text(encoding='utf-8')}\n{out / 'summary.png'}"
 
 
@@ -143,6 +146,25 @@ def write_summary(runs: list[Run], out: Path, *, epochs: int) -> None:
     content = {"recipe": {**RECIPE, "epochs": epochs}, "runs": [run._asdict() for run in runs]}
     write_json(out / "summary.json", content, indent=1)
     draw(runs, out / "summary.png")
+
+
+def write_report(out: Path, models: list[list[Path]]) -> None:
+    """`report.html` of a task's runs, the first model as the baseline; one that is newer than all runs stays.
+
+    Whatever fails is a warning, since the runs are whole.
+    """
+    page, runs = out / "report.html", [run for model in models for run in model]
+    if page.is_file() and page.stat().st_mtime >= max((run / "result.json").stat().st_mtime for run in runs):
+        return
+    first, others = models[0], [run for model in models[1:] for run in model]
+    against = ",".join(map(str, first)) if others else ""
+    try:
+        from botvision_yolo.report import report
+
+        print(f"report: {report(*map(str, others or first), against=against, out=str(page))}", flush=True)
+    except Exception as error:  # no report is worth a run
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"warning: {page} could not be made ({reason}); the runs are whole", file=sys.stderr)
 
 
 def summary(runs: list[Run], *, epochs: int) -> str:

@@ -1,8 +1,10 @@
-"""Open a YOLO's checkpoint for `botvision explore`: its attention, and what it detects."""
+"""Open a YOLO's checkpoint for `botvision explore`: its attention or receptive field, and objects."""
 
 # h×w picture: the image resized and padded
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,13 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
         path: a `.pt` file.
         img_size: px of the longer side; none is what it was trained at, 640 where it does not tell.
         threshold: lowest score of an object.
+
+    Raises:
+        ValueError: a file that cannot be opened, or too small an image size.
     """
-    yolo = YOLO(str(path))
+    if img_size is not None and img_size < STRIDE:
+        raise ValueError(f"img_size={img_size} must be at least {STRIDE} px; e.g. 640")
+    yolo = opened(path)
     model = yolo.model.float().eval()
     size = img_size or int(yolo.overrides.get("imgsz") or 640)
     names = tuple(yolo.names[number] for number in sorted(yolo.names))
@@ -32,8 +39,8 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
     def look(image: Image.Image) -> Seen:
         options = {"imgsz": size, "conf": threshold, "device": "cpu", "verbose": False}
         [result] = yolo.predict(np.asarray(image)[..., ::-1], **options)
-        picture, scale = padded(image, size)
-        batch = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        picture, _, scale = padded(image, size)
+        batch = batch_of(picture)
         with torch.inference_mode():  # after `predict`, whose own padding is another: what is watched is this
             yolo.model.float()(batch)
         found = []
@@ -45,17 +52,38 @@ def open_subject(path: Path, *, img_size: int | None, threshold: float) -> Subje
         frame = (0.0, 0.0, picture.shape[1] / scale, picture.shape[0] / scale)
         return Seen(batch, picture, frame, found)
 
-    return Subject(path.stem, f"YOLO, {size} px, {len(names)} classes", model, look, no_last_map, names)
+    name = f"{path.parents[1].name}/{path.stem}" if path.parent.name == "weights" else path.stem
+    return Subject(name, f"YOLO, {size} px, {len(names)} classes", model, look, coarsest_map(model), names)
 
 
-def padded(image: Image.Image, size: int) -> tuple[np.ndarray, float]:
-    """The image with its longer side `size`, padded right and below to the stride, and how much it was enlarged."""
+def opened(path: Path) -> YOLO:
+    """A checkpoint's model.
+
+    Raises:
+        ValueError: the file cannot be opened.
+    """
+    try:
+        return YOLO(str(path))
+    except ValueError:  # ours, e.g. of a fork's checkpoint: it says what to do
+        raise
+    except Exception as error:  # whatever pickle says of a torn file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} cannot be opened: {reason}; give a whole .pt of a training") from error
+
+
+def padded(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int], float]:
+    """The image with its longer side `size`, padded right and below to the stride; (h, w) within; its enlargement."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     shape = tuple(-(-side // STRIDE) * STRIDE for side in (height, width))
     picture = np.full((*shape, 3), GREY, np.uint8)
     picture[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return picture, scale
+    return picture, (height, width), scale
+
+
+def batch_of(picture: np.ndarray) -> Tensor:
+    """(1, 3, h, w), what a YOLO is given of a picture."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def filled(outline: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -66,10 +94,16 @@ def filled(outline: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(mask)
 
 
-def no_last_map(_: Tensor) -> Tensor:
-    """Refuse the receptive field: a YOLO has three last maps.
+def coarsest_map(model: Any) -> Callable[[Tensor], Tensor]:
+    """A function (1, 3, h, w) → (1, C, h', w'): what the head is given at the coarsest scale, e.g. P5."""
+    head = model.model[-1]
 
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError("the receptive field of a YOLO is not shown: it has a last map a scale; leave --field out")
+    def last_map(x: Tensor) -> Tensor:
+        head.forward = lambda given, *_: given
+        try:
+            maps = model(x)
+        finally:
+            del head.forward
+        return min(maps, key=lambda one: one.shape[-1]) if isinstance(maps, list) else maps
+
+    return last_map

@@ -13,11 +13,12 @@ from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
 from botvision_yolo.transfer import load_pretrained
 
 IMAGES = 8  # of the last batch, on which the entropy of attention is measured
-ENTROPY = "attention/entropy"  # its column in results.csv
+ENTROPY = "attention/entropy"  # column of results.csv: the mean of all heads; each head's own begin with it
+DISTANCE = "attention/distance"
 
 
 class AlignedWeights:
-    """A trainer's `get_model` that aligns rows, and one figure more in its log: how flat attention is."""
+    """A trainer's `get_model` that aligns rows, and more figures in its log: how flat attention is, head by head."""
 
     seen: Tensor | None = None
 
@@ -35,15 +36,27 @@ class AlignedWeights:
         return batch
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """A line of results.csv, with the mean entropy / log N of all heads where the model has attention of ours."""
+        """A line of results.csv, with entropy / log N and distance of each head where there is attention of ours."""
         csv: Any = self.csv  # type: ignore[attr-defined]
-        heads = entropies(self)
-        if heads and (not csv.exists() or ENTROPY in csv.read_text(encoding="utf-8").partition("\n")[0]):
-            metrics = {**metrics, ENTROPY: statistics.mean(head.entropy for head in heads)}
+        if heads := entropies(self):
+            told = columns_of(heads)
             LOGGER.info(
-                f"attention: entropy / log N {metrics[ENTROPY]:.3f}, a mean of {len(heads)} heads; 1 is a plain average"
+                f"attention: entropy / log N {told[ENTROPY]:.3f}, a mean of {len(heads)} heads; 1 is a plain average"
             )
+            if csv.exists():  # of a run that is resumed: its lines have as many columns as they began with
+                known = csv.read_text(encoding="utf-8").partition("\n")[0].split(",")
+                told = {name: value for name, value in told.items() if name in known}
+            metrics = {**metrics, **told}
         super().save_metrics(metrics)  # type: ignore[misc]
+
+
+def columns_of(heads: list[HeadStatistics]) -> dict[str, float]:
+    """The heads' figures by their columns in results.csv: each head's own, then the mean entropy."""
+    columns: dict[str, float] = {}
+    for head in heads:
+        place = f"{head.layer.removesuffix('.mhsa').removeprefix('model.')}.head{head.head}"
+        columns |= {f"{ENTROPY}/{place}": head.entropy, f"{DISTANCE}/{place}": head.distance}
+    return {**columns, ENTROPY: statistics.mean(head.entropy for head in heads)}
 
 
 def entropies(trainer: Any) -> list[HeadStatistics]:
