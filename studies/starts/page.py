@@ -14,6 +14,7 @@ from studies.starts.reading import BATCH, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLD
 from studies.starts.results import by_seed, read_results
 
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
+COIN = 0.55  # a share up to which nothing was learnt, of two classes
 Shares = Mapping[tuple[str, str], Mapping[int, float]]  # (contender, world) → seed → share named right
 
 
@@ -32,6 +33,7 @@ def build_page(results: Path) -> str:
         shares=share_table(shares, worlds, found),
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),
+        by_seed=by_seed_table(shares, "pair_far"),
         trials=len(found),
         seeds=sorted({one["seed"] for one in found}),
         hardware=sorted({one["hardware"] for one in found}),
@@ -88,6 +90,18 @@ def counted(found: Interval | None, *, sign: bool = False) -> str:
     if found is None:
         return NOT_RUN
     return found.text(sign=sign) + (f" (n = {found.seeds})" if found.half is not None else "")
+
+
+def by_seed_table(shares: Shares, world: str) -> str:
+    """Each start's runs in a world, one by one: a mean hides that some learn and some do not."""
+    rows = []
+    for name, one in CONTENDERS.items():
+        own = shares.get((name, world), {})
+        if own and one.backbone.startswith("botnet"):
+            learnt = sum(share > COIN for share in own.values())
+            each = ", ".join(f"{100 * own[seed]:.1f}" for seed in sorted(own))
+            rows.append([one.title, f"{learnt} of {len(own)}", each])
+    return table(["", f"learnt (above {100 * COIN:.0f} %)", "named right, %, by seed"], rows)
 
 
 def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:
