@@ -291,3 +291,26 @@ def test_the_tracing_onnx_exporter_writes_one_graph_for_every_batch_and_size(pos
         x = torch.randn(size[0], 16, *size[1:])
         with torch.no_grad():
             assert np.abs(session.run(None, {"x": x.numpy()})[0] - layer(x).numpy()).max() < 1e-5
+
+
+class Likeness(torch.nn.Module):
+    """Of every place with every other, as attention behind the layer computes it."""
+
+    def forward(self, x):
+        heads = x.flatten(2).unflatten(1, (2, -1))
+        return heads.mT @ heads
+
+
+@pytest.mark.parametrize("position", ["relative", "none"])
+def test_torch_exports_onnx_declares_a_free_batch_of_what_was_recorded_at_one_image(position):
+    pytest.importorskip("onnxscript")
+    layer = MHSA2d(16, 2, position=position, max_size=(4, 5))
+    network = torch.nn.Sequential(layer, torch.nn.Conv2d(16, 4, 1), Likeness()).eval()
+    free = ({0: "batch", 2: "height", 3: "width"},)
+    program = torch.onnx.export(
+        network, (torch.randn(1, 16, 3, 3),), dynamo=True, dynamic_shapes=free, opset_version=18, verbose=False
+    )
+    [found], x = program.model.graph.outputs, torch.randn(3, 16, 4, 5)
+    assert str(found.shape[0]) == "batch"
+    with torch.no_grad():
+        assert (program(x)[0] - network(x)).abs().max() < 1e-5

@@ -10,6 +10,7 @@ import ultralytics
 
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO
+from botvision_yolo.variants import VARIANTS
 
 SIZES = [(64, 64), (96, 160), (320, 224)]
 ROUNDING = 32  # times float32 torch's own error, itself one draw: 0.5 to 12 are seen; without positions over 100
@@ -74,6 +75,18 @@ def test_one_onnx_graph_equals_torch_at_every_batch_and_size(variant, opset, sim
         image, _ = outputs(yolo.model.eval(), size, batch)
         [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         assert error(yolo.model, size, found) < ROUNDING, (batch, size)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_file_for_every_batch_and_size_says_so(variant, trained, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    path = trained(f"yolo11n-{variant}.yaml").export(format="onnx", dynamic=True, imgsz=64, device="cpu")
+    graph = onnx.load(path).graph
+    declared = [[side.dim_param for side in part.type.tensor_type.shape.dim] for part in (*graph.input, *graph.output)]
+    assert [part[0] for part in declared] == ["batch", "batch"]
+    assert declared[0][2:] == ["height", "width"]
+    assert declared[1][2]  # boxes of every size
 
 
 @pytest.mark.skipif(ultralytics.__version__ < "8.4", reason="exports by torch.export, which fixes the batch of its NMS")

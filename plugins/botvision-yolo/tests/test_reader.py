@@ -114,6 +114,7 @@ def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, capl
             [-1, 1, "C3k2BoT", [256, True, 0.5, 4, "none", "directional"]],
             "start='directional' needs relative positions",
         ),
+        ([-1, 1, "C2BoT", [256, -1]], "row 1 .*e, the share of channels inside, must be above 0; got -1; e.g. 0.5"),
         ([-1, 1, "C2BoT", [4]], r"row 1 .*C2BoT takes \[channels, .*; got channels 4, e.g. 1024"),
         ([-1, 1, "MHSA2d", [1024]], r"row 1 \[-1, 1, MHSA2d, \[1024\]\]: num_heads=1024 does not divide dim=64"),
         ([0, 1, "MHSA2d", []], "MHSA2d follows the row before; its from must be -1, got 0"),

@@ -21,6 +21,16 @@ def is_transformed() -> bool:
 
 
 @torch.jit.ignore
+def has_memory_formats() -> bool:
+    """Whether a map may be laid out as channels_last in this run.
+
+    Not under vmap, which has no memory formats, and not in an exported graph: of a convolution over such a map torch
+    infers the batch that it was recorded at, where that is 1, and a file declares its outputs so.
+    """
+    return not (is_transformed() or torch.compiler.is_exporting())
+
+
+@torch.jit.ignore
 def is_followed() -> bool:
     """Whether anything records or transforms this run: sizes must stay free, without strides and hooks."""
     return is_recorded() or is_transformed()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from botvision.attention.dispatch import BACKENDS, dispatched
-from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.graphs import has_memory_formats, is_recorded
 from botvision.attention.position import coordinate_table, offset_table, relative_logits
 from botvision.attention.start import BEHIND_RELU, check_start, check_stds, hills
 
@@ -199,18 +199,21 @@ class MHSA2d(nn.Module):
         if not torch.jit.is_scripting():
             check_input(x, self.dim, like=self.qkv.weight)
         size = (x.shape[2], x.shape[3])
-        # fused kernels want a token's channels side by side, and leave for a slow N×N form without a word otherwise
-        if torch.jit.is_scripting() or not is_transformed():  # vmap has no memory formats
+        if torch.jit.is_scripting() or has_memory_formats():  # as fused kernels and the convolutions around like it
             x = x.contiguous(memory_format=torch.channels_last)
         q, k, v = self.project(x)
         q, k, rel_h, rel_w = self.with_positions(q, k, size)
         out = dispatched(q, k, v, rel_h, rel_w, self.scale, self.backend)
-        # B M N D → B C H W; the memory order is channels_last, as the convolutions around it like it
-        return out.transpose(1, 2).flatten(2).view(x.shape[0], size[0], size[1], self.dim).permute(0, 3, 1, 2)
+        out = out.transpose(1, 2).flatten(2).view(x.shape[0], size[0], size[1], self.dim)  # B H W C
+        out = out.permute(0, 3, 1, 2)
+        if torch.jit.is_scripting() or has_memory_formats():
+            return out
+        return out.contiguous()
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) → query, key and value (B, M, N, D); without a key projection the query stands for the key."""
-        tokens = self.qkv(x).flatten(2).transpose(1, 2)  # B N parts·C
+        # fused kernels want a token's channels side by side, and leave for a slow N×N form without a word otherwise
+        tokens = self.qkv(x).flatten(2).transpose(1, 2).contiguous()  # B N parts·C; no copy of a channels_last map
         split = (tokens.shape[0], tokens.shape[1], self.parts, self.num_heads, self.head_dim)
         heads = tokens.view(split).permute(2, 0, 3, 1, 4)  # `unflatten` has no ONNX below opset 13
         return heads[0], heads[self.parts - 2], heads[-1]  # B M N D

@@ -132,6 +132,8 @@ def call(name: str, words: list[str]) -> Any:
     usage = f"usage: bot-yolo {name} {command.usage}".rstrip()
     if words and words[0].lstrip("-") in {"help", "h"}:
         return f"{usage}\n{command.help}"
+    if dashed := [word for word in words if word.startswith("-")]:
+        raise ValueError(f"options are written key=value, without dashes; got {dashed[0]!r}; {usage}")
     function = load(command.function)
     named = {word.partition("=")[0]: word.partition("=")[2] for word in words if "=" in word}
     numbers = {key: smart_value(value) if not takes_text(function, key) else value for key, value in named.items()}

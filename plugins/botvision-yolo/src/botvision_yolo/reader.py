@@ -157,6 +157,8 @@ def check_arguments(row: list[Any], shown: str) -> None:
         raise ValueError(f"{shown}: {row[2]} takes [{form}]; got {len(row[3]) - layer} arguments")
     for name, value in zip(options, given, strict=False):
         check_kind(name, value, options[name].annotation, shown)
+        if name == "e" and value <= 0:
+            raise ValueError(f"{shown}: e, the share of channels inside, must be above 0; got {value}; e.g. 0.5")
     channels = row[3][0]
     if not layer and (not is_whole(channels) or channels < 8):
         raise ValueError(f"{shown}: {row[2]} takes [{form}]; got channels {channels!r}, e.g. 1024")

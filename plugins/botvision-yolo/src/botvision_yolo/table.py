@@ -1,6 +1,6 @@
 """The variants side by side: parameters, multiply-adds, what pretrained weights keep, time of a forward pass."""
 
-import difflib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,12 +63,11 @@ def table(
         imgsz: px of the square image that is timed, batch 1; GFLOPs are always of 640 px.
         rounds: of every variant in turn; 0 times nothing.
         out: Markdown file; the numbers go beside it as JSON.
+
+    Raises:
+        ValueError: a model or a scale that ultralytics does not have.
     """
-    for scale in scales:
-        if not is_installed(f"{model}{scale}"):
-            near = difflib.get_close_matches(model, installed(), n=3)
-            hint = f"did you mean {', '.join(near)}?" if near and model not in near else "scales are n, s, m, l and x"
-            raise ValueError(f"no {model}{scale}.yaml in ultralytics {ultralytics.__version__}; {hint}")
+    check_asked(model, scales)
     lines = [line for scale in scales for line in lines_of(f"{model}{scale}", imgsz=imgsz, rounds=rounds)]
     head = ["| model | M parameters | GFLOPs at 640 px | tensors kept | by number | neck identical | time × plain |"]
     head.append("|---|---|---|---|---|---|---|")
@@ -78,6 +77,24 @@ def table(
         write_text(Path(out), text + "\n")
         write_json(Path(out).with_suffix(".json"), {"note": note, "lines": [line._asdict() for line in lines]})
     return text
+
+
+def check_asked(model: str, scales: str) -> None:
+    """Refuse what ultralytics has no yaml of, by which of the two it is."""
+    here, families = f"ultralytics {ultralytics.__version__}", detectors()
+    if model not in families:
+        raise ValueError(
+            f"no model {model!r} in {here}, by name without scale, task and suffix; use one of {', '.join(families)}"
+        )
+    has = [scale for scale in "nsmblx" if is_installed(f"{model}{scale}")]
+    lacking = [scale for scale in scales if scale not in has]
+    if lacking or not scales:
+        raise ValueError(f"scales={scales!r}, but {model} has {', '.join(has)} in {here}; e.g. scales={''.join(has)}")
+
+
+def detectors() -> list[str]:
+    """The plain detectors that ultralytics brings, without scale."""
+    return sorted({re.sub(r"(\d)[a-z]$", r"\1", name) for name in installed() if "-" not in name})
 
 
 def lines_of(base: str, *, imgsz: int, rounds: int) -> list[Line]:
