@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ from botvision.maskrcnn.checkpoint import Detector, build_model
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.model import PRESETS
-from botvision.maskrcnn.static import ImageDetector, StaticDetector
+from botvision.maskrcnn.static import ImageDetector, StaticDetector, sigmoid
 from botvision.serve import Served
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -60,6 +61,22 @@ def test_the_static_detector_is_eager_to_the_bit(untrained):
         found = static(on_canvas.tensors, torch.tensor(on_canvas.image_sizes))
         counts = [len(own["boxes"]) for own in model(mixed).detections]
     assert found["image"].bincount(minlength=2).tolist() == counts
+
+
+def test_sure_scores_are_ranked_in_onnxruntime_as_in_torch(tmp_path):
+    logits = torch.linspace(-60, 40, 50_001)
+    path = tmp_path / "sigmoid.onnx"
+
+    class Sigmoid(torch.nn.Module):
+        def forward(self, x):
+            return sigmoid(x)
+
+    program = torch.onnx.export(Sigmoid(), (logits,), dynamo=True, opset_version=18, verbose=False)
+    program.save(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: logits.numpy()})
+    assert (np.diff(found) >= 0).all()
+    np.testing.assert_allclose(found, logits.sigmoid().numpy(), rtol=1e-6)
 
 
 def test_nothing_found_is_an_empty_result(untrained):
@@ -348,7 +365,7 @@ def test_bfloat16_is_measured_and_refused_where_it_loses(
     assert sorted(path.name for path in out.parent.iterdir()) == ["detector.bin", "detector.xml"]
 
 
-SLOW = ("paper", "tiny")  # built of the same parts as the others
+SLOW = ("paper", "tiny", "nano")  # of the same parts as torchvision_v2, which has the most
 
 
 @pytest.mark.parametrize("preset", [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PRESETS])

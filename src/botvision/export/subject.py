@@ -157,13 +157,14 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
 def rounded(detector: Detector, *, seed: int) -> Detector:
     """A copy whose every layer is off by 1e-6 at each place, as float32's roundings in another order are.
 
-    Noise of weights alone would leave places alike that tie, as those of a blank image do; an engine does not.
+    Noise of weights alone would leave places alike that tie, as those of a blank image and of padding do, and noise in
+    proportion those at 0: which of them are taken is each engine's own choice.
     """
     copy = replace(detector, model=deepcopy(detector.model))
 
     def off(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
         noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))  # the same each time
-        return output * (1 + ROUNDING * noise)
+        return output + ROUNDING * noise * (output.abs() + output.abs().mean())
 
     for layer in copy.model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
