@@ -178,7 +178,7 @@ BAD = {
     "half a PNG": (picture(9, 200, 200)[:60], 400, "cannot read image (upload)"),
     "a bomb": (png_of(60_000), 400, "more than 1,000,000 pixels"),
     "a large image": (png_of(1001), 400, "more than 1,000,000 pixels"),
-    "a large file": (bytes(300_000), 413, "an upload may have 200,000 bytes"),
+    "a large file": (bytes(300_000), 413, "an upload may have 0.1907 MiB; send a smaller image"),
 }
 
 

@@ -131,11 +131,18 @@ def described(said: str | None, path: Path) -> dict[str, Any]:
     """
     if not said:
         raise ValueError(f"{path} was not written by `botvision export`: it says nothing of itself; give one that was")
-    about: dict[str, Any] = json.loads(said)
+    try:
+        about: dict[str, Any] = json.loads(said)
+        if not {"task", "input"} <= about.keys():
+            raise ValueError
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"{path} was not written by `botvision export`: what it says of itself is not ours; give one that was"
+        ) from None
     return about
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what an engine says, cut short."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:160]
+    return (lines[-1] if lines else type(error).__name__)[:160].rstrip(".")

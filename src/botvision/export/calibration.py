@@ -12,8 +12,9 @@ from botvision.classify.model import load_classifier
 from botvision.deploy.classifier import cropped
 from botvision.export.subject import Feeds, Subject, on_canvas, ready
 from botvision.inputs import as_array, find_images, image_suffixes
-from botvision.maskrcnn.checkpoint import load_detector
+from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.evaluation import Metrics, evaluate_detector
+from botvision.maskrcnn.resize import ImageSize
 from botvision.maskrcnn.results import Result
 
 IMAGES = 64  # that ranges are taken from
@@ -68,9 +69,14 @@ class Calibration:
             raise ValueError("a detector's int8 is measured by AP; give --annotations FILE.json of --images")
         if not 0 <= self.max_drop < 1:
             raise ValueError(f"max_ap_drop={self.max_drop} must lie in 0 … 1; e.g. 0.01")
+        self.paths()
 
-    def feeds(self, subject: Subject) -> list[Feeds]:
-        """Inputs of the graph, of images spread over the folder."""
+    def paths(self) -> list[Path]:
+        """Of the images that ranges are taken from, spread over the folder.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
         wanted = image_suffixes()
         if self.source.is_dir():
             paths = sorted(path for path in self.source.rglob("*") if path.suffix.lower() in wanted)
@@ -78,29 +84,44 @@ class Calibration:
             paths = find_images(self.source)
         if not paths:
             raise FileNotFoundError(f"no image in {self.source} to take ranges from")
-        step = max(1, len(paths) // IMAGES)
-        arrays = [as_array(path) for path in paths[::step][:IMAGES]]
+        return paths[:: max(1, len(paths) // IMAGES)][:IMAGES]
+
+    def feeds(self, subject: Subject) -> list[Feeds]:
+        """Inputs of the graph, of these images."""
+        arrays = [as_array(path) for path in self.paths()]
         about = subject.about
         if subject.task == "maskrcnn":
             if about["input"] == "image":
                 return [{"images": array[None]} for array in arrays]
-            detector = load_detector(self.checkpoint)
+            detector = detector_of(subject, self.checkpoint)
             return [on_canvas(detector, array[None]) for array in arrays]
         crops = [cropped(array, size=about["img_size"], crop=about["crop"])[None] for array in arrays]
         return [{"images": crop if about["input"] == "image" else ready(crop, about)} for crop in crops]
 
-    def drop(self, subject: Subject, path: Path) -> Drop:
+    def before(self, subject: Subject) -> dict[str, float]:
+        """Accuracy of the checkpoint; measured first, so that annotations or folders that do not fit cost no export."""
+        return self.accuracy(subject, self.checkpoint)
+
+    def drop(self, subject: Subject, path: Path, before: dict[str, float]) -> Drop:
         """Accuracy of the checkpoint and of the file."""
-        return Drop(self.accuracy(subject, self.checkpoint), self.accuracy(subject, path))
+        return Drop(before, self.accuracy(subject, path))
 
     def accuracy(self, subject: Subject, path: Path) -> dict[str, float]:
-        """AP on the COCO file, or top-1 on the class folders."""
+        """AP on the COCO file, or top-1 on the class folders, at the image size of the export."""
         cpu = torch.device("cpu")
         if self.annotations is not None and subject.task == "maskrcnn":
+            detector = detector_of(subject, path)
             evaluated = evaluate_detector(
-                load_detector(path), self.annotations, self.images, device=cpu, batch_size=1, workers=0, backend="auto"
+                detector, self.annotations, self.images, device=cpu, batch_size=1, workers=0, backend="auto"
             )
             metrics = cast("tuple[Metrics, list[Result]]", evaluated)[0]
             return {"box AP": metrics.box["AP"]} | ({"mask AP": metrics.mask["AP"]} if metrics.mask else {})
         data = DataConfig(str(self.images), str(self.images), batch_size=16, workers=0)
         return {"top-1": evaluate_at(load_classifier(path, device=cpu), data, size=subject.about["img_size"]).top1}
+
+
+def detector_of(subject: Subject, path: Path) -> Detector:
+    """A detector of a checkpoint or a file, at the image size of the export."""
+    detector = load_detector(path)
+    detector.model.resize.rule = ImageSize(*subject.about["rule"])
+    return detector

@@ -64,6 +64,7 @@ def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibra
         MismatchError: it does not give what torch gives, or int8 loses too much; nothing is left.
         OSError: the place cannot be written.
     """
+    before = None if calibration is None else calibration.before(subject)
     with beside(out) as folder:
         path, drop = folder / out.name, None
         write = writer(subject, out.suffix, folder, opset=opset)
@@ -75,8 +76,8 @@ def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibra
         proof = proved(subject, runner(path, subject.outputs, precision=precision))
         if precision == EXACT and (wrong := proof.mismatch()):
             raise MismatchError(f"{out.name} does not give what torch gives: {wrong}; no file is left")
-        if calibration is not None:
-            drop = calibration.drop(subject, path)
+        if calibration is not None and before is not None:
+            drop = calibration.drop(subject, path, before)
             if drop.lost > calibration.max_drop:
                 raise MismatchError(f"{drop}, more than max_ap_drop={calibration.max_drop}; no file is left")
             about |= {"accuracy": drop._asdict()}

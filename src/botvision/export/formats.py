@@ -5,12 +5,14 @@ import io
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from onnxscript.optimizer import remove_unused_nodes
 
 from botvision.deploy.graph import KEY, Array, Run, open_graph
 from botvision.export.operators import TRANSLATIONS
@@ -54,12 +56,49 @@ def onnx_writer(subject: Subject, *, opset: int) -> Write:
             verbose=False,
         )
     model = program.model_proto
+    narrow_values(onnx, model)
 
     def write(path: Path, about: Mapping[str, Any]) -> int:
         write_onnx(onnx, model, path, about)
         return len(model.graph.node)
 
     return write
+
+
+def narrow_values(onnx: Any, model: Any) -> None:
+    """Multiply attention by its values as they are.
+
+    torch's fused attention wants them padded to the width of its keys, which carry positions, and cuts the sum again;
+    as two products of matrices that is up to half of the second one for nothing.
+    """
+    graph = model.graph
+    made = {output: node for node in graph.node for output in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    rows = [tensor for tensor in graph.initializer if len(tensor.dims) == 1]
+    numbers = {tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in rows}
+    widths = {info.name: info.type.tensor_type.shape.dim[-1].dim_value for info in graph.value_info if rank(info)}
+    for cut in [node for node in graph.node if node.op_type == "Slice"]:
+        product = made.get(cut.input[0])
+        if product is None or product.op_type != "MatMul" or uses[product.output[0]] > 1:
+            continue
+        filled = made.get(product.input[1])
+        if filled is None or filled.op_type != "Pad" or len(filled.input) > 3:
+            continue
+        joined = made.get(filled.input[1])  # of free sizes: seven zeros and a sum, in place of eight numbers
+        parts: list[Any] = [[number] for number in numbers.get(filled.input[1], [])]
+        if not parts and joined is not None and joined.op_type == "Concat":
+            parts = [numbers.get(name) for name in joined.input]
+        own = [[0], [widths.get(filled.input[0])], [len(parts) // 2 - 1], [1]]  # from, to, axis, step
+        if [numbers.get(name) for name in cut.input[1:]] != own or any(part != [0] for part in parts[:-1]):
+            continue
+        product.input[1], product.output[0] = filled.input[0], cut.output[0]
+        graph.node.remove(cut)
+    remove_unused_nodes(model)
+
+
+def rank(info: Any) -> int:
+    """Dimensions of a value, as far as a graph says them."""
+    return len(info.type.tensor_type.shape.dim)
 
 
 def write_onnx(onnx: Any, model: Any, path: Path, about: Mapping[str, Any]) -> None:

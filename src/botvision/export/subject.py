@@ -44,8 +44,8 @@ class Subject:
         outputs: their names.
         probes: inputs that the file is proved on, by what they are.
         about: what the file says of itself.
-        rounded: makes the eager model with every weight off by about a rounding: what it finds otherwise than `eager`
-            are ties; none of models that choose nothing.
+        rounded: makes of a seed the eager model with every layer off by about a rounding: what it finds otherwise than
+            `eager` are ties; none of models that choose nothing.
     """
 
     module: nn.Module
@@ -55,7 +55,7 @@ class Subject:
     outputs: list[str]
     probes: dict[str, Feeds]
     about: dict[str, Any]
-    rounded: Callable[[], Callable[[Mapping[str, Array]], dict[str, Array]]] | None = None
+    rounded: Callable[[int], Callable[[Mapping[str, Array]], dict[str, Array]]] | None = None
 
     @property
     def task(self) -> str:
@@ -134,7 +134,7 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
             outputs,
             {name: {"images": images} for name, images in pictures.items()},
             about,
-            rounded=lambda: eager_of(rounded(detector)),
+            rounded=lambda seed: eager_of(rounded(detector, seed=seed)),
         )
     static = StaticDetector(model)
     feeds = {name: on_canvas(detector, images) for name, images in pictures.items()}
@@ -150,17 +150,25 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
         outputs,
         feeds,
         about,
-        rounded=lambda: static_of(StaticDetector(rounded(detector).model)),
+        rounded=lambda seed: static_of(StaticDetector(rounded(detector, seed=seed).model)),
     )
 
 
-def rounded(detector: Detector) -> Detector:
-    """A copy with weights off by 1e-6 of themselves, as float32's roundings in another order amount to."""
+def rounded(detector: Detector, *, seed: int) -> Detector:
+    """A copy whose every layer is off by 1e-6 at each place, as float32's roundings in another order are.
+
+    Noise of weights alone would leave places alike that tie, as those of a blank image and of padding do, and noise in
+    proportion those at 0: which of them are taken is each engine's own choice.
+    """
     copy = replace(detector, model=deepcopy(detector.model))
-    noise = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in copy.model.parameters():
-            weight.mul_(1 + ROUNDING * torch.randn(weight.shape, generator=noise))
+
+    def off(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))  # the same each time
+        return output + ROUNDING * noise * (output.abs() + output.abs().mean())
+
+    for layer in copy.model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            layer.register_forward_hook(off)
     return copy
 
 

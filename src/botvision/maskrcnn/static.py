@@ -100,7 +100,7 @@ class StaticDetector(nn.Module):
             picked = delta.gather(1, places[..., None].expand(-1, -1, 4)).flatten(0, 1)
             decoded = rpn.box_coder.decode_single(picked, own).unflatten(0, (-1, most))
             decoded = clipped(decoded, limits)
-            score = ob.sigmoid()
+            score = sigmoid(ob)
             valid = (ob > -torch.inf) & is_large(decoded, rpn.min_size) & (score >= rpn.score_thresh)
             boxes.append(decoded)
             scores.append(torch.where(valid, score, NONE))
@@ -159,6 +159,14 @@ def best(objectness: Tensor, most: int) -> tuple[Tensor, Tensor]:
     filler = objectness.new_full((1, most), -torch.inf).expand(objectness.shape[0], -1)
     top, places = torch.cat([objectness, filler], 1).topk(most, 1)
     return top, places
+
+
+def sigmoid(logits: Tensor) -> Tensor:
+    """Shares, written out: onnxruntime's own is 0 below -18, and elsewhere not monotone in the last bits.
+
+    Proposals that are all but sure either way would be lost, or ranked by chance.
+    """
+    return 1 / (1 + (-logits).exp())
 
 
 def grid(level: Tensor, stride: int) -> Tensor:

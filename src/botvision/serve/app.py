@@ -134,7 +134,7 @@ class Service:
         if form:
             raise HTTPException(415, "send the image itself, not a form: curl --data-binary @photo.jpg URL", CLOSE)
         if length > most:
-            raise HTTPException(413, f"an upload may have {most:,} bytes; send a smaller image", CLOSE)
+            raise HTTPException(413, f"an upload may have {most / 2**20:.4g} MiB; send a smaller image", CLOSE)
         return bytes(body)
 
     async def health(self, request: Request) -> Response:

@@ -100,7 +100,7 @@ def listening(host: str, port: int) -> socket.socket:
         place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return place
     except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0].rstrip(".")
         raise ValueError(
             f"cannot listen at {host}, port {port}: {reason.lower()}; give another --host or --port"
         ) from error
