@@ -34,13 +34,14 @@ Found = Mapping[str, Mapping[str, Mapping[int, Result]]]
 
 def draw_images(grid: Grid, found: Found, folder: Path, *, place: Path, field: Path) -> None:
     """All that there are results for; what a training shows is left as it is where the training is not at hand."""
+    stem = page_name(grid)
     for task in grid.relations():
-        draw_examples(grid, task, folder / f"evidence_{task}.jpg")
+        draw_examples(grid, task, folder / f"{stem}_{task}.jpg")
     distances = {f"{world}: box AP": by_distance(grid, found, world, "box") for world in found}
     right = {f"{world}: named right, %": by_distance(grid, found, world, "named") for world in found}
     draw_intervals(
         distances | right,
-        folder / "evidence_distance.png",
+        folder / f"{stem}_distance.png",
         along="distance to the partner, px",
         within=PERCENT,
         levels=dict.fromkeys(right, COIN),
@@ -51,11 +52,16 @@ def draw_images(grid: Grid, found: Found, folder: Path, *, place: Path, field: P
         scored = curve(grid, found, world, box_aps)
         if any(len(points) > 1 for points in scored.values()):  # the last score alone is in the tables
             curves[f"{world}: box AP of all classes, val"] = scored
-    draw_intervals(curves, folder / "evidence_curves.png", along="step", within=PERCENT)
-    draw_found(grid, found, folder / "evidence_found.jpg", place=place)
+    draw_intervals(curves, folder / f"{stem}_curves.png", along="step", within=PERCENT)
+    draw_found(grid, found, folder / f"{stem}_found.jpg", place=place)
     if field.is_file():
         fields = read_json(field, what="receptive fields")["fields"]
-        draw_fields({f["name"]: (f["map"], f["share"]) for f in fields}, folder / "evidence_field.png")
+        draw_fields({f["name"]: (f["map"], f["share"]) for f in fields}, folder / f"{stem}_field.png")
+
+
+def page_name(grid: Grid) -> str:
+    """Of a grid's page, and what its images' names begin with."""
+    return "evidence" if grid.name == "cpu" else f"evidence-{grid.name}"
 
 
 def draw_examples(grid: Grid, task: str, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from botvision.engine.intervals import difference, interval, verdict
 from botvision.files import read_json, write_text
 from studies.evidence.commands import commands
-from studies.evidence.images import draw_images
+from studies.evidence.images import draw_images, page_name
 from studies.evidence.runs import result_of
 from studies.grid import Grid, read_grid
 from studies.pages import NOT_RUN, render, table
@@ -29,6 +29,9 @@ DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is
     ("non_local", "resnet"),
     ("insert_c4", "non_local"),
     ("insert_c4_c5", "relative"),
+    ("directional", "paper"),
+    ("directional", "resnet"),
+    ("directional", "deep"),
 )
 Result = dict[str, Any]
 
@@ -81,6 +84,7 @@ def build_page(evidence: Evidence, field: Path) -> str:
     return render(
         Path(__file__).with_name("page.md.jinja"),
         grid=grid,
+        stem=page_name(grid),
         large=read_grid("gpu"),
         ran=what_ran(evidence.all()),
         differences=differences_table(evidence),

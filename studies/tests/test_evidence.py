@@ -104,7 +104,7 @@ def test_a_small_grid_from_scenes_to_page(grid, in_process, tmp_path):
                  "`python -m studies.receptive_field", "9 runs: side", "hours = 12.3"):  # fmt: skip
         assert said in page, said
     made = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
-    assert made == {f"evidence_{name}" for name in ("side.jpg", "distance.png", "curves.png", "found.jpg")}
+    assert made == {f"evidence-mini_{name}" for name in ("side.jpg", "distance.png", "curves.png", "found.jpg")}
     content = yaml.safe_load(grid.read_text())
     content["train"]["optim"]["lr"] = 1.0
     grid.write_text(yaml.safe_dump(content, sort_keys=False))
