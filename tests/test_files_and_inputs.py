@@ -6,6 +6,7 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,17 @@ def test_what_people_hold_as_an_image_is_one_tensor(tmp_path):
 def test_what_is_no_image_is_refused_with_what_is_taken(image, error, message):
     with pytest.raises(error, match=message):
         as_tensor(image)
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    with (
+        pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; give the name of a file"),
+        whole_file(tmp_path),
+    ):
+        pass
+    with pytest.raises(OSError, match="a") as failed, whole_file(Path("/proc/a.json")):
+        pass
+    assert Path(failed.value.filename).name in {"a.json", "proc"}
 
 
 def test_leftovers_of_killed_runs_are_removed_and_nothing_that_is_being_written(tmp_path):

@@ -126,6 +126,8 @@ def test_a_limit_and_no_gpu_end_it(hour):
         (["--tiny"], {}, "unknown option --tiny"),
         ([], {"ONLY": "8"}, "ONLY and SKIP take stages 0 to 7; got 8"),
         ([], {"LIMIT": "an hour"}, "LIMIT takes seconds; got an hour"),
+        ([], {"LIMIT": "0"}, "LIMIT takes seconds; got 0"),
+        ([], {"LIMIT": "08"}, "LIMIT takes seconds; got 08"),
         (["one"], {}, "one folder is needed"),
         ([], {"out": "python"}, "cannot write into"),
     ],

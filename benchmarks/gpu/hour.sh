@@ -35,7 +35,7 @@ if [[ -z $out ]]; then usage >&2; exit 2; fi
 for word in ${ONLY-} ${SKIP-}; do
     if [[ ! $word =~ ^[0-7]$ ]]; then echo "hour.sh: ONLY and SKIP take stages 0 to 7; got $word" >&2; exit 2; fi
 done
-if [[ ! ${LIMIT:-3600} =~ ^[0-9]+$ ]]; then echo "hour.sh: LIMIT takes seconds; got $LIMIT" >&2; exit 2; fi
+if [[ ! ${LIMIT:-3600} =~ ^[1-9][0-9]*$ ]]; then echo "hour.sh: LIMIT takes seconds; got $LIMIT" >&2; exit 2; fi
 if ! mkdir -p "$out" 2>/dev/null || ! { : >>"$out/hour.log"; } 2>/dev/null; then
     echo "hour.sh: cannot write into $out; give another folder" >&2
     exit 2

@@ -37,6 +37,8 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
     Raises:
         OSError: it could not be written; the old file is as it was.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     unfinished: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,8 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
     except OSError as error:
         if error.errno in FULL:
             raise no_space(path) from error
+        if Path(str(error.filename)).name.startswith(UNFINISHED):  # the user asked for another name
+            error.filename = str(path)
         raise
     finally:
         if unfinished is not None:

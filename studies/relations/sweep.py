@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from botvision.files import write_text
+from botvision.files import read_json, write_text
 from studies.pool import each
 from studies.relations.protocol import FORMS, SEEDS, SHORT, VARIANTS, WORLDS
 from studies.relations.search import choice, wanted
@@ -68,6 +68,8 @@ def relations(
     if strange := set(seeds) - set(SEEDS):
         raise ValueError(f"seed {min(strange)} is not registered; the seeds are {', '.join(map(str, SEEDS))}")
     place = out if form == "cpu" else out / form
+    if results is not None and limit == 0 and not results.is_dir():
+        raise FileNotFoundError(f"results={results} is no folder; give that of the result files")
     filed, scenes = (place / "results" if results is None else results), place / "scenes"
     failed: list[str] = []
     left = limit
@@ -93,8 +95,9 @@ def relations(
         tuned = choice("directional", filed)
         if picture and tuned is not None:
             draw_attention(tuned[0], report.parent / "images" / "relations_attention.png", folder=scenes, form=form)
+    every = [read_json(path, what="result of a trial") for path in filed.glob("*.json")]
     missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
-    return Relations(len([*filed.glob("*.json")]), missing, failed)
+    return Relations(len(every), missing, failed)
 
 
 def next_trials(

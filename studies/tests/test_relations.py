@@ -237,6 +237,15 @@ def test_what_is_not_registered_is_refused(asked, message, tmp_path):
         relations(**asked, out=tmp_path)
 
 
+def test_results_that_are_not_there_or_torn_are_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results=.*none is no folder; give that of the result files"):
+        relations(limit=0, out=tmp_path, results=tmp_path / "none")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "pair_far_se_search0.json").write_text('{"world": "pair')
+    with pytest.raises(ValueError, match=r"pair_far_se_search0\.json"):
+        relations(limit=0, out=tmp_path)
+
+
 def test_the_page_is_what_its_files_give():
     assert (ROOT / "docs" / "relations.md").read_text() == page_text(FILED), "run: make relations"
 

@@ -196,6 +196,12 @@ def test_a_task_without_figures_says_so(run, monkeypatch):
         (["one", "against=same"], "are runs of the same options and the same seed 0"),
         (["one", "out=empty"], "empty is a folder; give a file"),
         (["lines"], "args.yaml is no run's"),
+        (["one", "device=quatsch"], "accelerator='quatsch' is unknown; use auto, cpu or gpu"),
+        pytest.param(
+            ["one", "device=9"],
+            "accelerator='cuda:9' is not there",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU"),
+        ),
     ],
 )
 def test_bad_input_is_one_line(words, said, copied, tmp_path, monkeypatch, capsys):

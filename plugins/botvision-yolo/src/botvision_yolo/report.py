@@ -16,6 +16,7 @@ from torch import Tensor
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import nms
 
+from botvision.engine.config import DeviceConfig
 from botvision.engine.record import Record, read_rows
 from botvision.engine.report import Written, place_of, write_report
 from botvision.engine.reporter import Headline, of_summary
@@ -48,18 +49,17 @@ def report(*runs: str, against: str = "", out: str | None = None, device: str = 
         against: folders of the baseline's runs, with commas.
         out: the HTML file; one that is there is replaced. None is report.html in the folder of a single run, and
             report.html here of several.
-        device: cpu, or torch's name of another.
+        device: cpu, a GPU's number, auto, or torch's name of a device.
 
     Raises:
         FileNotFoundError, ValueError: no run there; runs of different classes; a run twice.
     """
     if not runs:
         raise ValueError("report needs at least one run; give its folder, e.g. runs/detect/train")
+    chosen = DeviceConfig(f"cuda:{device}" if str(device).isdigit() else device).device
     ours, others = ([read_run(Path(path)) for path in paths] for paths in (runs, filter(None, against.split(","))))
     place = place_of(None if out is None else Path(out), [*ours, *others])
-    return write_report(
-        YoloReporter(panels_of([*ours, *others])), ours, place, against=others, device=torch.device(device)
-    )
+    return write_report(YoloReporter(panels_of([*ours, *others])), ours, place, against=others, device=chosen)
 
 
 @dataclass(frozen=True)
