@@ -85,6 +85,7 @@ def build_page(evidence: Evidence, field: Path) -> str:
         Path(__file__).with_name("page.md.jinja"),
         grid=grid,
         stem=page_name(grid),
+        is_found=any(grid.baseline in variants and len(variants) > 1 for variants in evidence.found.values()),
         large=read_grid("gpu"),
         ran=what_ran(evidence.all()),
         differences=differences_table(evidence),

@@ -207,6 +207,8 @@ def test_images_of_one_name_are_drawn_apart(untrained, photos, tmp_path, quick):
 
 def stop_after(monkeypatch, count, signum=signal.SIGTERM):
     """A signal comes while the line of image number `count` is written."""
+    if signal.getsignal(signum) == signal.SIG_IGN:  # as a shell's background jobs begin with SIGINT
+        signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)
     own = Journal.add
 
     def add(self, record):
