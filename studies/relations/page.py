@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from botvision.engine.intervals import difference, interval, verdict
 from botvision.files import read_json
 from studies.holm import Corrected, holm
-from studies.pages import NOT_RUN, render, table
+from studies.pages import render, table
 from studies.relations.protocol import (
     ATTENTION,
     COIN,
@@ -26,6 +26,7 @@ from studies.relations.protocol import (
     draws,
 )
 from studies.relations.search import choice, found, search
+from studies.starts.page import counted
 
 Result = dict[str, Any]
 ENOUGH = 0.95  # share named right that the cost is asked for
@@ -71,11 +72,10 @@ def collect(results: Path, form: str = "cpu") -> Evidence:
     return Evidence(counted, results, form)
 
 
-def page_text(results: Path, form: str = "cpu") -> str:
+def page_text(evidence: Evidence) -> str:
     """The page: of the results alone, so that the same results always give the same page."""
-    evidence = collect(results, form)
     searched = [one for variant in VARIANTS for world in (SEARCH_WORLD, SECOND_WORLD) for one in
-                found(search(variant, world), results)]  # fmt: skip
+                found(search(variant, world), evidence.results)]  # fmt: skip
     every = [*evidence.every(), *searched]
     return render(
         Path(__file__).with_name("page.md.jinja"),
@@ -111,10 +111,7 @@ def share_table(evidence: Evidence) -> str:
 
 def told(shares: Mapping[int, float]) -> str:
     """A mean with its interval, or each seed's figure."""
-    if not shares:
-        return NOT_RUN
-    whole = interval([shares[seed] for seed in sorted(shares)])
-    return whole.text() + (f" (n = {whole.seeds})" if whole.half is not None else "")
+    return counted(interval([shares[seed] for seed in sorted(shares)]) if shares else None)
 
 
 def verdicts(evidence: Evidence) -> dict[str, Any]:

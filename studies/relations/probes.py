@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from botvision.attention import attention_weights, on_inputs
-from botvision.attention.module import MHSA2d
+from botvision.attention import MHSA2d, watch
 from botvision.scenes.make import draw_thing
 from botvision.scenes.material import Material, Pixels, draw_background, load_material, scrambled
 from botvision.scenes.relations import KEYS, Thing, lay_out
@@ -118,29 +117,25 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def attention_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Iterator[Seen]:
     """Of each digit of up to 50 scenes; none without attention."""
-    seen: list[tuple[MHSA2d, Tensor]] = []
-    hooks = on_inputs(model, lambda _, layer, x: seen.append((layer, x)))
-    if not hooks:
+    if not any(isinstance(module, MHSA2d) for module in model.modules()):
         return
     chosen = torch.arange(min(50, len(whole.images)))
-    model.body(whole.of(chosen, model.head.weight.device)[0])
-    for hook in hooks:
-        hook.remove()
-    layer, x = seen[-1]
-    x, side, size = x.float(), x.shape[-1], whole.images.shape[1]
+    with watch(model.body) as watching:
+        model.body(whole.of(chosen, model.head.weight.device)[0])
+    *_, last = watching
+    side, size = last.size[1], whole.images.shape[1]
     for number in chosen.tolist():
         for digit in things[number]:
             if digit.partner is None:
                 continue
             keys = (things[number][digit.partner], things[number][digit.partner + 1])
             column, row = (int(value / size * side) for value in (digit.x, digit.y))
-            place = torch.tensor([row * side + column], device=x.device)
-            weights = attention_weights(layer, x[number : number + 1], place)[0, :, 0].cpu()
+            weights = last.attention_row(row, column, image=number).cpu()
             mask = torch.zeros(side, side)
             for key in keys:
                 low, high = ((np.array([key.y, key.x]) + sign * key.side / 2) / size * side for sign in (-1, 1))
                 mask[int(low[0]) : int(np.ceil(high[0])), int(low[1]) : int(np.ceil(high[1]))] = 1
-            yield Seen(number, digit, keys, weights.unflatten(-1, (side, side)), mask)
+            yield Seen(number, digit, keys, weights, mask)
 
 
 def attention_on_keys(model: Reader, whole: Objects, things: list[list[Thing]]) -> dict[str, Any]:

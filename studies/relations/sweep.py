@@ -90,8 +90,9 @@ def relations(
         from studies.relations.images import draw_attention, draw_curves
         from studies.relations.page import collect, page_text
 
-        write_text(report, page_text(filed, form))
-        draw_curves(collect(filed, form), report.parent / "images" / "relations_curves.png")
+        evidence = collect(filed, form)
+        write_text(report, page_text(evidence))
+        draw_curves(evidence, report.parent / "images" / "relations_curves.png")
         tuned = choice("directional", filed)
         if picture and tuned is not None:
             draw_attention(tuned[0], report.parent / "images" / "relations_attention.png", folder=scenes, form=form)

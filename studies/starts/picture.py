@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from botvision import MHSA2d
-from botvision.attention import attention_weights, on_inputs
+from botvision.attention import watch
 from botvision.files import whole_file
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import LOOKED_AT, SIZE, STEPS, Objects, Reader, open_world, trained
@@ -39,16 +38,12 @@ def draw_picture(out: Path, *, scenes: Path, seed: int = 0, steps: int = STEPS) 
 def looks(reader: Reader, val: Objects) -> Tensor:
     """Attention (M, H, W) of the first validation digit's place, in the last block."""
     images, _, centre, _ = val.of(torch.arange(LOOKED_AT))
-    seen: list[tuple[MHSA2d, Tensor]] = []
-    hooks = on_inputs(reader, lambda _, layer, x: seen.append((layer, x)))
-    with torch.no_grad():
+    with torch.no_grad(), watch(reader) as watching:
         reader.body(images)
-        hooks[0].remove()
-        ((layer, x),) = seen
-        height, width = x.shape[2:]
-        column, row = (int(value) for value in centre[0] / SIZE * torch.tensor([width, height]))
-        weights = attention_weights(layer, x, torch.tensor([row * width + column]))
-    return weights[0, :, 0].unflatten(-1, (height, width))
+    (seen,) = watching
+    height, width = seen.size
+    column, row = (int(value) for value in centre[0] / SIZE * torch.tensor([width, height]))
+    return seen.attention_row(row, column)
 
 
 def draw(val: Objects, maps: dict[str, Tensor], path: Path) -> None:

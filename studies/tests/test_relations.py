@@ -16,7 +16,7 @@ from botvision.scenes.world import build_world
 from studies.holm import holm
 from studies.relations import probes, trials
 from studies.relations.images import draw_attention
-from studies.relations.page import page_text
+from studies.relations.page import collect, page_text
 from studies.relations.protocol import (
     DRAWS,
     FORMS,
@@ -128,7 +128,7 @@ def test_the_gpus_form_runs_in_small(tmp_path):
     scenes.mkdir()
     for variant in ("se", "directional"):
         trials.carry_out(Trial("match", variant, 10, 0), results=results, scenes=scenes, jobs=1, form="toy")
-    text = page_text(results, "toy")
+    text = page_text(collect(results, "toy"))
     assert "| BoT50, directional start |" in text
     assert "| ResNet-50 + SE |" in text
     for name, large in LARGE.items():
@@ -212,12 +212,12 @@ def whole_results(folder, means):
 
 def test_the_headline_says_what_the_registered_comparisons_say(tmp_path):
     whole_results(tmp_path, {("pair_far", "deep"): 0.9, ("pair_far", "directional"): 0.9})
-    fell = page_text(tmp_path)
+    fell = page_text(collect(tmp_path))
     assert "**No: the claim fell.**" in fell
     assert "no advantage was found either" in fell
     assert "− ResNet, deeper" in fell
     whole_results(tmp_path, {("pair_far", "deep"): 0.7, ("pair_far", "directional"): 0.9})
-    stands = page_text(tmp_path)
+    stands = page_text(collect(tmp_path))
     assert "names far pairs better" in stands
     assert "+20.0 [" in stands
     assert "larger in *pair_far* than in *pair_near*" in stands
@@ -247,7 +247,7 @@ def test_results_that_are_not_there_or_torn_are_said(tmp_path):
 
 
 def test_the_page_is_what_its_files_give():
-    assert (ROOT / "docs" / "relations.md").read_text() == page_text(FILED), "run: make relations"
+    assert (ROOT / "docs" / "relations.md").read_text() == page_text(collect(FILED)), "run: make relations"
 
 
 def test_every_filed_trial_is_one_of_the_protocol():
