@@ -102,7 +102,8 @@ def test_images_that_one_process_alone_cannot_read_hang_none(images, tmp_path):
     lines = trained(tmp_path, images, "two", *TWO)
     assert [line[2:4] for line in lines if line[:2] == [0, 0]][1] == [0.0, 0]
     assert len(lines) == 40
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["epochs"] == 2
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert (summary["epochs"], summary["unreadable"]) == (2, 8)  # of both, each once
     evaluated = evaluate_classifier(tmp_path / "two" / "checkpoints" / "last.ckpt", str(images), workers=0)
     assert (evaluated.rows[0].images, len(evaluated.rows[0].skipped)) == (72, 8)
 
@@ -159,7 +160,7 @@ def test_a_detectors_process_without_an_image_or_an_object_hangs_none(scenes, tm
     command = [*TWO, "-m", "botvision", "maskrcnn", "train", *detector_flags(broken, tmp_path / "out")]
     done = subprocess.run(command, check=True, timeout=200, capture_output=True, text=True)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["epochs"] == 4
+    assert (summary["epochs"], summary["unreadable"]) == (4, 1)
     assert "skipped: cannot read image" in done.stderr
     weights = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())

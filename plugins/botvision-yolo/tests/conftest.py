@@ -1,9 +1,12 @@
 """What the plug-in's tests share: settings of their own, no network, small scenes, a model to start from."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="botvision-yolo-")
+atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Batch, Split
 from botvision.classify.model import describe
-from botvision.engine.module import TaskModule, Unreadable
+from botvision.engine.module import TaskModule
 from botvision.optim import build_optimizer, freeze, trained_before
 
 
@@ -27,14 +27,13 @@ class ClassifierModule(TaskModule):
             for parameter in head_of(model).parameters():
                 parameter.requires_grad_(True)
         about = describe(config, train.classes, model, crop=data.crop)
-        # a checkpoint needs no weights of others
-        super().__init__(model, about=about, config=replace(config, pretrained=False), loader=train.batches)
+        config = replace(config, pretrained=False)  # a checkpoint needs no weights of others
+        super().__init__(model, about=about, config=config, loader=train.batches, bad_limit=data.bad_limit)
         self.optim = optim
         self.data = data
         self.steps = train.steps
         self.mix = mixing(data.augment, classes=len(train.classes))
         self.counts: list[Tensor] = []
-        self.bad = Unreadable(data.bad_limit)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, mixed."""

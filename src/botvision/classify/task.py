@@ -129,10 +129,7 @@ class Classification(Task[Summary]):
 
     def summarise(self, metrics: Mapping[str, float], parts: Parts, **common: Any) -> Summary:
         """Accuracies."""
-        bad = cast("ClassifierModule", parts.module).bad.reasons
-        return Summary(
-            top1=metrics["val/top1"], top5=metrics["val/top5"], unreadable=len(bad), model=self.model.name, **common
-        )
+        return Summary(top1=metrics["val/top1"], top5=metrics["val/top5"], model=self.model.name, **common)
 
 
 def open_splits(data: DataConfig, model: ModelConfig, share: Share) -> tuple[Split, Split]:

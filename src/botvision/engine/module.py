@@ -44,6 +44,14 @@ class Unreadable:
                 f"{'; '.join(self.reasons)}"
             )
 
+    def gather(self) -> None:
+        """Those of all processes, in each of them, where there are several."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, list(self.reasons))
+        self.reasons = dict.fromkeys(reason for reasons in gathered for reason in reasons)
+
 
 class TaskModule(L.LightningModule):
     """What every task's module does; a task adds its steps, its metrics and its optimiser.
@@ -53,14 +61,18 @@ class TaskModule(L.LightningModule):
         about: what its checkpoints say of it, in plain types.
         config: the model's options, as a dataclass.
         loader: of the training data.
+        bad: images that could not be read; at the end of a training those of all processes.
     """
 
-    def __init__(self, model: nn.Module, *, about: dict[str, Any], config: Any, loader: ResumableLoader) -> None:
+    def __init__(
+        self, model: nn.Module, *, about: dict[str, Any], config: Any, loader: ResumableLoader, bad_limit: int = 10
+    ) -> None:
         super().__init__()
         self.model = model
         self.about = about
         self.config = config
         self.loader = loader
+        self.bad = Unreadable(bad_limit)
         self.left_out = 0
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -102,6 +114,10 @@ class TaskModule(L.LightningModule):
         if any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
             loss = loss + forward() * 0.0
         return loss
+
+    def on_train_end(self) -> None:
+        """Count the unreadable images of every process."""
+        self.bad.gather()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Random numbers of this step alone: dropout, mixing and sampling go on the same whenever a run is resumed."""

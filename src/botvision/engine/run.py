@@ -59,7 +59,7 @@ class RunSummary:
         peak_memory_mb: of the main process; of the GPU too in gpu_memory_mb, where there is one.
         hardware: that it ran on.
         checkpoint: whose weights the metrics are of.
-        unreadable: different images that the first process skipped in the last session.
+        unreadable: different images that the processes of the last session skipped.
     """
 
     task: ClassVar[str] = ""  # whose `predict` command comes next
@@ -288,6 +288,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             hardware=hardware(trainer.strategy.root_device, trainer.world_size),
             seed=engine.seed,
             epochs=trainer.current_epoch,
+            unreadable=len(parts.module.bad.reasons),
             out=out,
         )
         if trainer.is_global_zero:

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 
 from botvision.engine.loader import ResumableLoader
-from botvision.engine.module import TaskModule, Unreadable
+from botvision.engine.module import TaskModule
 from botvision.maskrcnn.checkpoint import describe
 from botvision.maskrcnn.config import ModelConfig, OptimConfig
 from botvision.maskrcnn.data import Batch, CocoInstances
@@ -32,10 +32,10 @@ class MaskRCNNModule(TaskModule):
         """`loader` of the training data, of which `bad_limit` images may be unreadable; `val_set`, for the AP."""
         if optim.freeze:
             freeze(model.pyramid.body)
-        super().__init__(model, about=describe(config, val_set.categories), config=config, loader=loader)
+        about = describe(config, val_set.categories)
+        super().__init__(model, about=about, config=config, loader=loader, bad_limit=bad_limit)
         self.optim = optim
         self.truth = val_set.truth
-        self.bad = Unreadable(bad_limit)
         self.categories = val_set.categories
         self.results: list[Result] = []
 

@@ -176,7 +176,6 @@ class InstanceSegmentation(Task[Summary]):
         return Summary(
             box_ap=metrics["val/box_ap"],
             mask_ap=metrics.get("val/mask_ap"),
-            unreadable=len(cast("MaskRCNNModule", parts.module).bad.reasons),
             model=self.model.backbone,
             **common,
         )
