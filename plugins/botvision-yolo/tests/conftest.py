@@ -1,12 +1,10 @@
 """What the plug-in's tests share: settings of their own, no network, small scenes, a model to start from."""
 
-import atexit
 import os
 import shutil
 import tempfile
 
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="botvision-yolo-")
-atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -20,6 +18,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "botvision-yolo" in str(item.path):  # warnings of ultralytics and of the exporters are theirs
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
