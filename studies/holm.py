@@ -11,12 +11,16 @@ ALPHA = 0.05
 
 
 class Corrected(NamedTuple):
-    """A mean difference, its interval at the level that Holm's rule gives it, and its uncorrected p-value."""
+    """A mean difference, its interval, the level that Holm's rule gives it, and its uncorrected p-value.
+
+    Whether intervals exclude zero holds for all of them together at `alpha`; their widths do not hold together.
+    """
 
     mean: float
     low: float
     high: float
     p: float
+    level: float
 
     def verdict(self) -> str:
         """Where the interval lies."""
@@ -52,7 +56,7 @@ def holm(differences: Sequence[Sequence[float]], alpha: float = ALPHA) -> list[C
         error = stdev(values) / math.sqrt(len(values))
         reach = float(t.ppf(1 - level / 2, len(values) - 1)) * error
         mean = fmean(values)
-        found[n] = Corrected(mean, mean - reach, mean + reach, tests[n])
+        found[n] = Corrected(mean, mean - reach, mean + reach, tests[n], level)
     return [one for one in found if one is not None]
 
 

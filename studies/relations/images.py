@@ -11,7 +11,7 @@ from botvision.engine.intervals import interval
 from botvision.files import whole_file
 from botvision.scenes.material import Pixels
 from studies.charts import Point, draw_intervals
-from studies.relations.page import Evidence
+from studies.relations.evidence import Evidence
 from studies.relations.probes import Seen, as_they_are, attention_maps, scenes
 from studies.relations.protocol import FORMS, SEEDS, VARIANTS, WORLDS, Draw
 from studies.starts.reading import STEPS, open_world, trained
@@ -46,6 +46,7 @@ def draw_attention(draw: Draw, path: Path, *, folder: Path, steps: int = STEPS, 
         steps: of training.
         form: that it is trained in.
     """
+    torch.set_num_threads(1)  # as a trial has
     setting = FORMS[form].setting
     folder.mkdir(parents=True, exist_ok=True)
     splits = open_world(WORLD, SEEDS[0], folder, setting)

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from statistics import fmean, median
+from typing import Any
 
-from botvision.engine.intervals import difference, interval, verdict
-from botvision.files import read_json
-from studies.holm import Corrected, holm
-from studies.pages import render, table
+from botvision.engine.intervals import interval
+from studies.pages import listed, render, table
+from studies.relations.evidence import Evidence
 from studies.relations.protocol import (
-    ATTENTION,
     COIN,
-    CONTROLS,
     DRAWS,
     FORMS,
     POINTS,
+    RATES,
     SEARCH_SEED,
     SEARCH_WORLD,
     SECOND_WORLD,
@@ -23,69 +21,58 @@ from studies.relations.protocol import (
     SHORT,
     VARIANTS,
     WORLDS,
+    Draw,
     draws,
 )
 from studies.relations.search import choice, found, search
+from studies.relations.trials import Trial
+from studies.relations.verdicts import (
+    DECISIVE,
+    Compared,
+    Row,
+    comparisons,
+    percent,
+    points,
+    predictions,
+    refutations,
+)
 from studies.starts.page import counted
+from studies.starts.reading import SCENES
 
-Result = dict[str, Any]
-ENOUGH = 0.95  # share named right that the cost is asked for
-
-
-class Evidence(NamedTuple):
-    """Counted results, world → variant → seed, and the folder that they are in."""
-
-    counted: dict[str, dict[str, dict[int, Result]]]
-    results: Path
-    form: str = "cpu"
-
-    def title(self, variant: str) -> str:
-        """Of a variant, for tables."""
-        return FORMS[self.form].variants[variant].title
-
-    def shares(self, world: str, variant: str) -> dict[int, float]:
-        """Share named right by seed."""
-        return {seed: one["right"] for seed, one in self.of(world, variant).items()}
-
-    def of(self, world: str, variant: str) -> dict[int, Result]:
-        """By seed."""
-        return self.counted.get(world, {}).get(variant, {})
-
-    def every(self) -> list[Result]:
-        """All counted results."""
-        return [one for variants in self.counted.values() for seeds in variants.values() for one in seeds.values()]
-
-    def strongest(self, world: str) -> str | None:
-        """The control with the highest mean of those that have all seeds; none before all controls have them."""
-        whole = [name for name in CONTROLS if set(self.of(world, name)) == set(SEEDS)]
-        if len(whole) < len(CONTROLS):
-            return None
-        return max(whole, key=lambda name: fmean(self.shares(world, name).values()))
+ENOUGH = 0.95  # accuracy that the cost is asked for
+CHANCE = {"plain": 10}  # per cent; 50 in the others
 
 
-def collect(results: Path, form: str = "cpu") -> Evidence:
-    """All counted results that are filed."""
-    counted: dict[str, dict[str, dict[int, Result]]] = {}
-    for path in sorted(results.glob("*_seed*.json")):
-        one = read_json(path, what="result of a trial")
-        counted.setdefault(one["world"], {}).setdefault(one["variant"], {})[one["seed"]] = one
-    return Evidence(counted, results, form)
+def page_text(evidence: Evidence, *, picture: bool = False) -> str:
+    """The page: of the results alone, so that the same results always give the same page.
 
-
-def page_text(evidence: Evidence) -> str:
-    """The page: of the results alone, so that the same results always give the same page."""
+    `picture` shows where trained heads look, `images/relations_attention.png` beside the page.
+    """
     searched = [one for variant in VARIANTS for world in (SEARCH_WORLD, SECOND_WORLD) for one in
                 found(search(variant, world), evidence.results)]  # fmt: skip
-    every = [*evidence.every(), *searched]
+    every, compared = [*evidence.every(), *searched], comparisons(evidence)
+    form = FORMS[evidence.form]
     return render(
         Path(__file__).with_name("page.md.jinja"),
+        form=evidence.form,
+        setting=form.setting,
+        steps=form.steps,
+        px={name: [round(form.setting.size * share) for share in one["distance"]]
+            for name, one in SCENES.items() if "distance" in one},
         variants=[(evidence.title(name), POINTS[name]) for name in VARIANTS],
-        shares=share_table(evidence),
-        verdicts=verdicts(evidence),
+        headlines=[headline(evidence, world, compared) for world in DECISIVE] if compared else [],
+        is_above=any(one.is_above for one in compared),
+        learnt={world: any(evidence.learnt(world, name) for name in SHORT["variants"]) for world in DECISIVE},
+        accuracies=accuracy_table(evidence),
+        by_seed=by_seed_table(evidence),
+        compared=compared_table(evidence, compared),
+        refutations=row_table("registered sentence", refutations(evidence)),
+        predictions=row_table("prediction", predictions(evidence)),
         searched=search_table(evidence) if searched else "",
+        rates={"all": RATES, "never": [rate for rate in RATES if all(d.recipe.rate != rate for d in draws("resnet"))]},
         distances=distance_tables(evidence),
         probes=probe_table(evidence),
-        looks="directional" in evidence.counted.get("pair_far", {}),
+        picture=picture,
         cost=cost_table(evidence),
         cheapest=[cheapest(evidence, world) for world in ("pair_near", "pair_far") if evidence.counted.get(world)],
         missing=missing(evidence),
@@ -94,72 +81,83 @@ def page_text(evidence: Evidence) -> str:
         hardware=sorted({one["hardware"] for one in every}),
         commits=sorted({one["commit"] for one in every}),
         hours=f"{sum(one['steps'] * one['step_ms'] for one in every) / 3.6e6:.1f}",
-        setting={"coin": round(100 * COIN), "draws": DRAWS, "seed": SEARCH_SEED, "seeds": SEEDS},
-    )
+        search={"coin": round(100 * COIN), "draws": DRAWS, "seed": SEARCH_SEED, "seeds": SEEDS},
+    )  # fmt: skip
 
 
-def share_table(evidence: Evidence) -> str:
-    """Variants × worlds: % named right."""
+def headline(evidence: Evidence, world: str, compared: list[Compared]) -> dict[str, Any]:
+    """What a decisive task says: the variants above the strongest control, and all means in a sentence."""
+    own = [one for one in compared if one.world == world]
+    control = own[0].control
+    sentences = [
+        f"{evidence.title(one.variant)}: {percent(evidence.mean(world, one.variant))}, {points(one.found)} points, "
+        f"{one.found.verdict()}."
+        for one in own
+    ]
+    return {
+        "world": world,
+        "above": listed([evidence.title(one.variant) for one in own if one.is_above] or [""]),
+        "learnt": any(evidence.learnt(world, name) for name in SHORT["variants"]),
+        "told": f"The strongest control, {evidence.title(control)}, has {percent(evidence.mean(world, control))}. "
+        + " ".join(sentences),
+    }
+
+
+def accuracy_table(evidence: Evidence) -> str:
+    """Variants × tasks: accuracy in per cent."""
     worlds = [world for world in WORLDS if evidence.counted.get(world)]
     rows = [
-        [evidence.title(name), *(told(evidence.shares(world, name)) for world in worlds)]
+        [evidence.title(name), *(told(evidence.accuracy(world, name)) for world in worlds)]
         for name in VARIANTS
         if any(evidence.of(world, name) for world in worlds)
     ]
     return table(["", *(f"*{world}*" for world in worlds)], rows) if worlds else ""
 
 
-def told(shares: Mapping[int, float]) -> str:
+def told(accuracies: Mapping[int, float]) -> str:
     """A mean with its interval, or each seed's figure."""
-    return counted(interval([shares[seed] for seed in sorted(shares)]) if shares else None)
+    return counted(interval([accuracies[seed] for seed in sorted(accuracies)]) if accuracies else None)
 
 
-def verdicts(evidence: Evidence) -> dict[str, Any]:
-    """The registered comparisons, corrected together, and what they refute; empty before all have their seeds."""
-    asked = [(world, one) for world in ("pair_far", "match") for one in ATTENTION]
-    controls = {world: evidence.strongest(world) for world in ("pair_far", "match")}
-    whole = all(set(evidence.of(world, one)) == set(SEEDS) for world, one in asked)
-    if not whole or None in controls.values():
-        return {}
-    strongest = {world: str(name) for world, name in controls.items()}
-    apart = [
-        [evidence.shares(world, one)[seed] - evidence.shares(world, strongest[world])[seed] for seed in SEEDS]
-        for world, one in asked
-    ]
-    corrected = holm(apart)
+def by_seed_table(evidence: Evidence) -> str:
+    """Each run: a mean hides that some learn and some do not."""
     rows = [
-        [f"*{world}*: {evidence.title(one)} − {evidence.title(strongest[world])}", percent(found), found.verdict()]
-        for (world, one), found in zip(asked, corrected, strict=True)
+        [
+            evidence.title(name),
+            f"*{world}*",
+            f"{sum(share > COIN for share in own.values())} of {len(own)}",
+            ", ".join(f"{100 * own[seed]:.1f}" for seed in sorted(own)),
+        ]
+        for world in SHORT["worlds"]
+        for name in VARIANTS
+        if (own := evidence.accuracy(world, name))
     ]
-    above = {world: any(f.low > 0 for (w, _), f in zip(asked, corrected, strict=True) if w == world)
-             for world in strongest}  # fmt: skip
-    return {
-        "table": table(["difference, points", "mean and Holm-corrected 95 % interval", ""], rows),
-        "above": above,
-        "distance": by_distance_or_trainability(evidence),
-    }
+    return table(["", "", f"learnt (above {100 * COIN:.0f} %)", "accuracy by seed, %"], rows) if rows else ""
 
 
-def percent(found: Corrected) -> str:
-    """A corrected difference as the table prints it."""
-    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+def compared_table(evidence: Evidence, compared: list[Compared]) -> str:
+    """The registered comparisons."""
+    rows = [
+        [
+            f"*{one.world}*: {evidence.title(one.variant)} minus {evidence.title(one.control)}",
+            ", ".join(f"{100 * value:+.1f}" for value in one.apart.values()),
+            points(one.found),
+            f"{one.found.p:.3g}",
+            f"{one.found.level:.3g}",
+            one.found.verdict(),
+        ]
+        for one in compared
+    ]
+    return table(["difference, points", "by seed", "mean, interval", "p", "level", ""], rows) if rows else ""
 
 
-def by_distance_or_trainability(evidence: Evidence) -> dict[str, str]:
-    """Whether directional's difference to the strongest control is larger far than near; empty before both are run."""
-    apart: dict[str, dict[int, float]] = {}
-    for world in ("pair_far", "pair_near"):
-        control = evidence.strongest(world)
-        ours = evidence.shares(world, "directional")
-        if control is None or set(ours) != set(SEEDS):
-            return {}
-        apart[world] = {seed: ours[seed] - evidence.shares(world, control)[seed] for seed in SEEDS}
-    more = difference(apart["pair_far"], apart["pair_near"])
-    return {"text": more.text(sign=True) if more else "", "verdict": verdict(more)}
+def row_table(head: str, rows: list[Row]) -> str:
+    """Registered sentences and what came of them."""
+    return table([head, "what came", ""], [[row.sentence, row.came, f"**{row.verdict}**"] for row in rows])
 
 
 def search_table(evidence: Evidence) -> str:
-    """Every draw: what it was and what it named right, far and near; the chosen one in bold."""
+    """Every trial of the search: its options, and its accuracy far and near; the chosen one in bold."""
     rows, results = [], evidence.results
     for variant in VARIANTS:
         right = {
@@ -174,12 +172,20 @@ def search_table(evidence: Evidence) -> str:
             if chosen is not None and chosen[0].number == draw.number:
                 place = list(right).index(chosen[1])
                 cells[place] = f"**{cells[place]}**"
-            rows.append([evidence.title(variant), str(draw.number), str(draw), *cells])
-    return table(["", "draw", "", f"*{SEARCH_WORLD}*", f"*{SECOND_WORLD}*"], rows)
+            rows.append([evidence.title(variant), *options(draw), *cells])
+    head = ["", "lr", "decay", "last gamma", "own options", f"*{SEARCH_WORLD}*", f"*{SECOND_WORLD}*"]
+    return table(head, rows)
+
+
+def options(draw: Draw) -> list[str]:
+    """A trial's options as cells."""
+    own = [f"`{name}` {value:.3g}" for name, value in draw.options.items() if name != "zero_init_last"]
+    gamma = "0" if draw.options["zero_init_last"] else "1"
+    return [f"{draw.recipe.rate:g}", f"{draw.recipe.decay:g}", gamma, ", ".join(own)]
 
 
 def distance_tables(evidence: Evidence) -> list[tuple[str, str]]:
-    """% named right by distance to the partner, a table a world."""
+    """Accuracy by distance to the partner, a table a task."""
     tables = []
     for world in WORLDS:
         parts = [one["by_distance"] for variant in evidence.counted.get(world, {}).values() for one in variant.values()]
@@ -200,7 +206,7 @@ def distance_tables(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def probe_table(evidence: Evidence) -> str:
-    """What answers rest on: pairs swapped, keys taken away, weight on the keys."""
+    """What answers rest on: pairs swapped, keys taken away, weight on the keys before and after training."""
     rows = []
     for world in ("pair_near", "pair_far"):
         for name in VARIANTS:
@@ -209,15 +215,26 @@ def probe_table(evidence: Evidence) -> str:
                 continue
             cells = [interval([p[what] for p in probes]).text() for what in ("right", "turned", "without_keys")]
             weights = [max(p["attention"]) for p in probes if "attention" in p]
-            weight = f"{interval(weights).text()}, even: {100 * probes[0]['even']:.1f}" if weights else "no attention"
-            rows.append([evidence.title(name), f"*{world}*", *cells, weight])
-    head = ["", "", "named right, %", "turn with the keys, %", "named right without keys, %",
-            "weight of one head on the keys, %"]  # fmt: skip
+            before = [
+                max(heads)
+                for one in evidence.of(world, name).values()
+                if (heads := evidence.untrained.get(trial_name(one))) is not None
+            ]
+            attention = [interval(values).text() if values else "" for values in (before, weights)]
+            even = f"{100 * probes[0]['even']:.1f}" if weights else ""
+            rows.append([evidence.title(name), f"*{world}*", *cells, *attention, even])
+    head = ["", "", "accuracy, %", "answers that turn with the keys, %", "accuracy without keys, %",
+            "weight on the keys before training, %", "after, %", "spread evenly, %"]  # fmt: skip
     return table(head, rows) if rows else ""
 
 
+def trial_name(one: Mapping[str, Any]) -> str:
+    """The file name of a result, without its ending."""
+    return Trial(one["world"], one["variant"], one["seed"], one["draw"]).file(Path()).stem
+
+
 def cost_table(evidence: Evidence) -> str:
-    """Parameters, multiply-adds, time of a step to the baseline's of the same seed and world."""
+    """Parameters, multiply-adds, time of a step to the baseline's of the same seed and task."""
     rows = []
     for name in VARIANTS:
         own = [one for world in evidence.counted for one in evidence.of(world, name).values()]
@@ -228,7 +245,7 @@ def cost_table(evidence: Evidence) -> str:
             for one in own
             if (base := evidence.of(one["world"], "resnet").get(one["seed"])) is not None
         ]
-        slower = f"{fmean(ratios):.2f}" if ratios else ""
+        slower = f"{median(ratios):.1f}" if ratios else ""
         rows.append(
             [evidence.title(name), f"{own[0]['parameters'] / 1e6:.2f}M", f"{own[0]['madds'] / 1e9:.3f}G", slower]
         )
@@ -239,8 +256,8 @@ def cheapest(evidence: Evidence, world: str) -> tuple[str, list[str]]:
     """Variants whose mean reaches what is asked, the fewest multiply-adds first."""
     reached = []
     for name in VARIANTS:
-        shares = evidence.shares(world, name)
-        if shares and fmean(shares.values()) >= ENOUGH:
+        accuracies = evidence.accuracy(world, name)
+        if accuracies and fmean(accuracies.values()) >= ENOUGH:
             one = next(iter(evidence.of(world, name).values()))
             reached.append(
                 (one["madds"], f"{evidence.title(name)} ({one['madds'] / 1e9:.3f}G, {one['parameters'] / 1e6:.2f}M)")
@@ -249,7 +266,7 @@ def cheapest(evidence: Evidence, world: str) -> tuple[str, list[str]]:
 
 
 def missing(evidence: Evidence) -> dict[str, list[str]]:
-    """What has no result, by world: of the short form, and of the long one."""
+    """What has no result, by task: of the short form, and of the long one."""
     lacking: dict[str, list[str]] = {"short": [], "long": []}
     for world in WORLDS:
         for form in lacking:
@@ -260,7 +277,7 @@ def missing(evidence: Evidence) -> dict[str, list[str]]:
                 for name, seeds in lacks.items()
                 if seeds
             ]
-            whole = titles == [evidence.title(name) for name in asked]
+            whole = titles == [evidence.title(name) for name in VARIANTS]
             if titles:
-                lacking[form].append(f"*{world}*: {'all' if whole else ', '.join(titles)}")
+                lacking[form].append(f"*{world}*: {'all variants' if whole else ', '.join(titles)}")
     return lacking

@@ -14,9 +14,11 @@ from botvision.scenes.make import draw_thing
 from botvision.scenes.material import Material, Pixels, draw_background, load_material, scrambled
 from botvision.scenes.relations import KEYS, Thing, lay_out
 from botvision.scenes.world import CATEGORIES, World, build_world
-from studies.starts.reading import SCENES, Objects, Reader, answers
+from studies.relations.protocol import FORMS, draws
+from studies.starts.reading import SCENES, Objects, Reader, answers, untrained
 
 COUNT = 200  # scenes
+LOOKED_AT = 50  # of them that attention is looked at on
 Edit = Callable[[Thing], Thing]
 
 
@@ -97,6 +99,16 @@ def probe(model: Reader, world: str, seed: int, *, size: int, count: int = COUNT
     )
 
 
+def before_training(world: str, variant: str, seed: int, draw: int, *, form: str = "cpu") -> list[float]:
+    """What the heads of a trial's last block put on the keys before it is trained; empty without attention."""
+    setting = FORMS[form].setting
+    contender = draws(variant)[draw].contender(variant, form)
+    whole, things = scenes(world, seed, as_they_are, size=setting.size, count=LOOKED_AT)
+    model = untrained(contender, seed, classes=2, setting=setting)
+    weights: list[float] = attention_on_keys(model, whole, things).get("attention", [])
+    return weights
+
+
 class Seen(NamedTuple):
     """What a digit's place attends to in the last block.
 
@@ -116,10 +128,10 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def attention_maps(model: Reader, whole: Objects, things: list[list[Thing]]) -> Iterator[Seen]:
-    """Of each digit of up to 50 scenes; none without attention."""
+    """Of each digit of the first scenes; none without attention."""
     if not any(isinstance(module, MHSA2d) for module in model.modules()):
         return
-    chosen = torch.arange(min(50, len(whole.images)))
+    chosen = torch.arange(min(LOOKED_AT, len(whole.images)))
     with watch(model.body) as watching:
         model.body(whole.of(chosen, model.head.weight.device)[0])
     *_, last = watching

@@ -13,10 +13,10 @@ VARIANTS: dict[str, Contender] = {
     "se": CONTENDERS["se"],
     "deep": CONTENDERS["deep"],
     "dilated": resnet("ResNet, last 3×3 dilated by 4", dilation=4),
-    "relative": Contender("BoT, content + relative"),
-    "directional": Contender("BoT, content + relative, directional start", options=AIMED),
-    "content": Contender("BoT, content only", options={"position": "none"}),
-    "absolute": Contender("BoT, content + absolute", options={"position": "absolute"}),
+    "relative": Contender("BoT, relative positions"),
+    "directional": Contender("BoT, relative positions, directional start", options=AIMED),
+    "content": Contender("BoT, no positions", options={"position": "none"}),
+    "absolute": Contender("BoT, absolute positions", options={"position": "absolute"}),
 }
 POINTS = {  # of each variant, in a sentence
     "resnet": "What the paper replaces: 3×3 convolutions in the last stage; 99 % of a reading lies within 59 px.",
@@ -35,8 +35,8 @@ LARGE = {  # the same of the paper's size, for a GPU
     "dilated": Contender("ResNet-50, last 3×3s dilated by 4", "resnet50", dilation=4),
     "relative": Contender("BoT50", "botnet50"),
     "directional": Contender("BoT50, directional start", "botnet50", AIMED),
-    "content": Contender("BoT50, content only", "botnet50", {"position": "none"}),
-    "absolute": Contender("BoT50, content + absolute", "botnet50", {"position": "absolute"}),
+    "content": Contender("BoT50, no positions", "botnet50", {"position": "none"}),
+    "absolute": Contender("BoT50, absolute positions", "botnet50", {"position": "absolute"}),
 }
 
 

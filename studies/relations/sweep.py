@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from botvision.files import read_json, write_text
+from botvision.files import read_json, write_json, write_text
 from studies.pool import each
+from studies.relations.evidence import UNTRAINED, collect
+from studies.relations.probes import before_training
 from studies.relations.protocol import FORMS, SEEDS, SHORT, VARIANTS, WORLDS
 from studies.relations.search import choice, wanted
 from studies.relations.trials import Trial, carry_out
@@ -85,20 +87,35 @@ def relations(
         left = None if left is None else left - len(trials)
         if failed:
             break
+    if limit != 0:
+        look_before_training(filed, form)
     if report is not None:
         # these need what a machine that only trains may lack
         from studies.relations.images import draw_attention, draw_curves
-        from studies.relations.page import collect, page_text
+        from studies.relations.page import page_text
 
         evidence = collect(filed, form)
-        write_text(report, page_text(evidence))
-        draw_curves(evidence, report.parent / "images" / "relations_curves.png")
-        tuned = choice("directional", filed)
+        image, tuned = report.parent / "images" / "relations_attention.png", choice("directional", filed)
         if picture and tuned is not None:
-            draw_attention(tuned[0], report.parent / "images" / "relations_attention.png", folder=scenes, form=form)
-    every = [read_json(path, what="result of a trial") for path in filed.glob("*.json")]
+            draw_attention(tuned[0], image, folder=scenes, form=form)
+        draw_curves(evidence, image.with_name("relations_curves.png"))
+        write_text(report, page_text(evidence, picture=image.is_file()))
+    every = [read_json(path, what="result of a trial") for path in filed.glob("*_*.json")]
     missing = [one.file(Path()).stem for one in next_trials(variants, worlds, seeds, filed)]
     return Relations(len(every), missing, failed)
+
+
+def look_before_training(results: Path, form: str) -> None:
+    """File what untrained heads put on the keys, of each counted trial that says it of the trained ones."""
+    evidence = collect(results, form)
+    known = dict(evidence.untrained)
+    for one in evidence.every():
+        trial = Trial(one["world"], one["variant"], one["seed"], one["draw"])
+        name = trial.file(results).stem
+        if name not in known and "attention" in one.get("probe", {}):
+            known[name] = before_training(*trial, form=form)
+    if known != evidence.untrained:
+        write_json(results / UNTRAINED, dict(sorted(known.items())), indent=1)
 
 
 def next_trials(

@@ -180,6 +180,15 @@ def measured(done: Training, val: Objects) -> dict[str, Any]:
     }
 
 
+def untrained(contender: Contender, seed: int, *, classes: int, setting: Setting | None = None) -> Reader:
+    """A contender as its training begins."""
+    size, _, base, _, device = setting or Setting()
+    torch.manual_seed(seed)
+    body: Any = contender.build(size, base)
+    channels: int = body.feature_info.channels()[-1]
+    return Reader(body, channels, classes).to(device).to(memory_format=torch.channels_last)
+
+
 def trained(
     contender: Contender,
     splits: tuple[Objects, Objects],
@@ -192,11 +201,8 @@ def trained(
     """Train one contender; with no steps, as it begins. The usual recipe and setting unless others are given."""
     train, val = splits
     rate, decay = recipe or Recipe()
-    size, _, base, batch, device = setting or Setting()
-    torch.manual_seed(seed)
-    body: Any = contender.build(size, base)
-    channels: int = body.feature_info.channels()[-1]
-    model = Reader(body, channels, int(train.label.max()) + 1).to(device).to(memory_format=torch.channels_last)
+    _, _, _, batch, device = setting or Setting()
+    model = untrained(contender, seed, classes=int(train.label.max()) + 1, setting=setting)
     optimizer = build_optimizer(model, "adamw", lr=rate, weight_decay=decay)
     before = look(model, val)
     order = torch.Generator().manual_seed(seed)

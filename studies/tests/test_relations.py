@@ -14,10 +14,12 @@ from botvision.scenes.material import load_material
 from botvision.scenes.relations import KEYS
 from botvision.scenes.world import build_world
 from studies.holm import holm
-from studies.relations import probes, trials
+from studies.relations import probes, sweep, trials
+from studies.relations.evidence import UNTRAINED, collect
 from studies.relations.images import draw_attention
-from studies.relations.page import collect, page_text
+from studies.relations.page import page_text
 from studies.relations.protocol import (
+    ATTENTION,
     DRAWS,
     FORMS,
     LARGE,
@@ -31,15 +33,15 @@ from studies.relations.protocol import (
     draws,
 )
 from studies.relations.search import choice, wanted
-from studies.relations.sweep import next_trials, relations
+from studies.relations.sweep import look_before_training, next_trials, relations
 from studies.relations.trials import Trial
 from studies.starts.reading import SCENES, SIZE, Setting
 
 ROOT = Path(__file__).parent.parent.parent
 FILED = ROOT / "benchmarks" / "results" / "relations"
 RESULT = {"right": 0.5, "steps": 500, "step_ms": 100.0, "parameters": 10**6, "madds": 1e9, "hardware": "a machine",
-          "commit": "abc", "by_distance": [],
-          "probe": {"right": 0.9, "turned": 0.9, "without_keys": 0.5}}  # fmt: skip
+          "commit": "abc", "by_distance": []}  # fmt: skip
+PROBE = {"right": 0.9, "turned": 0.9, "without_keys": 0.5}
 
 
 def file_result(one, folder, **given):
@@ -117,7 +119,7 @@ def test_a_trial_is_searched_chosen_counted_and_skipped(monkeypatch, tmp_path):
     said = relations(variants=("directional",), worlds=("pair_near",), limit=0, results=results, report=page)
     assert (said.filed, said.failed) == (1, [])
     assert "Not answered yet" in page.read_text()
-    assert "| BoT, content + relative, directional start |" in page.read_text()
+    assert "| BoT, relative positions, directional start |" in page.read_text()
     assert (page.parent / "images" / "relations_curves.png").stat().st_size > 5000
 
 
@@ -200,27 +202,135 @@ def test_holm_rejects_what_the_rule_rejects_and_its_intervals_say_the_same():
         holm([[1.0]])
 
 
-def whole_results(folder, means):
-    for name in SHORT["variants"]:
+NOISE = [0.0, 0.01, -0.01, 0.02, -0.02]
+FAR, NEAR, MATCH = "pair_far", "pair_near", "match"
+
+
+def page_of(folder, means, *, deep_noise=0.0, variants=SHORT["variants"]):
+    """The page of made results: a mean for each task and variant, a coin unless given."""
+    for name in variants:
         for draw in draws(name):
-            file_result(Trial("pair_far", name, SEARCH_SEED, draw.number), folder, right=0.6)
+            file_result(Trial(FAR, name, SEARCH_SEED, draw.number), folder, right=0.6)
         for world in SHORT["worlds"]:
-            for number, seed in enumerate(SEEDS):
-                right = means.get((world, name), 0.5) + [0.0, 0.01, -0.01, 0.02, -0.02][number] * (name != "deep")
-                file_result(Trial(world, name, seed, 0), folder, right=right)
+            for noise, seed in zip(NOISE, SEEDS, strict=True):
+                right = means.get((world, name), 0.5) + noise * (deep_noise if name == "deep" else 1)
+                probe = PROBE | ({"attention": [0.6, 0.1], "even": 0.05} if name in ATTENTION else {})
+                file_result(
+                    Trial(world, name, seed, 0), folder, right=right, **({} if world == MATCH else {"probe": probe})
+                )
+    return page_text(collect(folder))
 
 
-def test_the_headline_says_what_the_registered_comparisons_say(tmp_path):
-    whole_results(tmp_path, {("pair_far", "deep"): 0.9, ("pair_far", "directional"): 0.9})
-    fell = page_text(collect(tmp_path))
-    assert "**No: the claim fell.**" in fell
-    assert "no advantage was found either" in fell
-    assert "− ResNet, deeper" in fell
-    whole_results(tmp_path, {("pair_far", "deep"): 0.7, ("pair_far", "directional"): 0.9})
-    stands = page_text(collect(tmp_path))
-    assert "names far pairs better" in stands
-    assert "+20.0 [" in stands
-    assert "larger in *pair_far* than in *pair_near*" in stands
+def row(page, start):
+    """The cells of the table's row that begins so."""
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize(
+    ("means", "deep_noise", "says", "never"),
+    [
+        (
+            {(FAR, "deep"): 0.7, (FAR, "directional"): 0.9},
+            0,
+            ["**pair_far: BoT, relative positions, directional start is better than the strongest of three controls",
+             "BoT, relative positions: 50.0 %, -20.0 [-22.8, -17.2] points, below.",
+             "**match: nothing was learnt.**"],
+            ["No accuracy advantage"],
+        ),
+        (
+            {(FAR, "deep"): 0.9, (FAR, "directional"): 0.9},
+            0,
+            ["**pair_far: no, the claim fell.** The strongest control, ResNet, deeper, has 90.0 %.",
+             "no difference can be told",
+             "No accuracy advantage of BoTNet over a ResNet has been shown"],
+            ["is better than"],
+        ),
+        (
+            {(FAR, "deep"): 0.9, (FAR, "directional"): 0.7, (MATCH, "relative"): 0.8},
+            0,
+            ["-20.0 [-22.5, -17.5] points, below.", "**match: BoT, relative positions is better than"],
+            ["nothing was learnt", "No accuracy advantage"],
+        ),
+        ({}, 0, ["**pair_far: nothing was learnt.**", "**match: nothing was learnt.**"], ["the claim fell"]),
+        (
+            {(FAR, "deep"): 0.7, (FAR, "directional"): 0.75},
+            9,
+            ["the claim fell", "+5.0 [", "no difference can be told"],
+            ["is better than"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_headline_says_what_the_registered_comparisons_say(means, deep_noise, says, never, tmp_path):
+    page = page_of(tmp_path, means, deep_noise=deep_noise)
+    for text in says:
+        assert text in page
+    for text in never:
+        assert text not in page
+
+
+def test_each_registered_sentence_has_its_verdict(tmp_path):
+    every = ("se", "dilated", "deep", "relative", "directional")
+    page = page_of(tmp_path, {(FAR, "directional"): 0.9, (FAR, "deep"): 0.6, (NEAR, "directional"): 0.7,
+                              (NEAR, "deep"): 0.95})  # fmt: skip
+    assert row(page, "It is the distance")[1].startswith("+30.0 points far and -25.0 near")
+    assert "far minus near +55.0" in row(page, "It is the distance")[1]
+    assert row(page, "It is the distance")[2] == "**stands**"
+    assert row(page, "Attention classifies *pair_far*")[2] == "**stands**"
+    nothing = "+0.0 [+0.0, +0.0] points, no difference can be told; "
+    assert row(page, "Attention classifies *match*")[1:] == [
+        f"BoT, relative positions: {nothing}BoT, relative positions, directional start: {nothing}learnt by none",
+        "**refuted**",
+    ]
+    assert row(page, "Positions matter")[1:] == ["", "**not decided**"]
+    assert row(page, "The answers of BoT, relative positions, directional start in *pair_far*")[2] == "**stands**"
+    assert row(page, "In *pair_far* no difference")[2] == "**fallen**"
+    assert row(page, "The ResNet baseline and SE")[2] == "**fallen**"
+    assert row(page, "Relative stays at chance")[2] == "**fallen**"  # by the search, where all have 0.6 here
+    assert row(page, "*match* is learnt by none")[2] == "**held**"
+    assert row(page, "Directional puts more than half")[1:] == [
+        "60.0 % of the weight of the head that has most; 90.0 % turn", "**held**",
+    ]  # fmt: skip
+    same = {(world, name): 0.95 for world in (FAR, NEAR) for name in every}
+    page = page_of(tmp_path, same | {(FAR, "se"): 0.5})
+    assert "there is no advantage to explain" in row(page, "It is the distance")[1]
+    assert row(page, "It is the distance")[2] == "**refuted**"
+    assert row(page, "In *pair_far* no difference")[2] == "**held**"
+    assert row(page, "The ResNet baseline and SE")[2] == "**held**"
+    page = page_of(tmp_path, {(FAR, "content"): 0.5, (FAR, "absolute"): 0.95}, variants=("content", "absolute"))
+    assert row(page, "Positions matter")[2] == "**refuted**"
+    assert "minus BoT, absolute positions +0.0" in row(page, "Positions matter")[1]
+    page = page_of(tmp_path, {}, variants=("absolute",))
+    assert row(page, "Positions matter")[2] == "**stands**"
+
+
+def test_answers_that_do_not_turn_are_told(tmp_path):
+    page = page_of(tmp_path, {(FAR, "directional"): 0.9})
+    assert row(page, "The answers of BoT, relative positions, directional start in *pair_far*")[2] == "**stands**"
+    for seed in SEEDS:
+        probe = {"right": 0.9, "turned": 0.79, "without_keys": 0.5, "attention": [0.2], "even": 0.1}
+        file_result(Trial(FAR, "directional", seed, 0), tmp_path, right=0.9, probe=probe)
+    page = page_text(collect(tmp_path))
+    answers = row(page, "The answers of BoT, relative positions, directional start in *pair_far*")
+    assert answers[1:] == ["79.0 % turn; 50.0 % right without keys", "**refuted**"]
+    assert row(page, "Directional puts more than half")[2] == "**fallen**"
+
+
+def test_untrained_heads_stand_beside_the_trained_ones(monkeypatch, tmp_path):
+    """A directional start puts weight on the keys before anything is learnt: told, and measured once."""
+    monkeypatch.setattr(probes, "LOOKED_AT", 4)
+    page_of(tmp_path, {})
+    look_before_training(tmp_path, "cpu")
+    filed = json.loads((tmp_path / UNTRAINED).read_text())
+    assert len(filed) == 2 * 2 * len(SEEDS)  # with attention, and a probe
+    relative, directional = (np.mean([max(filed[f"pair_near_{n}_seed{s}"]) for s in SEEDS]) for n in ATTENTION)
+    assert directional > 3 * relative
+    page = page_text(collect(tmp_path))
+    assert f"| {100 * directional:.1f} ± " in page
+    monkeypatch.setattr(sweep, "before_training", None)
+    look_before_training(tmp_path, "cpu")
+    said = relations(limit=0, results=tmp_path, out=tmp_path)
+    assert said.filed == 90 + 30
 
 
 @pytest.mark.parametrize(
@@ -247,11 +357,13 @@ def test_results_that_are_not_there_or_torn_are_said(tmp_path):
 
 
 def test_the_page_is_what_its_files_give():
-    assert (ROOT / "docs" / "relations.md").read_text() == page_text(collect(FILED)), "run: make relations"
+    picture = (ROOT / "docs" / "images" / "relations_attention.png").is_file()
+    page = page_text(collect(FILED), picture=picture)
+    assert (ROOT / "docs" / "relations.md").read_text() == page, "run: make relations"
 
 
 def test_every_filed_trial_is_one_of_the_protocol():
-    for path in sorted(FILED.glob("*.json")):
+    for path in sorted(FILED.glob("*_*.json")):
         one = json.loads(path.read_text())
         trial = Trial(one["world"], one["variant"], one["seed"], one["draw"])
         assert trial.file(FILED) == path
