@@ -33,7 +33,7 @@ def draw_intervals(
         path: of the PNG.
         along: what the horizontal axis is.
         within: what values can be; wider intervals are cut off there.
-        levels: panel title → a value to mark by a line, e.g. what a coin gives.
+        levels: panel title → a value to mark by a line, e.g. what chance gives.
     """
     from matplotlib.figure import Figure
 

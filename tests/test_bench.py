@@ -39,7 +39,7 @@ def test_a_small_race_fills_every_row(tmp_path, train):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_every_core_computes_the_same_but_the_yardstick():
+def test_every_core_computes_the_same_but_the_baseline():
     results = {name: core(name, setting(batch=2))() for name in [*CORES, FLEX]}
     same = {name for name, out in results.items() if torch.allclose(out, results["attend explicit"], atol=1e-4)}
     assert same == {*CORES, FLEX} - {SDPA}
@@ -144,7 +144,7 @@ def test_backbones_fused_and_with_timms_layer(tmp_path):
 def test_backbones_to_train_leave_fused_ones_out():
     report = backbone(models=("botnet26", "botnet26 fused"), sizes=(64,), rounds=1, batch=2, train=True)
     assert [row.name for row in report.rows] == ["botnet26"]
-    with pytest.raises(ValueError, match="'botnet26 fused' cannot be trained and is the yardstick"):
+    with pytest.raises(ValueError, match="'botnet26 fused' cannot be trained and is the baseline"):
         backbone(models=("botnet26 fused",), train=True)
     with pytest.raises(ValueError, match="only a BoTNet has attention to put timm's layer for"):
         backbone(models=("resnet26 with timm's layer",), sizes=(64,))

@@ -307,12 +307,12 @@ def test_a_heat_that_fails_does_not_end_the_others(tmp_path, capsys):
 
 def test_a_smaller_batch_where_memory_holds_no_more(tmp_path):
     def build(name, told):
-        if told.batch > {"yardstick": 4, "other": 2}[name]:
+        if told.batch > {"baseline": 4, "other": 2}[name]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 60 GiB")
         return lambda: None
 
     results = Results(tmp_path / "r.json", "R", toy=True)
-    told = Heat("x", build, ["yardstick", "other"], setting(batch=8), smaller=(4, 2, 1))
+    told = Heat("x", build, ["baseline", "other"], setting(batch=8), smaller=(4, 2, 1))
     run_heats(results, [told], rounds=1)
     assert [(row["batch"], row["asked_batch"], row["why_not"]) for row in results.rows] == [(2, 8, "")] * 2
     with pytest.raises(InexactError, match="out of memory"):

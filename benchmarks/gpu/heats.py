@@ -19,7 +19,7 @@ class Heat(NamedTuple):
     Attributes:
         what: is compared.
         build: makes a contender's step.
-        names: of the contenders, the yardstick first.
+        names: of the contenders, the baseline first.
         setting: what all of them get.
         smaller: batches to try where memory does not hold the setting's.
     """

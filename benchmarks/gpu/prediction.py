@@ -20,7 +20,7 @@ from botvision.bench.race import Setting
 
 ROUNDS = 7
 NOTE = (
-    "Random weights and images, channels_last; the yardstick is the ResNet in float32. BatchNorms folded where fused."
+    "Random weights and images, channels_last; the baseline is the ResNet in float32. BatchNorms folded where fused."
 )
 EAGER = ("float32", "bfloat16 autocast", "float16 weights", "float16 weights, fused")
 COMPILED = "float16 weights, fused, compiled"
@@ -48,7 +48,7 @@ def heats(*, toy: bool) -> Iterator[Heat]:
     engine = Engine(accelerator="cpu" if toy else "cuda")
     pair = ("botnet14",) if toy else ("resnet50", "botnet50")
     small, large = ((64, 2), (64, 1)) if toy else ((224, 64), (1024, 8))
-    yardstick = f"{pair[0]}, float32"
+    baseline = f"{pair[0]}, float32"
     eager = [f"{model}, {how}" for how in EAGER for model in pair]
     others = [f"{model}, {how}" for how in (COMPILED, *EXPORTED, TENSORRT) for model in pair]
     if not can_compile(toy=toy):
@@ -60,9 +60,9 @@ def heats(*, toy: bool) -> Iterator[Heat]:
     yield Heat("Mask R-CNN", detect, detectors, Setting(*large, False, engine))
     if not toy:
         yield Heat("classifier", build, eager, Setting(*large, False, engine))
-    yield Heat("classifier, compiled and exported", build, [yardstick, *others], Setting(*small, False, engine))
+    yield Heat("classifier, compiled and exported", build, [baseline, *others], Setting(*small, False, engine))
     if not toy:
-        yield Heat("classifier, compiled and exported", build, [yardstick, *others], Setting(*large, False, engine))
+        yield Heat("classifier, compiled and exported", build, [baseline, *others], Setting(*large, False, engine))
 
 
 def build(name: str, setting: Setting) -> Callable[[], Any]:

@@ -178,8 +178,8 @@ def exactness_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def race_table(rows: Sequence[Row], *, own: bool) -> Iterator[str]:
-    """Every heat, its yardstick first; the precision is the heat's, or each contender's `own`, which its name says."""
-    yield "| heat | precision | what ran | median ms | spread ms | × yardstick | peak MB |"
+    """Every heat, its baseline first; the precision is the heat's, or each contender's `own`, which its name says."""
+    yield "| comparison | precision | what ran | median ms | spread ms | × baseline | peak MB |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         how = "" if own else f"{row['precision']}{', compiled' if row['compile'] else ''}"

@@ -71,7 +71,7 @@ def difference_table(shares: Shares, worlds: Sequence[str]) -> str:
             found = difference(shares.get(("directional", world), {}), shares.get((other, world), {}))
             what = f"*{world}*: directional − {CONTENDERS[other].title}"
             rows.append([what, counted(found, sign=True), verdict(found)])
-    return table(["difference of the share named right, in points", "mean ± 95 %", ""], rows)
+    return table(["difference of accuracy, in points", "mean ± 95 %", ""], rows)
 
 
 def over_seeds(shares: Shares, contender: str, world: str) -> Interval | None:
@@ -101,7 +101,7 @@ def by_seed_table(shares: Shares, world: str) -> str:
             learnt = sum(share > COIN for share in own.values())
             each = ", ".join(f"{100 * own[seed]:.1f}" for seed in sorted(own))
             rows.append([one.title, f"{learnt} of {len(own)}", each])
-    return table(["", f"learnt (above {100 * COIN:.0f} %)", "named right, %, by seed"], rows)
+    return table(["", f"learnt (above {100 * COIN:.0f} %)", "accuracy by seed, %"], rows)
 
 
 def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ WITHOUT, TIMM = "layer without positions", "timm BottleneckAttn"
 CPU_BACKENDS = ("auto", "chunked", "explicit", "onehot")
 GPU_BACKENDS = ("auto", "explicit", "onehot", "tiled")
 NOTE = (
-    f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's yardstick is torch's attention on the same "
+    f"{HEADS} heads of {HEAD_DIM}; rounds in random order. The core's baseline is torch's attention on the same "
     "q, k, v, without positions; the layer's, the layer without positions."
 )
 
@@ -41,7 +41,7 @@ def race_attention(sides: tuple[int, ...], *, rounds: int, train: bool, memory: 
 
 
 def contenders(device: torch.device) -> tuple[list[str], list[str]]:
-    """Names of the cores and of the layers that race on a device, the yardsticks first."""
+    """Names of the cores and of the layers that race on a device, the baselines first."""
     backends = CPU_BACKENDS if device.type == "cpu" else GPU_BACKENDS
     cores = [SDPA, *(f"attend {name}" for name in backends), LUCIDRAINS]
     cores += [] if device.type == "cpu" else [FLEX]  # compiled for a CPU it has crashed

@@ -30,7 +30,7 @@ def race_backbone(
         raise ValueError("bench backbone needs at least one model; e.g. resnet50 botnet50")
     names = [name for name in models if not (train and name.endswith(FUSED))]
     if len(names) == 0 or names[0] != models[0]:
-        raise ValueError(f"{models[0]!r} cannot be trained and is the yardstick; put a model that is not fused first")
+        raise ValueError(f"{models[0]!r} cannot be trained and is the baseline; put a model that is not fused first")
     if not sizes:
         raise ValueError("bench backbone needs at least one size; e.g. --sizes 1024")
     rows: list[Row] = []

@@ -69,7 +69,7 @@ def backbone(
     """Time whole backbones without classifier, channels_last, in turn.
 
     Args:
-        models: timm or BoTNet names; the first is the yardstick. A name may end in " fused" (BatchNorms folded, not to
+        models: timm or BoTNet names; the first is the baseline. A name may end in " fused" (BatchNorms folded, not to
             train) or, a BoTNet's, in " with timm's layer" (timm's BottleneckAttn at the same places, fixed size).
         sizes: px of the square images.
         batch: images at a time.
@@ -102,7 +102,7 @@ def classify(
     """Time classifiers, each at its own image size, channels_last, in turn: T3 … T7 beside B4 … B7 and SENets.
 
     Args:
-        models: timm or BoTNet names with their px, e.g. botnet_s1_59@224; the first is the yardstick.
+        models: timm or BoTNet names with their px, e.g. botnet_s1_59@224; the first is the baseline.
         batch: images at a time; the paper's table has 32.
         rounds: how often every contender runs.
         train: a training step with its optimiser; false for a forward pass in eval mode.
@@ -134,7 +134,7 @@ def detector(
 
     Args:
         models: backbones by timm's or BoTNet's name, or "torchvision maskrcnn_resnet50_fpn" or "… _v2" for
-            torchvision's own detector; the first is the yardstick.
+            torchvision's own detector; the first is the baseline.
         sizes: px of the square images and of the batch.
         batch: images at a time.
         preset: sizes behind our backbones: paper, torchvision_v2, tiny or nano.
@@ -172,7 +172,7 @@ def deploy(
     Args:
         models: with their px: a classifier's name (botnet50@224), a detector's backbone (detector:botnet26@512) or a
             detector's checkpoint (runs/…/best.ckpt@512).
-        ways: to run each; eager is the yardstick.
+        ways: to run each; eager is the baseline.
         batch: images at a time; 1 for latency.
         preset: sizes behind the detectors' backbones: paper, torchvision_v2, tiny or nano.
         rounds: how often every way runs.

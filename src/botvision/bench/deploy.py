@@ -48,7 +48,7 @@ def race_deploy(
             build = partial(built, model=name, preset=preset, folder=Path(folder))
             rows += race(build, ways, setting, what=name, rounds=rounds)
     note = (
-        f"Every way of a model in turn, in random order each round; the yardstick is eager torch. Random weights and "
+        f"Every way of a model in turn, in random order each round; the baseline is eager torch. Random weights and "
         f"{CLASSES} classes where no checkpoint is named, detectors with preset {preset}; uint8 images in, int8 by "
         f"{RANGES} drawn pictures."
     )

@@ -40,7 +40,7 @@ class Row(NamedTuple):
         heat: what was compared.
         name: what ran.
         seconds: of each round; none where it could not run.
-        ratio: median over the rounds of its time to the yardstick's of the same round.
+        ratio: median over the rounds of its time to the baseline's of the same round.
         peak_mb: memory of a step beyond what was held before it, on a CPU in a process of its own; none where not asked
             for, or where the system ended it.
         why_not: the sentence of a contender that could not run.
@@ -83,7 +83,7 @@ class Report(NamedTuple):
     rows: list[Row]
 
     def __str__(self) -> str:
-        head = ["| heat | what ran | median ms | spread ms | × yardstick | peak MB |", "|---|---|---|---|---|---|"]
+        head = ["| comparison | what ran | median ms | spread ms | × baseline | peak MB |", "|---|---|---|---|---|---|"]
         return "\n".join([f"# {self.title}", "", f"{self.engine}. {self.note}", "", *head, *map(str, self.rows)])
 
     def save(self, out: Path) -> None:
@@ -103,10 +103,10 @@ def race(
 ) -> list[Row]:
     """Run contenders round after round, in random order, so that a drifting machine treats them alike.
 
-    The first is the yardstick. Another that cannot run gets a row that says why.
+    The first is the baseline. Another that cannot run gets a row that says why.
 
     Raises:
-        ValueError: no round, a size or batch below 1, no such device, or a yardstick that cannot run.
+        ValueError: no round, a size or batch below 1, no such device, or a baseline that cannot run.
         DeviceLostError: a contender left the device unusable.
     """
     if min(rounds, setting.size, setting.batch) < 1:
@@ -129,11 +129,11 @@ def race(
     del steps
     if memory and setting.engine.device.type == "cpu":
         peaks = {name: peak_alone(build, name, setting) for name in names if name not in refused}
-    yardstick = seconds[names[0]]
+    baseline = seconds[names[0]]
     return [
         Row(heat, name, [], None, None, refused[name])
         if name in refused
-        else Row(heat, name, seconds[name], ratio(seconds[name], yardstick), peaks.get(name))
+        else Row(heat, name, seconds[name], ratio(seconds[name], baseline), peaks.get(name))
         for name in names
     ]
 
@@ -170,9 +170,9 @@ def sentence(error: Exception) -> str:
     return said if isinstance(error, ValueError | torch.OutOfMemoryError) else f"{type(error).__name__}: {said}"
 
 
-def ratio(own: Sequence[float], yardstick: Sequence[float]) -> float:
+def ratio(own: Sequence[float], baseline: Sequence[float]) -> float:
     """Median over the rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(own, yardstick, strict=True))
+    return statistics.median(a / b for a, b in zip(own, baseline, strict=True))
 
 
 def peak_alone(build: Build, name: str, setting: Setting) -> float | None:

@@ -7,10 +7,10 @@ from botvision.files import whole_file
 
 
 def draw_ratios(panels: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
-    """One panel a comparison: a bar for each name, the yardstick's length as a line.
+    """One panel a comparison: a bar for each name, the baseline's length as a line.
 
     Args:
-        panels: panel title → name → ratio; 1 is the yardstick's.
+        panels: panel title → name → ratio; 1 is the baseline's.
         path: of the PNG.
         title: over all of them.
     """
