@@ -21,6 +21,7 @@ except ImportError:  # Windows: leftovers stay
     fcntl = None
 
 UNFINISHED = ".unfinished-"  # before the name of a file that is being written
+LOCKED = ".lock"  # after it, of the file that its process locks meanwhile
 STALE = 2.0  # seconds from which an unfinished file that nobody holds is a leftover
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -54,7 +55,8 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
                 path.replace(keep)
             unfinished.replace(path)
         if sync and os.name == "posix":
-            synced(path.parent)
+            with suppress_unsupported():
+                synced(path.parent)
     except OSError as error:
         if error.errno in FULL:
             raise no_space(path) from error
@@ -68,24 +70,37 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold an unfinished file or folder, so that no other run takes it for a leftover; a killed process lets go."""
+    """Hold an unfinished file or folder, so that no other run takes it for a leftover; a killed process lets go.
+
+    What is locked is an empty file beside it: on a Windows share a locked file cannot be written.
+    """
     if fcntl is None:
         yield
         return
-    handle = os.open(path, os.O_RDONLY)
+    lock = lock_of(path)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
+        lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+def lock_of(path: Path) -> Path:
+    """The file that is locked while another, or a folder, is unfinished."""
+    return path.with_name(path.name + LOCKED)
 
 
 def is_leftover(path: Path, *, stale: float) -> bool:
     """Whether nobody holds an unfinished file or folder, and has not only just begun it."""
     if fcntl is None or time.time() - path.stat().st_mtime < stale:
         return False
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(lock_of(path), os.O_RDWR)  # NFS locks what may be written alone
+    except FileNotFoundError:
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -103,15 +118,28 @@ def clear_leftovers(folder: Path, *, prefix: str = UNFINISHED, stale: float = ST
         prefix: of their names.
         stale: seconds from which they can be leftovers; 0 where nobody else writes into the folder.
     """
-    for path in folder.glob(f"{glob.escape(prefix)}*") if folder.is_dir() else ():
+    there = list(folder.glob(f"{glob.escape(prefix)}*")) if folder.is_dir() else []
+    for path in dict.fromkeys(path.with_name(path.name.removesuffix(LOCKED)) for path in there):
         with suppress(OSError):  # another process may be quicker
             ours = prefix == UNFINISHED or re.fullmatch("[a-z0-9_]{8}", path.name.removeprefix(prefix))
-            if not ours or not is_leftover(path, stale=stale):
+            is_there = path.exists()
+            if not ours or not is_leftover(path if is_there else lock_of(path), stale=stale):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
+            lock_of(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def suppress_unsupported() -> Iterator[None]:
+    """Some file systems in user space cannot confirm a folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def synced(path: Path) -> None:

@@ -1,5 +1,7 @@
 """Checkpoints and files: whole or as they were, whatever the disk; the newest whole one is gone on with."""
 
+import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -13,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.engine.checkpoint import TornCheckpointError, newest_whole, read_checkpoint
+from botvision.engine.checkpoint import TornCheckpointError, newest_whole, put_back, read_checkpoint
 from botvision.engine.folder import check_folder, clear_unfinished
 from botvision.engine.saving import WholeCheckpointIO
 from botvision.engine.settings import built, check_same, completed, plain
-from botvision.files import UNFINISHED, check_free, whole_file, whole_folder, write_text
+from botvision.files import UNFINISHED, check_free, clear_leftovers, whole_file, whole_folder, write_text
 
 
 def content(step):
@@ -100,8 +102,11 @@ def test_a_torn_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, cap
         ValueError, match=r"last\.ckpt is not a whole checkpoint .*; beside it: best\.ckpt, older\.ckpt"
     ):
         read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")
-    path, found = newest_whole(tmp_path, task="maskrcnn")
-    assert (path.name, found["global_step"]) == ("best.ckpt", 4)
+    newest = newest_whole(tmp_path, task="maskrcnn")
+    assert (newest.path.name, newest.content["global_step"], newest.torn) == ("best.ckpt", 4, ["last.ckpt"])
+    assert (tmp_path / "last.ckpt").read_bytes() == spoilt  # nothing is changed by looking
+    put_back(newest)
+    assert (tmp_path / "last.ckpt.torn").read_bytes() == spoilt
     assert "last.ckpt in" in (said := capsys.readouterr().err)
     assert "is torn; going on from best.ckpt, step 4, epoch 0" in said
     assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 4  # whole again
@@ -123,11 +128,15 @@ def test_the_checkpoint_before_the_last_is_kept_and_taken_where_the_last_is_alte
     bits[place] ^= 1  # torch.load reads it without a word
     (tmp_path / "last.ckpt").write_bytes(bits)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
-    assert newest_whole(tmp_path, task="maskrcnn")[1]["global_step"] == 4
+    newest = newest_whole(tmp_path, task="maskrcnn")
+    assert newest.content["global_step"] == 4
+    put_back(newest)
     assert "last.ckpt in" in (said := capsys.readouterr().err)
     assert "going on from previous.ckpt, step 4" in said
     (tmp_path / "last.ckpt").unlink()
-    assert newest_whole(tmp_path, task="maskrcnn")[1]["global_step"] == 4
+    newest = newest_whole(tmp_path, task="maskrcnn")
+    assert newest.content["global_step"] == 4
+    put_back(newest)
     assert "has no last.ckpt; going on from previous.ckpt, step 4" in capsys.readouterr().err
     assert read_checkpoint(tmp_path / "last.ckpt", task="maskrcnn")["global_step"] == 4
 
@@ -150,6 +159,43 @@ def test_a_byte_altered_anywhere_is_noticed_or_changes_nothing(tmp_path):
     assert noticed > 50
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_no_torn_one(trouble, tmp_path, monkeypatch):
+    """Going on from the one before it would lose what a network disk had only not given."""
+    for step in (2, 4):
+        save(tmp_path / "last.ckpt", step)
+
+    def fails(*_, **__):
+        raise trouble
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fails)
+        with pytest.raises(OSError, match=r"last\.ckpt cannot be read now: .*it may be whole: try again"):
+            newest_whole(tmp_path, task="maskrcnn")
+    assert newest_whole(tmp_path, task="maskrcnn").content["global_step"] == 4
+
+
+def test_a_file_that_is_being_written_is_not_locked_itself(tmp_path):
+    """On a Windows share nobody could write it; what is locked is a file beside it."""
+    with whole_file(tmp_path / "a.txt") as unfinished:
+        with unfinished.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write("whole")
+        clear_leftovers(tmp_path, stale=0)
+        assert unfinished.exists()
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    (tmp_path / f"{UNFINISHED}abc.txt.lock").touch()  # of a process that was killed between two steps
+    clear_leftovers(tmp_path, stale=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_a_folder_without_a_checkpoint_begins_anew(tmp_path):
     assert newest_whole(tmp_path / "none", task="maskrcnn") is None
 
@@ -157,12 +203,16 @@ def test_a_folder_without_a_checkpoint_begins_anew(tmp_path):
 def test_leftovers_of_a_killed_run_are_cleared_and_never_read(tmp_path):
     save(tmp_path / "checkpoints" / "best.ckpt", 1)
     (tmp_path / "checkpoints" / f"{UNFINISHED}abc.ckpt").write_bytes(b"half")
-    assert newest_whole(tmp_path / "checkpoints", task="maskrcnn")[0].name == "best.ckpt"
+    newest = newest_whole(tmp_path / "checkpoints", task="maskrcnn")
+    put_back(newest)
+    assert newest.path.name == "best.ckpt"
     (tmp_path / f"{UNFINISHED}abc.csv").write_bytes(b"half")
     with whole_file(tmp_path / "a.txt") as being_written:
         clear_unfinished(tmp_path)
         assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-        assert sorted(tmp_path.iterdir()) == sorted([being_written, tmp_path / "checkpoints"])
+        locked = being_written.with_name(f"{being_written.name}.lock")
+        assert sorted(tmp_path.iterdir()) == sorted([being_written, locked, tmp_path / "checkpoints"])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "checkpoints"}
 
 
 def test_folders_that_a_killed_process_was_making_are_cleared_by_the_next(tmp_path):

@@ -89,6 +89,11 @@ class Classification(Task[Summary]):
         """Of the data."""
         return self.data.batch_size
 
+    @property
+    def seed_splits(self) -> bool:
+        """Where no validation images are given."""
+        return self.data.val is None
+
     def check(self, engine: EngineConfig) -> None:
         """An optimiser that timm knows, and batches to sum."""
         check_optimizer(self.optim.optimizer)

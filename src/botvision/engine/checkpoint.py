@@ -1,5 +1,6 @@
 """Read checkpoints: tensors and plain numbers, which say what they are of."""
 
+import errno
 import shutil
 import struct
 import sys
@@ -8,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +25,20 @@ class TornCheckpointError(ValueError):
     """A file that is no whole checkpoint of tensors."""
 
 
+class Newest(NamedTuple):
+    """The checkpoint that a run goes on from.
+
+    Attributes:
+        path: of the file.
+        content: what it holds.
+        torn: names of the newer ones that are not whole.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    torn: list[str]
+
+
 def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
     """A checkpoint's content, tensors on the CPU; nothing in it is executed.
 
@@ -33,6 +48,7 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: it cannot be read now, whatever it holds.
         ValueError: not a whole checkpoint, not one of this task, or one that holds no state dict.
     """
     if not is_file(path):
@@ -43,6 +59,8 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
         check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no kind of its own for what is no file of tensors
+        if is_passing(error):
+            raise OSError(f"{path} cannot be read now: {error}; it may be whole: try again") from error
         beside = ", ".join(sorted(p.name for p in path.parent.glob("[!.]*.ckpt") if p != path))
         hint = f"; beside it: {beside}" if beside else ""
         raise TornCheckpointError(
@@ -59,6 +77,17 @@ def read_checkpoint(path: Path, *, task: str | None) -> dict[str, Any]:
         raise TornCheckpointError(f"{path} holds no state dict; give a .ckpt that a run has written")
     check_tensors(state, path)
     return dict(content)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a file could not be read for a reason that is not its content: the disk, the network, memory."""
+    kinds = [error, *(cause for cause in (error.__cause__, error.__context__) if cause is not None)]
+    return any(
+        isinstance(kind, MemoryError)
+        or (isinstance(kind, OSError) and kind.errno not in (None, errno.EINVAL))  # a place before the file's begin
+        or "allocate memory" in str(kind)
+        for kind in kinds
+    )
 
 
 def owner(about: dict[str, Any]) -> Any:
@@ -83,13 +112,13 @@ def check_sums(path: Path) -> None:
         raise ValueError(f"its part {altered} is altered")
 
 
-def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a run goes on from and its content: last.ckpt, or the one before it where that is torn.
+def newest_whole(folder: Path, *, task: str) -> Newest | None:
+    """The checkpoint that a run goes on from: last.ckpt, or the one before it where that is torn. Nothing is changed.
 
-    Altered ones count as torn. A torn one is named on stderr, and a last.ckpt that is torn, or was lost with a kill,
-    gives way to a copy of the whole one. None where the folder holds no checkpoint: the run had not saved yet.
+    Altered ones count as torn. None where the folder holds no checkpoint: the run had not saved yet.
 
     Raises:
+        OSError: one cannot be read now.
         ValueError: none is whole, or one is of another task.
     """
     order = (PREVIOUS, LAST)
@@ -103,19 +132,31 @@ def newest_whole(folder: Path, *, task: str) -> tuple[Path, dict[str, Any]] | No
         except TornCheckpointError:
             torn.append(path.name)
             continue
-        if path.name != LAST:
-            where = f"step {content['global_step']}, epoch {content['epoch']}"
-            why = f"{', '.join(torn)} in {folder} is torn" if torn else f"{folder} has no {LAST}"
-            print(f"{why}; going on from {path.name}, {where}", file=sys.stderr)
-            with whole_file(folder / LAST, sync=True) as unfinished:
-                shutil.copyfile(path, unfinished)
-        return path, content
+        return Newest(path, content, torn)
     if torn:
         raise ValueError(
             f"no checkpoint in {folder} is whole ({', '.join(torn)}); begin anew with --on_existing replace, or put a "
             "copy back"
         )
     return None
+
+
+def put_back(newest: Newest) -> None:
+    """Make the checkpoint that a run goes on from its last.ckpt, and say so on stderr, where it was another.
+
+    One that is torn is kept as last.ckpt.torn.
+    """
+    path, content, torn = newest
+    if path.name == LAST:
+        return
+    folder, last = path.parent, path.with_name(LAST)
+    where = f"step {content['global_step']}, epoch {content['epoch']}"
+    why = f"{', '.join(torn)} in {folder} is torn" if torn else f"{folder} has no {LAST}"
+    print(f"{why}; going on from {path.name}, {where}", file=sys.stderr)
+    if last.is_file():
+        last.replace(last.with_name(f"{LAST}.torn"))
+    with whole_file(last, sync=True) as unfinished:
+        shutil.copyfile(path, unfinished)
 
 
 def check_progress(content: dict[str, Any], path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -83,8 +85,13 @@ class Interruptible(Callback):
             trainer.save_checkpoint(self.checkpoint)
             self.saved, self.saved_at = True, time.monotonic()
         if asked:
-            self.signum = self.signum or signal.SIGTERM
-            raise LeaveError
+            self.leave()
+
+    def leave(self) -> None:
+        """End lightning's loops."""
+        self.signum = self.signum or signal.SIGTERM
+        forget_children()
+        raise LeaveError
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Whether the end of this epoch is saved, the same for all processes."""
@@ -92,9 +99,21 @@ class Interruptible(Callback):
         return soon or bool(trainer.strategy.broadcast(time.monotonic() - self.saved_at >= EVERY))
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Leave; what was trained is saved already."""
-        if self.signum is not None:
-            raise LeaveError
+        """Leave, of a single process; what was trained is saved already."""
+        if self.signum is not None and trainer.world_size == 1:
+            self.leave()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave, all processes together: one whose part is done waits for the others, and must not wait for ever."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
+            self.leave()
+
+
+def forget_children() -> None:
+    """Have lightning's observer end, which kills this process where a child ends with another code than 0."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # of none all have ended with 0
 
 
 def fit(
@@ -125,13 +144,21 @@ def fit(
     try:
         trainer.fit(module, *loaders, ckpt_path=None if begin is None else str(begin), weights_only=True)
         if watch.signum is not None:  # after the last batch
-            raise LeaveError
+            watch.leave()
     except (LeaveError, SystemExit) as end:
         if trainer.is_global_zero and history.rows:
             history.write()
         signum = watch.signum or (signal.SIGTERM if isinstance(end, SIGTERMException) else signal.SIGINT)
         kept = f"saved at step {trainer.global_step}" if watch.saved else "as it was last saved"
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name}, {kept}; {go_on()}") from None
+    except BaseException:
+        # the others would wait in a collective for this process, where lightning has started them; torchrun and SLURM
+        # end theirs themselves
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None:
+            forget_children()
+            kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+        raise
     finally:
         for loader in loaders:
             loader.close()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,17 @@ def claimed(out: Path) -> Iterator[None]:
     Raises:
         ValueError: another process has it.
     """
-    lock = FileLock(out / LOCK)
+    # younger versions make a marker file where there are no locks, which a killed process would leave for ever
+    hard: dict[str, Any] = (
+        {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
+    )
+    lock = FileLock(out / LOCK, **hard)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(
-            f"another process is writing into {out}; let it end, or stop it, or give another --out"
+            f"another process is writing into {out}; let it end, or stop it, or give another --out (it holds "
+            f"{out / LOCK})"
         ) from None
     except (OSError, NotImplementedError):  # a file system that has no locks
         yield
@@ -100,7 +106,14 @@ def claimed(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> None:
+def check_folder(
+    out: Path,
+    on_existing: OnExisting,
+    config: Mapping[str, Any],
+    *,
+    fixed: Mapping[str, Any],
+    seed_splits: bool = False,
+) -> None:
     """Refuse an `out` that holds a run, or one to resume that was begun with other settings of the `fixed` groups.
 
     Args:
@@ -108,6 +121,7 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
         on_existing: what is to be done with a run that is there.
         config: of this run, as YAML holds it.
         fixed: the groups that must not change, as dataclasses; what an older run lacks reads as their defaults.
+        seed_splits: whether the seed must not change either: it says which images are kept to evaluate on.
     """
     check_no_file(out)
     check_writable(out)
@@ -128,6 +142,13 @@ def check_folder(out: Path, on_existing: OnExisting, config: Mapping[str, Any], 
         data = old.get("data")
         if isinstance(data, dict) and "workers" in data:
             data["workers"] = config["data"]["workers"]  # as many as the machine has
+        engine = old.get("engine")
+        seed = engine.get("seed") if isinstance(engine, dict) else None
+        if seed_splits and seed not in (None, config["engine"]["seed"]):
+            raise ValueError(
+                f"engine.seed={config['engine']['seed']}: {out} was begun with {seed}, which has chosen the images "
+                f"that it is evaluated on; give --engine.seed {seed}"
+            )
         changed = [key for key, group in fixed.items() if completed(old.get(key), group) != config[key]]
         if changed:
             raise ValueError(

@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from botvision.engine.sharing import Part
-from botvision.files import check_free, clear_leftovers
+from botvision.files import FULL, check_free, clear_leftovers, fcntl, no_space
 
 Record = dict[str, Any]
 
@@ -93,7 +93,7 @@ def parsed(line: bytes, path: Path, *, number: int) -> Record | None:
     if number == 0 and not (whole and isinstance(record, dict) and "settings" in record):
         raise ValueError(f"{path} is no list of predictions of ours; give another --out")
     if not whole and line.endswith(b"\n"):
-        raise ValueError(f"{path} is damaged at line {number + 1}; begin anew with --on_existing replace")
+        raise ValueError(f"{path} is damaged at line {number + 1}; remove it, and its images are done again")
     return record if whole else None
 
 
@@ -158,9 +158,10 @@ class Journal:
         self.unread: list[Record] = []
         self.file: IO[str] | None = None
         self.resumes = False
+        self.size = 0
 
     def resume(self) -> None:
-        """Go on with the lines that are there, if there are any; what is not whole at their end is cut off.
+        """Go on with the lines that are there, if there are any; what is not whole at their end will be cut off.
 
         Raises:
             ValueError: the lines of other settings, or no lines of ours.
@@ -171,7 +172,7 @@ class Journal:
         self.done = set(lines.done)
         self.images = sum(one.images for one in lines.done.values())
         self.objects = sum(one.objects for one in lines.done.values())
-        os.truncate(self.path, lines.size)
+        self.size = lines.size
         self.resumes = lines.size > 0
 
     def add(self, record: Record) -> None:
@@ -194,14 +195,35 @@ class Journal:
         self.flush()
 
     def flush(self) -> None:
-        """Write what was noted."""
+        """Write what was noted.
+
+        Raises:
+            OSError: it cannot be; of a full disk the line says what to do.
+            ValueError: another process writes these lines.
+        """
+        try:
+            self.put()
+        except (OSError, ValueError) as error:
+            with suppress(OSError):  # what is buffered cannot be written either
+                self.close()
+            self.file = None
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise no_space(self.path) from error
+            raise
+
+    def put(self) -> None:
+        """Open the file, if it is not, and write."""
         if self.file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("a" if self.resumes else "w", encoding="utf-8")
+            self.file = self.path.open("a", encoding="utf-8")
+            claim(self.file, self.path)
             if not self.resumes:
+                self.file.truncate(0)
                 for path in self.stale:
                     path.unlink(missing_ok=True)
                 self.file.write(json.dumps({"settings": self.settings}) + "\n")
+            elif os.fstat(self.file.fileno()).st_size != self.size:  # cut off what is not whole
+                self.file.truncate(read_lines(self.path, self.settings).size)
         for record in self.unread:
             self.file.write(json.dumps(record) + "\n")
         self.unread.clear()
@@ -212,6 +234,22 @@ class Journal:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def claim(file: IO[str], path: Path) -> None:
+    """Keep a journal to this process as long as its file is open.
+
+    Raises:
+        ValueError: another process writes it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process is writing {path}; give each its own --part, or let that one end") from None
+    except OSError:  # a file system that has no locks
+        return
 
 
 def begin(

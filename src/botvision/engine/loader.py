@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from botvision.engine.stopping import ENDING, WARNING
+
 READING = "botvision_reading"  # in a checkpoint: how its epochs were given out
 SEEDING = "botvision_seeding"  # in a checkpoint: version of the rule by which random numbers are drawn
 RULE = 1
@@ -148,8 +150,8 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def leave_signals(_: int) -> None:
-    """In a worker: Ctrl-C and SIGTERM reach the main process too, which saves, and then ends its workers."""
-    for name in (signal.SIGINT, signal.SIGTERM):
+    """In a worker: what ends a run reaches the main process too, which saves, and then ends its workers."""
+    for name in (*ENDING, *([WARNING] if WARNING is not None else [])):
         signal.signal(name, signal.SIG_IGN)
 
 

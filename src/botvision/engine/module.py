@@ -1,8 +1,9 @@
 """LightningModule of any task: order of epochs, rates, steps that are left out, checkpoints."""
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
@@ -19,6 +20,7 @@ from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
 
 IN_A_ROW = 10  # steps that may be left out before a run ends
+TOTAL = "botvision_total"  # in a checkpoint: steps of the whole run, by which its rates go
 
 
 class Unreadable:
@@ -45,12 +47,43 @@ class Unreadable:
             )
 
     def gather(self) -> None:
-        """Those of all processes, in each of them, where there are several."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, list(self.reasons))
-        self.reasons = dict.fromkeys(reason for reasons in gathered for reason in reasons)
+        """Those of all processes, in each of them."""
+        self.reasons = dict.fromkeys(reason for reasons in of_all(list(self.reasons)) for reason in reasons)
+
+
+def of_all(own: Any) -> list[Any]:
+    """What each process has, in the order of their ranks; of a single process its own."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def check_together(epoch: int, step: int) -> None:
+    """Refuse, in every process, to train where one goes on from another checkpoint than the others.
+
+    Raises:
+        ValueError: they differ.
+    """
+    places = of_all((epoch, step))
+    other = next((rank for rank, place in enumerate(places) if place != places[0]), None)
+    if other is not None:
+        first, second = (f"process {rank} at epoch {places[rank][0]}, step {places[rank][1]}" for rank in (0, other))
+        raise ValueError(
+            f"processes go on from different checkpoints: {first}, {second}; give an --out on a disk that all machines "
+            "share"
+        )
+
+
+def go_on_at(optimizer: Optimizer, scheduler: LambdaLR, rates: Sequence[float], *, step: int) -> None:
+    """Have a schedule go on at its own step, with base rates of its own, after another run's were loaded."""
+    scheduler.base_lrs = list(rates)
+    scheduler.last_epoch = step
+    for group, rate, factor in zip(optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
+        group["initial_lr"] = rate
+        group["lr"] = rate * factor(step)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 class TaskModule(L.LightningModule):
@@ -74,6 +107,20 @@ class TaskModule(L.LightningModule):
         self.loader = loader
         self.bad = Unreadable(bad_limit)
         self.left_out = 0
+        self.total: int = 0
+        self.total_before: int | None = None
+        self.base_rates: list[float] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As averaged weights take one: without a copy of the data."""
+        memo.update({id(kept): kept for kept in self.not_copied()})
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+    def not_copied(self) -> list[Any]:
+        """What a copy of the module has in common with it."""
+        return [self.loader]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Leave a step out whose gradients are not finite: it would make every weight so.
@@ -115,6 +162,22 @@ class TaskModule(L.LightningModule):
             loss = loss + forward() * 0.0
         return loss
 
+    def on_train_start(self) -> None:
+        """Of several processes, see that all go on from the same place; of another number, have the rates go on there.
+
+        Raises:
+            ValueError: they do not.
+        """
+        check_together(self.trainer.current_epoch, self.trainer.global_step)
+        before, scheduler = self.total_before, cast("LambdaLR | None", self.lr_schedulers())
+        if before in (None, self.total) or scheduler is None:
+            return
+        step = round(scheduler.last_epoch * self.total / before)
+        go_on_at(self.trainer.optimizers[0], scheduler, self.base_rates, step=step)
+        if self.global_rank == 0:
+            told = f"the whole run has {self.total} steps on these devices, and had {before}"
+            print(f"{told}: the rates go on as at step {step}", file=sys.stderr)
+
     def on_train_end(self) -> None:
         """Count the unreadable images of every process."""
         self.bad.gather()
@@ -148,6 +211,8 @@ class TaskModule(L.LightningModule):
             warmup_steps = round(warmup * total)
         if self.global_rank == 0 and (warning := slow_start(warmup_steps=warmup_steps, total=total)):
             print(warning, file=sys.stderr)
+        self.total = total
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
 
         def factor(step: int) -> float:
             return learning_rate_factor(
@@ -166,9 +231,11 @@ class TaskModule(L.LightningModule):
         checkpoint[KEY] = self.about
         checkpoint[READING] = self.loader.reading
         checkpoint[SEEDING] = RULE
+        checkpoint[TOTAL] = self.total
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another model's run; an evaluation that a stopped run had before it comes first."""
         check_same(checkpoint[KEY], self.about, model=self.config)
+        self.total_before = checkpoint.get(TOTAL)
         if is_evaluated(self.trainer, checkpoint["epoch"]):
             await_evaluation(checkpoint)

@@ -18,7 +18,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from botvision.engine.attention import PANELS
-from botvision.engine.checkpoint import newest_whole, read_checkpoint
+from botvision.engine.checkpoint import newest_whole, put_back, read_checkpoint
 from botvision.engine.config import EngineConfig, OnExisting, check_counts, hardware
 from botvision.engine.doubts import flat_loss, nothing_found
 from botvision.engine.fit import fit
@@ -144,6 +144,11 @@ class Task(ABC, Generic[Summary]):
     fixed: ClassVar[tuple[str, ...]] = ("data", "model", "optim")
 
     @property
+    def seed_splits(self) -> bool:
+        """Whether the seed says which images are kept to evaluate on, anew in each session."""
+        return False
+
+    @property
     @abstractmethod
     def fitting(self) -> FitOptions:
         """What the Trainer needs to know of how the task is optimised."""
@@ -234,6 +239,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
                 on_existing,
                 config,
                 fixed={name: value for name, value in task.options().items() if name in task.fixed},
+                seed_splits=task.seed_splits,
             )
         for path, content in files.items():  # every process, for each reads them
             if not path.is_file():
@@ -250,16 +256,20 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         parts = task.build(Session(engine, share, is_multi_gpu(trainer), resumes=resumed is not None))
         begin, steps_before, exact = None, 0, True
         if resumed is not None:
-            begin, content = resumed
+            begin, content = resumed.path, resumed.content
             exact = content.get(SEEDING) == RULE
             steps_before = content["global_step"]
             share.position.begin(*resume_position(content, parts.train.reading))
+            resumed = resumed._replace(content={name: content[name] for name in ("global_step", "epoch")})
+            del content  # lightning reads it again
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(claimed(out))
             if on_existing == "replace":
                 clear(out)
             clear_unfinished(out)
+            if resumed is not None:
+                put_back(resumed)
             write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             task.introduce(parts, out)
             if resumed is not None:

@@ -61,7 +61,8 @@ class SharedResults:
         self.out = out
         self.part = part
         self.settings = settings
-        self.journal = Journal(journal_path(out, NAME, part), settings, stale=[])
+        figures = [out / name for name in ("metrics.json", "results.json")]  # of an evaluation with other settings
+        self.journal = Journal(journal_path(out, NAME, part), settings, stale=figures)
         try:
             self.journal.resume()
         except OtherSettingsError:

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from botvision.engine.attention import AttentionLog
@@ -62,7 +62,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         AttentionLog(compiled=engine.compile),  # before the history, which writes what it logs
         history,
         # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
-        ModelCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),
+        BestCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),
         LastCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
     if engine.save_every is not None:
@@ -77,13 +77,11 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         callbacks.append(RunProgress(fitting.shown))
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
-    # SLURM requeues the job itself (sbatch --requeue); lightning would save and resume by files of its own
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
         accelerator=engine.accelerator,
         devices=engine.devices,
         num_nodes=engine.num_nodes,
-        precision=pick_precision() if engine.precision == "auto" else engine.precision,
+        precision=pick_precision(engine.accelerator) if engine.precision == "auto" else engine.precision,
         max_epochs=fitting.epochs if engine.stop_after is None else min(fitting.epochs, engine.stop_after),
         check_val_every_n_epoch=engine.evaluate_every,
         gradient_clip_val=fitting.clip,
@@ -93,11 +91,36 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         logger=False if engine.live is None else live_logger(engine.live, out),
         log_every_n_steps=engine.log_every,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO(), *slurm],
+        plugins=[WholeCheckpointIO(), *environments()],
         enable_progress_bar=engine.progress,
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def environments() -> list[SLURMEnvironment]:
+    """SLURM's, where it has started the processes; those of torchrun, in a job of SLURM too, lightning finds itself.
+
+    SLURM requeues a job itself (sbatch --requeue); lightning would save and resume by files of its own.
+    """
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt, whose score a run keeps when its folder has moved: lightning would forget it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the paths for those of this folder; what does not lie there does not count."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        scores = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        kept = {name: here(state_dict.get(name, "")) for name in ("best_model_path", "kth_best_model_path")}
+        if all(Path(path).is_file() for path in scores):
+            super().load_state_dict({**state_dict, **kept, "best_k_models": scores, "dirpath": self.dirpath})
 
 
 class Patience(EarlyStopping):
@@ -142,9 +165,9 @@ def live_logger(kind: str, out: Path) -> Logger:
         ) from error
 
 
-def pick_precision() -> Any:
+def pick_precision(accelerator: str = "auto") -> Any:
     """bf16-mixed where the GPU or the CPU has instructions for it; elsewhere it would be slower than float32."""
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     known = getattr(torch.cpu, "get_capabilities", None)  # younger than the oldest torch that we take
     capabilities: dict[str, Any] = known() if known else {}

@@ -35,9 +35,13 @@ class MaskRCNNModule(TaskModule):
         about = describe(config, val_set.categories)
         super().__init__(model, about=about, config=config, loader=loader, bad_limit=bad_limit)
         self.optim = optim
-        self.truth = val_set.truth
+        self.val_set = val_set
         self.categories = val_set.categories
         self.results: list[Result] = []
+
+    def not_copied(self) -> list[Any]:
+        """The data of both splits."""
+        return [*super().not_copied(), self.val_set]
 
     @property
     def detector(self) -> MaskRCNN:
@@ -83,7 +87,9 @@ class MaskRCNNModule(TaskModule):
     def on_validation_epoch_end(self) -> None:
         """Box and mask AP over all processes, whose loaders give each image once."""
         results = self.gathered()
-        found = coco_metrics(self.truth(), results, masks=self.detector.masks) if self.global_rank == 0 else None
+        found = (
+            coco_metrics(self.val_set.truth(), results, masks=self.detector.masks) if self.global_rank == 0 else None
+        )
         found = cast("Metrics", self.trainer.strategy.broadcast(found))
         self.results = []
         metrics = {"val/box_ap": found.box["AP"]}
