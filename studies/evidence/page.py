@@ -258,8 +258,8 @@ def overall(evidence: Evidence, world: str) -> str:
         slower = interval(common).text(times=1, digits=2) if common else ""
         row += [str(len(seeds)), f"{one['parameters'] / 1e6:.2f}M", f"{one['madds'] / 1e9:.3f}G", slower]
         rows.append(row)
-    head = ["", "paper: box / mask", "box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds", "parameters",
-            "M.Adds", "step, × baseline"]  # fmt: skip
+    head = ["", "paper: box / mask", "box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds",
+            "parameters", "M.Adds", "step, × baseline"]  # fmt: skip
     return table(head, rows)
 
 
