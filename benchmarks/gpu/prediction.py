@@ -19,9 +19,7 @@ from botvision.bench.config import Engine
 from botvision.bench.race import Setting
 
 ROUNDS = 7
-NOTE = (
-    "Random weights and images, channels_last; the baseline is the ResNet in float32. BatchNorms folded where fused."
-)
+NOTE = "Random weights and images, channels_last; the baseline is the ResNet in float32. BatchNorms folded where fused."
 EAGER = ("float32", "bfloat16 autocast", "float16 weights", "float16 weights, fused")
 COMPILED = "float16 weights, fused, compiled"
 EXPORTED = {  # way → execution provider of ONNX Runtime, for a GPU
