@@ -136,16 +136,31 @@ def most_pixels() -> float:
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
+ON_THE_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
 def header_size(path: Path) -> tuple[int, int] | None:
     """(height, width) of an upright image by its header alone; none where it cannot be told so."""
+    found = header(path)
+    return None if found is None else found[:2]
+
+
+def header(path: Path) -> tuple[int, int, bool] | None:
+    """`header_size`, and whether a tag turns or mirrors the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                turned = "exif" in opened.info and opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return (opened.width, opened.height) if turned else (opened.height, opened.width)
+                turn = orientation(opened)
+                width, height = opened.size
+                return (width, height, True) if turn in ON_THE_SIDE else (height, width, turn != 1)
     except Exception:  # whatever a decoder says of a broken file: reading it says it again, with its name
         return None
+
+
+def orientation(image: Image.Image) -> int:
+    """An image's EXIF tag, by which it is shown turned or mirrored; 1 as it is. Pillow turns a TIFF itself."""
+    return int(image.getexif().get(0x0112, 1)) if "exif" in image.info else 1
 
 
 def read_image(path: str | Path) -> "Tensor":

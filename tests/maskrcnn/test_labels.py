@@ -254,5 +254,5 @@ def test_many_images_are_compared_with_their_headers(tmp_path, monkeypatch):
     entry = {"id": 1, "file_name": "a.jpg", "height": 20, "width": 40}
     document = {"images": [entry], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
     (tmp_path / "a.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"image a\.jpg is 20×40, but .* says 40×20; correct the file's entry"):
+    with pytest.raises(ValueError, match=r"image a\.jpg is 20×40, but .* says 40×20; its EXIF tag turns it"):
         read_coco(tmp_path / "a.json", tmp_path, on_bad="refuse", masks=False)

@@ -179,7 +179,9 @@ def steps_of_all(split: Split, share: Share) -> list[int]:
 
 
 def check_classes(train: Split, val: Split, data: DataConfig) -> None:
-    """Refuse splits of different classes."""
+    """Refuse splits of different classes, and of a single one."""
+    if len(train.classes) < 2:
+        raise ValueError(f"{data.train} has one class, {train.classes[0]}; a classifier needs at least two")
     ours, theirs = set(train.classes), set(val.classes)
     if train.classes != val.classes:
         only = [f"{name} only in {where}" for names, where in ((ours - theirs, data.train), (theirs - ours, data.val))

@@ -1,5 +1,6 @@
 """What a training of a classifier takes in: told in a line a split, drawn as it is trained on."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,35 @@ def told(name: str, loader: ResumableLoader, names: Sequence[str]) -> str:
     images = len(dataset) if isinstance(dataset, ImageDataset) else dataset.samples
     more = [f"and {len(classes) - NAMED} more"] if len(classes) > NAMED else []
     return f"{name}: {images} images of {len(classes)} classes: {', '.join(classes[:NAMED] + more)}"
+
+
+def trained_on(train: ResumableLoader, val: ResumableLoader) -> str:
+    """A warning where validation images are trained on; empty where none is, or where files are not known."""
+    own, others = (files_of(loader) for loader in (train, val))
+    both = own & others
+    if not both:
+        return ""
+    folder, name = min(both)
+    return (
+        f"warning: {len(both)} of {len(others)} validation images are trained on, e.g. {Path(folder) / name}: "
+        "the accuracy says nothing of others; give other images, or leave --data.val out, which keeps a part"
+    )
+
+
+def files_of(loader: ResumableLoader) -> set[tuple[str, str]]:
+    """Its images, by the real place of their folder and their name."""
+    source: Any = getattr(loader.source, "source", None)
+    dataset = getattr(source, "dataset", None)  # timm's or torchvision's
+    places = (source, dataset, getattr(dataset, "reader", None))
+    samples: Any = next((own for own in (getattr(place, "samples", None) for place in places) if own), ())
+    real: dict[str, str] = {}
+    found = set()
+    for path, *_ in samples:
+        folder, name = os.path.split(path)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        found.add((real[folder], name))
+    return found
 
 
 def save_samples(

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from botvision.digits import CLASSES, digit_images
 from botvision.engine.loader import images_kept
 from botvision.files import read_text
-from botvision.inputs import image_suffixes, open_image
+from botvision.inputs import image_suffixes, open_image, upright
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
@@ -40,7 +40,7 @@ class Folders:
         if not root.is_dir():
             raise FileNotFoundError(f"no folder at {root}; give a folder of class folders, tar shards, or digits")
         try:
-            folder = ImageFolder(str(root), is_valid_file=lambda path: Path(path).suffix.lower() in image_suffixes())
+            folder = Visible(str(root), is_valid_file=lambda path: is_image(path, root))
         except FileNotFoundError as error:
             empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_image(f)]
             if not empty:
@@ -57,6 +57,7 @@ class Folders:
                 f"{root} holds splits ({', '.join(folder.classes)}), not classes; give each by itself, e.g. "
                 f"--data.train {first}"
             )
+        check_depth(root, folder.classes)
         check_links(root, [path for path, _ in folder.samples])
         self.classes: list[str] = folder.classes
         self.samples: list[tuple[str, int]] = folder.samples
@@ -68,6 +69,39 @@ class Folders:
         """Image and label."""
         path, label = self.samples[index]
         return open_image(Path(path)), label
+
+
+class Visible(ImageFolder):
+    """Without class folders that begin with a dot, as notebooks make them."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Names in their order, and their numbers."""
+        names = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        if not names:
+            raise FileNotFoundError(f"no class folder in {directory}")
+        return names, {name: number for number, name in enumerate(names)}
+
+
+def is_image(path: str, root: Path) -> bool:
+    """Whether a file has an image's suffix, and neither it nor a folder on its way is hidden."""
+    if Path(path).suffix.lower() not in image_suffixes():
+        return False
+    return not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
+
+
+def check_depth(root: Path, classes: Sequence[str]) -> None:
+    """Refuse a folder whose one class folder holds the class folders.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(classes) == 1:
+        below = sorted(one.name for one in (root / classes[0]).iterdir() if one.is_dir() and has_image(one))
+        if len(below) > 1:
+            raise ValueError(
+                f"{root} holds one class folder, {classes[0]}, which holds folders itself ({', '.join(below[:5])}); "
+                f"give {root / classes[0]}"
+            )
 
 
 def check_links(root: Path, paths: Sequence[str]) -> None:
@@ -117,8 +151,19 @@ class TimmDataset:
             dataset: Any = create_dataset(name, root=root, split=split)
         except (AssertionError, ImportError, RuntimeError, TypeError) as error:
             raise ValueError(f"timm cannot open {name} (root {root}, split {split}): {error}") from error
+        # ours turns images by their tag, and keeps the upper bits of 16
+        if hasattr(dataset, "input_img_mode"):  # timm's own
+            dataset.input_img_mode = ""
+        if hasattr(dataset, "loader"):  # torchvision's
+            dataset.loader = open_image
         self.dataset = dataset
-        self.classes = list(classes) or [str(entry) for entry in getattr(dataset, "classes", [])]
+        own = [str(entry) for entry in getattr(dataset, "classes", [])]
+        if classes and sorted(classes) == sorted(own) and list(classes) != own:
+            raise ValueError(
+                f"{name} numbers its classes in another order than data.class_names; leave the file out: the set names "
+                f"them itself ({', '.join(own[:3])} …)"
+            )
+        self.classes = list(classes) or own
         if not self.classes:
             raise ValueError(f"{name} does not name its classes; give a file with a name a line as --data.class_names")
 
@@ -128,16 +173,24 @@ class TimmDataset:
     def open(self, index: int) -> tuple[Image.Image, int]:
         """Image and label."""
         image, label = self.dataset[index]
-        return image.convert("RGB"), int(label)
+        return upright(image), int(label)
 
 
 def read_class_names(path: Path | None) -> list[str]:
-    """A name a line."""
+    """A name a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an empty line between two, behind which every number would be another class's.
+    """
     if path is None:
         return []
     if not path.is_file():
         raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in names:
+        raise ValueError(f"{path}: line {names.index('') + 1} is empty, and the names are numbered by line; remove it")
+    return names
 
 
 def drawn(path: str, *, seed: int) -> str:

@@ -12,7 +12,7 @@ from botvision.backbone import load_resnet
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
 from botvision.classify.evaluation import evaluate_at, to_image
-from botvision.classify.intake import save_samples, told
+from botvision.classify.intake import save_samples, told, trained_on
 from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.classify.report import ClassifierReporter
@@ -124,6 +124,8 @@ class Classification(Task[Summary]):
         classes = parts.module.about["classes"]
         for name, loader in (("train", parts.train), ("val", parts.val)):
             print(told(name, loader, classes), file=sys.stderr)
+        if warning := trained_on(parts.train, parts.val):
+            print(warning, file=sys.stderr)
         mean, std = parts.module.about["mean"], parts.module.about["std"]
         save_samples(parts.train, classes, out / "samples.jpg", mean=mean, std=std)
 

@@ -10,9 +10,19 @@ from types import NoneType
 from typing import Any, NamedTuple, cast
 
 from botvision.files import is_file, read_json
-from botvision.inputs import header_size, most_pixels
+from botvision.inputs import header, header_size, most_pixels
 from botvision.maskrcnn.config import BoxFormat, OnBad
-from botvision.maskrcnn.labels import NO_MASK, bad_box, bad_mask, from_corners, look_at_boxes, shown, told_as_corners
+from botvision.maskrcnn.labels import (
+    NO_MASK,
+    bad_box,
+    bad_mask,
+    from_corners,
+    look_at_boxes,
+    shown,
+    told_as_corners,
+    told_otherwise,
+    without_scraps,
+)
 from botvision.maskrcnn.masks import decode
 
 log = logging.getLogger("botvision.maskrcnn")
@@ -66,6 +76,8 @@ def read_coco(
     check_repeats(path, document)
     check_corners(path, document, sizes, box_format)
     annotations: list[dict[str, Any]] = document["annotations"]
+    if masks and on_bad == "skip":
+        annotations = [without_scraps(annotation) for annotation in annotations]
     reasons = [
         bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "") for a in annotations
     ]
@@ -89,8 +101,39 @@ def read_coco(
             f"{path}: all {len(kept)} annotations are crowds (iscrowd 1), and nothing can be learnt or evaluated from "
             "these; set iscrowd to 0 where an annotation is one object"
         )
+    check_classes(path, document["categories"], kept)
+    tell_twins(path, kept)
     check_headers(path, document["images"], images)
     return {**document, "annotations": kept}
+
+
+def check_classes(path: Path, categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+    """Two categories of one name would be two classes: refused, where both have objects.
+
+    Raises:
+        ValueError: they have.
+    """
+    used = {annotation["category_id"] for annotation in annotations}
+    first: dict[str, int] = {}
+    for category in (one for one in categories if one["id"] in used):
+        number = first.setdefault(category["name"].strip(), category["id"])
+        if number != category["id"]:
+            raise ValueError(
+                f"{path}: categories {number} and {category['id']} are both called {shown(category['name'])}, and both "
+                "have objects; give them one id, or two names"
+            )
+
+
+def tell_twins(path: Path, annotations: list[dict[str, Any]]) -> None:
+    """Say how many objects are there twice, exactly: AP counts each, as COCO's does."""
+    seen = Counter((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
+    twice = [key for key, count in seen.items() if count > 1]
+    if twice:
+        log.warning(
+            "%s: %d objects repeat the box of another of their image and class, e.g. in image %s, bbox %s; each counts "
+            "in AP, so remove them",
+            path, sum(seen[key] - 1 for key in twice), twice[0][0], list(twice[0][2:6]),
+        )  # fmt: skip
 
 
 def in_format(document: Document, box_format: BoxFormat) -> Document:
@@ -276,17 +319,29 @@ def check_headers(path: Path, entries: list[dict[str, Any]], folder: Path) -> No
     """
     some = entries[:: -(-len(entries) // HEADERS)] if entries else []
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda entry: header_size(folder / entry["file_name"]), some)
-        for entry, size in zip(some, found, strict=True):
-            if size is not None and size != (entry["height"], entry["width"]):
-                raise ValueError(other_size(path, entry, size))
+        found = list(readers.map(lambda entry: header(folder / entry["file_name"]), some))
+    for entry, seen in zip(some, found, strict=True):
+        if seen is not None and seen[:2] != (entry["height"], entry["width"]):
+            raise ValueError(other_size(path, entry, seen[:2], turned=seen[2]))
+    turned = [entry["file_name"] for entry, seen in zip(some, found, strict=True) if seen is not None and seen[2]]
+    if turned:
+        log.warning(
+            "%s: %d of %d images that were looked up are turned by their EXIF tag, e.g. %s; boxes are taken for those "
+            "of the upright images: look at samples.jpg",
+            path, len(turned), len(some), turned[0],
+        )  # fmt: skip
 
 
-def other_size(path: Path, entry: dict[str, Any], size: Sequence[int]) -> str:
+def other_size(path: Path, entry: dict[str, Any], size: Sequence[int], *, turned: bool = False) -> str:
     """What to say of an image that is not as large as its entry says."""
+    cure = "correct the file's entry"
+    if turned and (size[1], size[0]) == (entry["height"], entry["width"]):
+        cure = (
+            "its EXIF tag turns it, and the file's boxes may be of the image before that: save the images without the "
+            "tag, as they lie in the file, or turn boxes and sizes"
+        )
     return (
-        f"image {entry['file_name']} is {size[1]}×{size[0]}, but {path} says {entry['width']}×{entry['height']}; "
-        "correct the file's entry"
+        f"image {entry['file_name']} is {size[1]}×{size[0]}, but {path} says {entry['width']}×{entry['height']}; {cure}"
     )
 
 
@@ -313,8 +368,11 @@ def check_references(path: Path, document: Document, sizes: dict[int, tuple[int,
 
 
 def check_corners(path: Path, document: Document, sizes: dict[int, tuple[int, int]], box_format: BoxFormat) -> None:
-    """Refuse boxes that are two corners, unless their format was given."""
-    why = told_as_corners(look_at_boxes(document["annotations"], sizes)) if box_format == "auto" else ""
+    """Refuse boxes that are shares, or not those of their masks; and two corners, unless their format was given."""
+    looks = look_at_boxes(document["annotations"], sizes)
+    if otherwise := told_otherwise(looks):
+        raise ValueError(f"{path}: {otherwise}")
+    why = told_as_corners(looks) if box_format == "auto" else ""
     if why:
         raise ValueError(
             f"{path}: {why}: the boxes seem to be two corners, not COCO's [x, y, width, height]; --data.box_format "
@@ -330,7 +388,11 @@ def for_counting(document: Document, *, masks: bool = True) -> Document:
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     annotations: list[dict[str, Any]] = []
-    for given in document["annotations"]:
+    areas = [annotation.get("area") for annotation in document["annotations"]]
+    zeros = 2 * sum(type(area) in (int, float) and not area for area in areas) > len(
+        areas
+    )  # converters write 0 for all
+    for given in map(without_scraps, document["annotations"]):
         height, width = sizes[given["image_id"]]
         if bad_box(given, height, width) or (masks and bad_mask(given, height, width)):
             continue
@@ -339,7 +401,7 @@ def for_counting(document: Document, *, masks: bool = True) -> Document:
         area = given.get("area")
         if masks:
             annotation["segmentation"] = given["segmentation"]
-        if not is_area(area):
+        if not is_area(area) or (zeros and not area):
             side, other = given["bbox"][2:]
             area = float(decode(given["segmentation"], height=height, width=width).sum()) if masks else side * other
         annotations.append({**annotation, "area": area})

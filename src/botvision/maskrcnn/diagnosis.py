@@ -24,7 +24,7 @@ from botvision.maskrcnn.coco import for_counting
 from botvision.maskrcnn.config import DataConfig
 from botvision.maskrcnn.data import CocoInstances, val_set
 from botvision.maskrcnn.evaluation import nothing, use_classes_of
-from botvision.maskrcnn.mistakes import SHOWN, Verdict, judge
+from botvision.maskrcnn.mistakes import SHOWN, Verdict, judge, outside_crowds
 from botvision.maskrcnn.prediction import Predictor, lots
 from botvision.maskrcnn.results import Result, image_results
 
@@ -195,10 +195,17 @@ def diagnosed(
         found |= zip(places, find([data.read(place) for place in places], numbers), strict=True)
     chosen = sorted(found)
     results = [result for own in found.values() for result in own]
-    return Diagnosis(
-        model, look, data, chosen, [data.record(place)[1] for place in chosen], [found[place] for place in chosen],
-        **count(part_of(data, chosen), results, masks=data.masks),
-    )  # fmt: skip
+    document, objects = part_of(data, chosen), [data.record(place)[1] for place in chosen]
+    crowds: dict[int, list[Any]] = {}
+    for one in document["annotations"]:
+        if one.get("iscrowd"):
+            crowds.setdefault(one["image_id"], []).append(one)
+    counting = [
+        outside_crowds(found[place], own, crowds.get(data.record(place)[0]["id"], []))
+        for place, own in zip(chosen, objects, strict=True)
+    ]
+    figures = count(document, results, masks=data.masks, counting=counting if crowds else None)
+    return Diagnosis(model, look, data, chosen, objects, counting, **figures)
 
 
 def part_of(data: CocoInstances, chosen: Sequence[int]) -> dict[str, Any]:
@@ -210,19 +217,31 @@ def part_of(data: CocoInstances, chosen: Sequence[int]) -> dict[str, Any]:
     return {"images": images, "annotations": own, "categories": [category._asdict() for category in data.categories]}
 
 
-def count(document: dict[str, Any], results: list[Result], *, masks: bool) -> dict[str, Any]:
+def count(
+    document: dict[str, Any],
+    results: list[Result],
+    *,
+    masks: bool,
+    counting: Sequence[list[Result]] | None = None,
+) -> dict[str, Any]:
     """Figures, confusion, errors and calibration of results against a COCO document.
 
     Args:
         document: the truth; its categories in the order of the classes.
         results: COCO results, of all classes and scores.
+        counting: those of each image that are not in crowds, for confusion and calibration, which know none; all,
+            where there are no crowds.
         masks: whether masks are counted too.
     """
     counter = evaluated(document, results, "bbox", masks=masks)
     order = [category["id"] for category in document["categories"]]
-    seen = counter.confusion_matrix(min_score=SHOWN)
+    apart = counter
+    if counting is not None:
+        alone = {**document, "annotations": [one for one in document["annotations"] if not one.get("iscrowd")]}
+        apart = evaluated(alone, [result for own in counting for result in own], "bbox", masks=masks)
+    seen = apart.confusion_matrix(min_score=SHOWN)
     places = [list(seen["cat_ids"]).index(number) for number in order] + [len(order)]
-    calibrated = counter.calibration()
+    calibrated = apart.calibration()
     return {
         "box": counted(counter, order),
         "mask": counted(evaluated(document, results, "segm", masks=True), order) if masks else None,

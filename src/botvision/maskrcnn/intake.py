@@ -1,7 +1,7 @@
 """What a training takes in: files found in a folder, told in lines, drawn as trained on."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
 def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
     """A line on each split, and one on categories that are left out."""
     for name, dataset in (("train", train), ("val", val)):
-        sizes, empty = [], 0
+        sizes, empty, small = [], 0, 0
         for index in range(len(dataset)):
             entry, annotations = dataset.record(index)
+            small += vanishing(dataset, entry, annotations)
             sizes.append((entry["width"], entry["height"]))
             empty += not annotations
         width, height = ([size[side] for size in sizes] for side in (0, 1))
@@ -73,8 +74,19 @@ def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
             f"{name}: {len(dataset)} images of {min(width)}×{min(height)} to {max(width)}×{max(height)} px, "
             f"{empty} without objects; {objects}: {', '.join(classes[:NAMED] + more)}"
         )
+        if small:
+            yield f"warning: {small} of these objects are under 1 px after resizing, and are not trained on"
     if train.left_out:
         yield f"left out: categories without an object: {', '.join(train.left_out)}"
+
+
+def vanishing(dataset: CocoInstances, entry: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> int:
+    """How many objects of an image that is trained on have a side under 1 px at the image size."""
+    if dataset.jitter is None:
+        return 0
+    fitted = dataset.jitter.rule.fit(entry["height"], entry["width"])
+    shrink = (fitted[1] / entry["width"], fitted[0] / entry["height"])
+    return sum(min(a["bbox"][2] * shrink[0], a["bbox"][3] * shrink[1]) < 1 for a in annotations)
 
 
 def unlearnable(train: CocoInstances, val: CocoInstances) -> Iterator[str]:

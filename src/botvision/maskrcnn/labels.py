@@ -15,7 +15,8 @@ LARGEST = 1e9  # a number beyond it is no place in an image
 FLAT = 1e-3  # px² or px: a polygon of less has no area
 MOSTLY = 0.5  # of a mask's extent must lie in its box
 FITS = 0.8  # IoU from which a box fits its mask's extent
-FEW = 0.1  # of a file's boxes may look like two corners by chance
+FEW = 0.1  # of a file's boxes may look like two corners by chance, or be of another form
+SMALL = 8  # px of an image's side, up to which a box may lie in 0 … 1
 
 Size = tuple[int, int]  # height, width
 Annotation = dict[str, Any]
@@ -88,6 +89,15 @@ def bad_mask(annotation: Annotation, height: int, width: int) -> str:
     if fits_as_corners(annotation["bbox"], extent):
         return f"has a box that fits its mask as two corners alone, {annotation['bbox']}"
     return ""
+
+
+def without_scraps(annotation: Annotation) -> Annotation:
+    """The same without polygons of one or two corners, which have no area, where others are beside them."""
+    form = annotation.get("segmentation")
+    if not isinstance(form, list) or not all(isinstance(part, list) for part in form):
+        return annotation
+    whole = [part for part in form if len(part) not in (0, 2, 4)]
+    return {**annotation, "segmentation": whole} if whole and len(whole) < len(form) else annotation
 
 
 def bad_form(form: Any, height: int, width: int) -> str:
@@ -192,6 +202,8 @@ class Boxes(NamedTuple):
         all: boxes of four numbers; leaving: those that leave their image as x, y, width, height; inside: those that lie
             in it as two corners.
         first: the first box that speaks for corners, by its annotation.
+        shares: boxes that lie in 0 … 1, of images that are larger.
+        unlike: boxes of `with_masks` that have next to nothing in common with their masks' extents.
     """
 
     with_masks: int
@@ -200,11 +212,14 @@ class Boxes(NamedTuple):
     leaving: int
     inside: int
     first: Annotation | None
+    shares: int = 0
+    unlike: int = 0
 
 
 def look_at_boxes(annotations: Iterable[Annotation], sizes: dict[int, Size]) -> Boxes:
     """What a file's boxes look like, crowds aside."""
     with_masks = told = count = leaving = inside = 0
+    shares = unlike = 0
     first: Annotation | None = None
     for annotation in annotations:
         bbox, form = annotation.get("bbox"), annotation.get("segmentation")
@@ -219,9 +234,26 @@ def look_at_boxes(annotations: Iterable[Annotation], sizes: dict[int, Size]) -> 
         extent = extent_of(form) if form and not bad_form(form, height, width) else None
         by_mask = extent is not None and fits_as_corners(bbox, extent)
         with_masks, told = with_masks + (extent is not None), told + by_mask
+        shares += min(height, width) > SMALL and min(bbox) >= 0 and 0 < max(x + right, y + low) <= 1 + FEW
+        unlike += extent is not None and not by_mask and overlap(extent, corners(bbox)) < FEW
         if first is None and (by_mask or (extent is None and out and is_inside)):
             first = annotation
-    return Boxes(with_masks, told, count, leaving, inside, first)
+    return Boxes(with_masks, told, count, leaving, inside, first, shares, unlike)
+
+
+def told_otherwise(boxes: Boxes) -> str:
+    """Why a file's boxes are no pixels, or not those of its masks; empty where they are."""
+    if boxes.shares > (1 - FEW) * boxes.all:
+        return (
+            f"{boxes.shares} of {boxes.all} boxes lie in 0 … 1, as shares of the image; COCO's are in pixels: multiply "
+            "x and width by the image's width, y and height by its height"
+        )
+    if boxes.unlike > FEW * max(1, boxes.with_masks):
+        return (
+            f"{boxes.unlike} of {boxes.with_masks} boxes have next to nothing in common with their masks; correct the "
+            "boxes, or leave the masks out"
+        )
+    return ""
 
 
 def told_as_corners(boxes: Boxes) -> str:

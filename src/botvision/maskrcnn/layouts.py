@@ -13,7 +13,7 @@ from botvision.engine.loader import images_kept
 from botvision.engine.settings import read_yaml
 from botvision.files import read_text
 from botvision.maskrcnn.coco import read_document
-from botvision.maskrcnn.converters import Document, read_voc, read_yolo, with_names
+from botvision.maskrcnn.converters import Document, read_voc, read_yolo, say, with_names
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
@@ -146,11 +146,19 @@ def find_roboflow(root: Path) -> Found | None:
 def find_coco(root: Path) -> Found | None:
     """`annotations/*train*.json` and `*val*.json`, with images in folders so named, in `images` or at the root."""
     splits = {}
-    paths = json_files(root)
-    for path in sorted(paths, key=lambda path: "instances" not in path.stem):  # COCO has captions and keypoints beside
-        name = split_name(path.stem)
-        if name and name not in splits and is_coco(path):
-            splits[name] = Split(path, images_of(path, root))
+    for name in ("train", "val"):
+        own = [path for path in json_files(root) if split_name(path.stem) == name]
+        # COCO has captions and keypoints beside instances_train2017; people keep old_train beside train
+        own = [path for path in own if re.fullmatch(r"(instances_)?[a-z]+\d*", path.stem.lower())] or own
+        own = [path for path in own if is_coco(path)]
+        if len(own) > 1:
+            names = ", ".join(path.name for path in own[:4])
+            raise ValueError(
+                f"{root} holds several annotation files for {name} ({names}); name one by --data.{name}_annotations, "
+                f"with --data.{name}_images, or leave one in the folder"
+            )
+        if own:
+            splits[name] = Split(own[0], images_of(own[0], root))
     if "train" not in splits or "val" not in splits:
         return None
     return pair("COCO", splits)
@@ -179,21 +187,25 @@ def find_yolo(root: Path) -> Found | None:
             raise
         if isinstance(content, dict) and "names" in content and "train" in content:
             names = content["names"]
+            check_names(names, path)
             if not isinstance(names, dict | list) or not names:
                 raise ValueError(f"{path}: names must be a list of classes, or numbers and classes; got {names!r:.60}")
             named = dict(enumerate(map(str, names))) if isinstance(names, list) else numbered(names, path)
             base = Path(str(content.get("path") or "."))
-            bases = [root / base, base, root]  # an absolute one is itself
+            # the folder that was given comes first: a copy's file may name the place of another one
+            bases = [root, base] if base.is_absolute() else [root / base, base, root]
+            keypoints = keypoints_of(content, path)
             splits = {
-                split: Split(read_yolo(yolo_folders(content[split], bases, path), named, root), root)
+                split: Split(
+                    read_yolo(yolo_folders(content[split], bases, path, root), named, root, keypoints=keypoints), root
+                )
                 for split in ("train", "val")
                 if content.get(split)
             }
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
     if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
-        lines = (line.strip() for line in read_text(classes).splitlines())
-        named = dict(enumerate(line for line in lines if line))
+        named = dict(enumerate(names_in(classes)))
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
         return pair("YOLO", {name: Split(read_yolo([folder], named, root), root) for name, folder in folders.items()})
@@ -204,20 +216,27 @@ def find_voc(root: Path) -> Found | None:
     """`Annotations/*.xml` with lists in `ImageSets`, or XML files beside their images."""
     labels = next((p for p in (root / "Annotations", root / "annotations") if next(p.glob("*.xml"), None)), None)
     if labels is not None:
-        listed = {name: listed_in(root, name) for name in ("train", "val", "trainval", "test")}
+        stems = {path.stem for path in labels.glob("*.xml")}
+        listed = {name: listed_in(root, name, stems) for name in ("train", "val", "trainval", "test")}
         images = next((p for p in (root / "JPEGImages", root / "images") if p.is_dir()), root)
-        train = listed["train"] if listed["train"] and listed["val"] else listed["trainval"] or listed["train"]
-        documents = {"train": read_voc(images, labels, only=train or None, but=listed["test"] - train)}
-        if train and listed["val"] - train:
-            documents["val"] = read_voc(images, labels, only=listed["val"])
-        return pair("Pascal VOC", {name: Split(document, images) for name, document in documents.items()})
+        val = listed["val"]
+        train = (listed["train"] if val else set()) or listed["trainval"] or listed["train"]
+        documents = {"train": read_voc(images, labels, only=train or None, but=(listed["test"] - train) | val)}
+        if val:
+            documents["val"] = read_voc(images, labels, only=val)
+        return pair("Pascal VOC", alike({name: Split(document, images) for name, document in documents.items()}))
     folders = {name: root / name for name in (*TRAIN, *VAL) if next((root / name).glob("*.xml"), None)}
     if not folders and next(root.glob("*.xml"), None):
         folders = {"train": root}
-    documents = {name: read_voc(folder, folder) for name, folder in folders.items()}
+    found = {name: Split(read_voc(folder, folder), folder) for name, folder in folders.items()}
+    return pair("Pascal VOC, files side by side", alike(found))
+
+
+def alike(splits: dict[str, Split]) -> dict[str, Split]:
+    """The same splits, each with the classes of all."""
+    documents = {name: split.document() for name, split in splits.items()}
     names = sorted({category["name"] for document in documents.values() for category in document["categories"]})
-    found = {name: Split(with_names(document, names), folders[name]) for name, document in documents.items()}
-    return pair("Pascal VOC, files side by side", found)
+    return {name: Split(with_names(document, names), splits[name].images) for name, document in documents.items()}
 
 
 def pair(layout: str, splits: dict[str, Split]) -> Found | None:
@@ -272,8 +291,45 @@ def images_of(annotations: Path, root: Path) -> Path:
     )
 
 
-def yolo_folders(entry: Any, bases: Iterable[Path], path: Path) -> list[Path]:
-    """Folders, or lists of images, of a split in a YOLO file.
+def names_in(path: Path) -> list[str]:
+    """Classes of a text file, a name a line.
+
+    Raises:
+        ValueError: an empty line between two, behind which every number would be another class's.
+    """
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in lines:
+        raise ValueError(f"{path}: line {lines.index('') + 1} is empty, and the names are numbered by line; remove it")
+    return lines
+
+
+def check_names(names: Any, path: Path) -> None:
+    """Refuse what YAML reads as something else than it was written as.
+
+    Raises:
+        ValueError: a name that is true, false, nothing or a fraction.
+    """
+    for name in names.values() if isinstance(names, dict) else names if isinstance(names, list) else ():
+        if not isinstance(name, str) and type(name) is not int:
+            raise ValueError(f"{path}: YAML reads the name of a class as {name!r}; put it in quotes")
+
+
+def keypoints_of(content: dict[str, Any], path: Path) -> int:
+    """Numbers of the keypoints behind each box, by a set's `kpt_shape`; 0 where it has none.
+
+    Raises:
+        ValueError: not two whole numbers.
+    """
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"{path}: kpt_shape must be keypoints and numbers of each, e.g. [17, 3]; got {shape!r:.60}")
+    return int(shape[0] * shape[1])
+
+
+def yolo_folders(entry: Any, bases: Iterable[Path], path: Path, root: Path) -> list[Path]:
+    """Folders, or lists of images, of a split in a YOLO file; one outside the root is told.
 
     Raises:
         FileNotFoundError: not there.
@@ -282,22 +338,24 @@ def yolo_folders(entry: Any, bases: Iterable[Path], path: Path) -> list[Path]:
     for name in entry if isinstance(entry, list) else [entry]:
         text = str(name)
         # Roboflow writes ../train/images for a folder that lies beside the file
-        tried = [base / part for base in bases for part in (text, text.removeprefix("../"))]
+        tried = [base / part for part in dict.fromkeys((text.removeprefix("../"), text)) for base in bases]
         there = next((folder for folder in tried if folder.exists()), None)
         if there is None:
             raise FileNotFoundError(f"{path} names {text}, which is not there; correct its path, train and val")
+        if not there.resolve().is_relative_to(root.resolve()):
+            say(f"{path} names {there.resolve()}, outside {root}")
         folders.append(there)
     return folders
 
 
-def listed_in(root: Path, split: str) -> set[str]:
-    """Names that `ImageSets` lists for a split, of segmentation or of detection."""
+def listed_in(root: Path, split: str, stems: Collection[str]) -> set[str]:
+    """Names that `ImageSets` lists for a split, of segmentation or of detection; `stems` are those of the labels."""
     for kind in ("Main", "Segmentation", ""):
         path = root / "ImageSets" / kind / f"{split}.txt"
         if path.is_file():
             lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-            # the lists of one class have a column of 1 and -1 beside the names
-            return {re.sub(r"\s+-?[01]$", "", line) for line in lines}
+            # the lists of one class have a column of 1, 0 and -1 beside the names
+            return {line if line in stems else re.sub(r"\s+-?[01]$", "", line) for line in lines}
     return set()
 
 

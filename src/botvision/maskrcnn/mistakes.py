@@ -94,6 +94,32 @@ def judge(
     return Verdict(len(objects), len(owner), (*missed, *mistakes))
 
 
+def outside_crowds(
+    found: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]], crowds: Sequence[Mapping[str, Any]]
+) -> list[Any]:
+    """Detections of an image but those that are neither right nor wrong, as in AP: at least half in a crowd.
+
+    Args:
+        found: COCO results with bbox and category_id.
+        objects: the image's annotations, without crowds; what is on one of its class counts.
+        crowds: its crowds.
+    """
+    kept = []
+    for one in found:
+        own = [[crowd["bbox"] for crowd in some if crowd["category_id"] == one["category_id"]]
+               for some in (crowds, objects)]  # fmt: skip
+        inside = max((in_common(one["bbox"], box) for box in own[0]), default=0.0)
+        if inside < RIGHT or (own[1] and ious([one["bbox"]], own[1]).max() >= RIGHT):
+            kept.append(one)
+    return kept
+
+
+def in_common(box: Sequence[float], other: Sequence[float]) -> float:
+    """Share of a box x, y, width, height that lies in another."""
+    sides = [min(box[n] + box[n + 2], other[n] + other[n + 2]) - max(box[n], other[n]) for n in (0, 1)]
+    return max(sides[0], 0.0) * max(sides[1], 0.0) / (box[2] * box[3]) if box[2] * box[3] > 0 else 0.0
+
+
 def blame(
     overlaps: NDArray[np.float64],
     kind: int,
