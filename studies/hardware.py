@@ -18,11 +18,19 @@ def hardware(shared: int = 1) -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + where files differ from it; empty where there is no git."""
-    said = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The checkout's commit, with a + where files differ from it; empty where there is no git.
+
+    A copy of a checkout without its history is told it by the variable BOTVISION_COMMIT.
+    """
+    if told := os.environ.get("BOTVISION_COMMIT"):
+        return told
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git at all
+        return ""
     return said.stdout.strip()

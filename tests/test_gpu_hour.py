@@ -30,6 +30,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import InexactError
 from botvision.attention import tiled
 from botvision.bench.race import DeviceLostError, Engine, Setting
+from studies.hardware import commit
 
 ROOT = Path(__file__).parents[1]
 HOUR = ROOT / "benchmarks" / "gpu" / "hour.sh"
@@ -262,10 +263,42 @@ def test_what_a_gpu_is_asked_for(monkeypatch):
     assert len({json.dumps(heat.key) for heat in full}) == len(full)  # each is on file by a key of its own
     first = full[0]
     assert (first.what, first.setting[:3], first.setting.engine.precision) == ("core", (64, 8, True), "bfloat16")
-    assert {"attend tiled", "torch FlexAttention"} < set(first.names)
+    assert {"attend tiled", "attend onehot"} < set(first.names)
+    *_, last = attention.heats(toy=False)  # what is compiled for each size spoils nothing
+    assert {"torch FlexAttention", "attend onehot, cuDNN first"} < set(last.names)
     monkeypatch.setattr(stage, "is_there", lambda _: False)
     without = [heat for module in (attention, detector, family, prediction, tiles) for heat in module.heats(toy=False)]
     assert not any(heat.setting.engine.compile or "torch FlexAttention" in heat.names for heat in without)
+
+
+BARE = """
+import importlib.metadata, sys
+for name in ("pycocotools", "jsonargparse", "hotcoco", "supervision", "webdataset", "pyarrow", "ultralytics"):
+    sys.modules[name] = None
+known = importlib.metadata.version
+def version(name):
+    if name == "botvision":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version
+from benchmarks.gpu.look import broken
+print(broken())
+"""
+
+
+def test_a_machine_with_torch_and_timm_alone_can_import_every_stage():
+    """From a copy that is not installed, without the packages that only training and labels need."""
+    said = subprocess.run([sys.executable, "-c", BARE], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"})  # fmt: skip
+    assert said.stdout == "{}\n"
+
+
+def test_a_commit_is_told_to_a_copy_without_its_history(monkeypatch):
+    monkeypatch.setenv("BOTVISION_COMMIT", "abc1234")
+    assert commit() == "abc1234"
+    monkeypatch.delenv("BOTVISION_COMMIT")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commit() == ""
 
 
 # ── a file that grows ──

@@ -31,13 +31,13 @@ def evidence(out: Path, toy: bool) -> str:
     form, place = ("toy", out / "evidence") if toy else ("gpu", PLACE)
     filed = place / form / "results"
     restore(results.rows, filed)
-    with subprocess.Popen(command(form, place)) as sweep:
+    with subprocess.Popen(command(form, place), start_new_session=True) as sweep:
         while sweep.poll() is None:
             time.sleep(LOOK if not toy else 0.2)
             results.rows = trials(filed)
             results.save()
             if time.monotonic() > end:
-                sweep.send_signal(signal.SIGTERM)
+                os.killpg(sweep.pid, signal.SIGTERM)  # its own processes too, which hold the GPU
                 break
     results.rows = trials(filed)
     results.save()
@@ -57,7 +57,7 @@ def command(form: str, place: Path) -> list[str]:
 
 def trials(filed: Path) -> list[dict[str, Any]]:
     """What has a result, with its file's name."""
-    return [{"file": path.name, **read_json(path, what="result of a trial")} for path in sorted(filed.glob("*.json"))]
+    return [{"file": path.name, **read_json(path, what="result of a trial")} for path in sorted(filed.glob("*_*.json"))]
 
 
 def restore(rows: list[dict[str, Any]], filed: Path) -> None:

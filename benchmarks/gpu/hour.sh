@@ -20,7 +20,7 @@ END
 }
 
 names=(look exactness attention detector family prediction evidence tiles)
-bounds=(90 180 360 300 360 240 1200 540) # seconds
+bounds=(60 150 210 170 120 120 1200 540) # seconds
 toy=()
 out=
 for argument in "$@"; do

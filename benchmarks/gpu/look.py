@@ -1,5 +1,6 @@
 """Stage 0, seconds: what is there, what is missing, and what follows from it."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,24 +15,28 @@ NO_GPU, FAILED = 3, 1  # exit codes
 NEEDED = {  # module → what follows where it is missing
     "torch": "nothing runs",
     "torchvision": "stages 3 and 5 are skipped",
-    "timm": "stages 3, 4 and 5 are skipped, stage 2 runs without timm's layer",
+    "timm": "stages 3, 4, 5 and 6 are skipped, stage 2 runs without timm's layer",
     "triton": "tiled, FlexAttention and everything compiled are left out",
-    "numpy": "stages 2 to 5 may fail",
-    "PIL": "stages 3 and 5 fail",
-    "tqdm": "stages 2 to 5 fail",
-    "safetensors": "stages 3, 4 and 5 fail",
-    "huggingface_hub": "stages 3, 4 and 5 fail",
+    "numpy": "stages 2 to 6 fail",
+    "PIL": "stages 3, 5 and 6 fail",
+    "tqdm": "stages 2 to 6 fail",
+    "safetensors": "stages 3 to 6 fail",
+    "huggingface_hub": "stages 3 to 6 fail",
+    "sklearn": "stage 6 is skipped",
+    "scipy": "stage 6 fails",
     "onnx": "stage 5 runs without ONNX Runtime and TensorRT",
     "onnxruntime": "stage 5 runs without ONNX Runtime and TensorRT",
     "torch_tensorrt": "stage 5 runs without torch_tensorrt",
-    "lightning": "stage 6 is skipped",
-    "jsonargparse": "stage 6 is skipped",
-    "yaml": "stage 6 is skipped",
-    "sklearn": "stage 6 is skipped",
-    "hotcoco": "stage 6 scores with pycocotools, or is skipped",
-    "pycocotools": "stage 6 scores with hotcoco, or is skipped",
 }
-LEAST = {"torch": (2, 11), "torchvision": (0, 26)}
+STAGES = {  # stage → modules of ours that it imports, those that it imports late too
+    1: ("benchmarks.gpu.exactness",),
+    2: ("benchmarks.gpu.attention",),
+    3: ("benchmarks.gpu.detector", "botvision.bench.detector"),
+    4: ("benchmarks.gpu.family", "botvision.bench.classify"),
+    5: ("benchmarks.gpu.prediction", "botvision.bench.detector"),
+    6: ("benchmarks.gpu.evidence", "studies.relations.sweep"),
+}
+LEAST = {"torch": (2, 11), "torchvision": (0, 26), "timm": (1, 0)}
 PACKAGE = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}  # where it is not the module's name
 
 
@@ -52,14 +57,30 @@ def look(out: Path, *, toy: bool) -> int:
     except Exception as error:
         found["device"] = f"{type(error).__name__}: {error}"
         code = FAILED
+    found["broken"] = broken()
     print(json.dumps(found, indent=1))
     write(out / "0_look.json", found)
     for module, follows in missing.items():
         print(f"{module} is missing: {follows}")
     for module, has in old.items():
         print(f"{module} {has} is older than {'.'.join(map(str, LEAST[module]))}: stages may fail")
+    for stage, why in found["broken"].items():
+        print(f"stage {stage} will fail: {why}")
     print(told(found, code))
     return code
+
+
+def broken() -> dict[int, str]:
+    """Stages whose modules cannot be imported here, and why."""
+    found = {}
+    for stage, modules in STAGES.items():
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                found[stage] = f"{module}: {type(error).__name__}: {error}"
+                break
+    return found
 
 
 def version(module: str) -> str | None:
@@ -87,7 +108,8 @@ def told(found: dict[str, Any], code: int) -> str:
     if code == FAILED:
         return str(found["device"])
     missing = ", ".join(found["missing"]) or "nothing"
-    return f"{found['device'].get('name', 'CPU')}, torch {found['versions']['torch']}; missing: {missing}"
+    stages = f"; stages that will fail: {', '.join(map(str, found['broken']))}" if found["broken"] else ""
+    return f"{found['device'].get('name', 'CPU')}, torch {found['versions']['torch']}; missing: {missing}{stages}"
 
 
 def device(*, toy: bool) -> dict[str, Any]:

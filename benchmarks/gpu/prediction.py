@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.heats import Heat, run_heats
 from benchmarks.gpu.results import Results
-from benchmarks.gpu.stage import can_compile, is_there, main, needs
+from benchmarks.gpu.stage import can_compile, is_there, main, needs, time_to_compile
 from botvision.bench.config import Engine
 from botvision.bench.race import Setting
 
@@ -54,10 +54,16 @@ def heats(*, toy: bool) -> Iterator[Heat]:
         others = [name for name in others if not name.endswith((COMPILED, TENSORRT))]
     detectors = [f"{model}, {how}" for how in DETECTOR for model in pair]
     detect = partial(build_detector, preset="nano" if toy else "paper")
+    torch.backends.cudnn.benchmark = True  # the fastest of its convolutions
     yield Heat("classifier", build, eager, Setting(*small, False, engine))
+    torch.backends.cudnn.benchmark = False  # the number of boxes changes
     yield Heat("Mask R-CNN", detect, detectors, Setting(*large, False, engine))
+    torch.backends.cudnn.benchmark = True
     if not toy:
         yield Heat("classifier", build, eager, Setting(*large, False, engine))
+    if not time_to_compile():
+        print("nothing compiled or exported: the bound is too short for it")
+        return
     yield Heat("classifier, compiled and exported", build, [baseline, *others], Setting(*small, False, engine))
     if not toy:
         yield Heat("classifier, compiled and exported", build, [baseline, *others], Setting(*large, False, engine))

@@ -79,6 +79,11 @@ def needs(*modules: str) -> None:
         raise SkippedError(f"it needs {', '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed")
 
 
+def time_to_compile(least: float = 300) -> bool:
+    """Whether the stage's bound in seconds leaves time for a compilation of minutes."""
+    return float(os.environ.get("BOUND", least)) >= least
+
+
 def can_compile(*, toy: bool) -> bool:
     """Whether torch.compile works: on a GPU it needs Triton; a toy run passes it over."""
     return toy or is_there("triton")

@@ -1,6 +1,6 @@
 """BoTVision: Bottleneck Transformers (arXiv 2101.11605) made usable."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from botvision.lazy import exports
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     )
     from botvision.maskrcnn import Predictor, build_mask_rcnn
 
-__version__ = version("botvision")
+try:
+    __version__ = version("botvision")
+except PackageNotFoundError:  # from a checkout that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "MHSA2d",

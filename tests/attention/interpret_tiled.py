@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from botvision.attention import MHSA2d, attend
+from botvision.attention import MHSA2d, attend, tiled
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 5e-3}  # the interpreter multiplies bfloat16's bits as whole numbers
@@ -21,7 +21,7 @@ def outcome(tensors, backend, seed_gradient):
 @pytest.mark.parametrize(
     ("batch", "heads", "height", "width", "dim", "value_dim"),
     [(1, 1, 1, 1, 8, 8), (2, 2, 3, 5, 8, 8), (1, 2, 9, 17, 12, 20), (1, 1, 2, 40, 16, 16), (2, 1, 13, 6, 0, 4)],
-)
+)  # in 16 bits tiles of 4, 4, 2, 1 and 4 rows of keys
 def test_forward_and_every_gradient(batch, heads, height, width, dim, value_dim, dtype):
     n = height * width
     sides = (dim, dim, value_dim, height, width)
@@ -37,6 +37,21 @@ def test_forward_and_every_gradient(batch, heads, height, width, dim, value_dim,
         if want.numel():
             limit = GRADIENTS[dtype] * max(want.abs().max(), 1)
             assert (grad.double() - want).abs().max() <= limit, name
+
+
+@pytest.mark.parametrize("memory", [232_448, 120_000, 101_376])
+def test_tiles_of_every_gpu_give_the_same(memory, monkeypatch):
+    """What fits a large GPU's shared memory, and less of it; a row beyond 64 columns has tiles of its own."""
+    monkeypatch.setattr(tiled, "on_chip", lambda _: (memory, 0))
+    for height, width in ((5, 27), (2, 70)):
+        tensors = [torch.randn(1, 2, height * width, side).half().requires_grad_() for side in (8, 8, 8, height, width)]
+        seed_gradient = torch.randn(1, 2, height * width, 8).half()
+        got, grads = outcome(tensors, "tiled", seed_gradient)
+        expected, wanted = outcome(
+            [t.detach().double().requires_grad_() for t in tensors], "reference", seed_gradient.double()
+        )
+        for ours, theirs in zip((got, *grads), (expected, *wanted), strict=True):
+            assert (ours.double() - theirs).abs().max() <= 1e-2 * max(theirs.abs().max(), 1)
 
 
 def test_strided_inputs_and_an_empty_batch():

@@ -317,7 +317,7 @@ def test_other_settings_and_foreign_files_are_not_gone_on_with(untrained, photos
         predict(untrained, str(photos), out=out, draw=False)
     text = (out / "predictions.jsonl").read_text().splitlines(keepends=True)
     (out / "predictions.jsonl").write_text("".join([*text[:3], "{\n", *text[3:]]))
-    with pytest.raises(ValueError, match="is damaged at line 4; begin anew with --on_existing replace"):
+    with pytest.raises(ValueError, match="is damaged at line 4; remove it, and its images are done again"):
         predict(untrained, str(photos), out=out, draw=False, threshold=0.25, on_existing="resume")
     (out / "predictions.jsonl").write_text("mine\n")
     with pytest.raises(ValueError, match="is no list of predictions of ours; give another --out"):

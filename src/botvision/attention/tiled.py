@@ -4,6 +4,7 @@
 
 import importlib.util
 import os
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from botvision.attention.twice import differentiable_gradients
 
 LONGEST_ROW = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}  # of keys, that shared memory holds
 WIDEST_HEAD = 128
+KEYS = 64  # of a tile in 16 bits, where a row is not longer
+MOST_GROUPS = 65_535  # blocks along a grid's second axis
 
 
 def attend_tiled(
@@ -45,6 +48,10 @@ def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None
         return f"tiled multiplies float16, bfloat16 and float32; got {q.dtype}; use onehot"
     if rel_w.shape[-1] > longest:
         return f"tiled holds up to {longest} columns in {q.dtype}; got {rel_w.shape[-1]}; use onehot"
+    if q.dtype == torch.float32 and rel_w.shape[-1] > 32 and on_chip(q.device)[0] < 165_000:
+        return f"tiled needs 164 KB of shared memory for {rel_w.shape[-1]} columns in float32; use onehot"
+    if q.shape[:2].numel() > MOST_GROUPS:
+        return f"tiled takes up to {MOST_GROUPS} images × heads; got {q.shape[:2].numel()}; use onehot"
     if q.shape[-1] > WIDEST_HEAD:
         return f"tiled holds heads of up to {WIDEST_HEAD} channels; got {q.shape[-1]}; use onehot"
     return None
@@ -66,14 +73,14 @@ class _Tiled(torch.autograd.Function):
         inputs = (q, k, v, rel_h, rel_w)
         q, k, v, rel_h, rel_w = laid_out(*inputs)
         out = torch.empty_like(v)
-        total = q.new_empty(q.shape[:-1], dtype=torch.float32)  # log of the softmax's denominator
+        total = q.new_empty(q.shape[:-1], dtype=torch.float32)  # log2 of the softmax's denominator
         ctx.save_for_backward(*inputs, out, total)
         ctx.scale = scale
         rest, groups = arguments(q, v, rel_h, rel_w, scale), q.shape[:2].numel()
         if groups:
             blocks = -(-q.shape[2] // rest["BLOCK"])
             with torch.cuda.device_of(q):
-                forward_kernel[groups, blocks](q, k, v, rel_h, rel_w, out, total, **rest)
+                forward_kernel[blocks, groups](q, k, v, rel_h, rel_w, out, total, **rest)
         return out
 
     @staticmethod
@@ -86,43 +93,71 @@ class _Tiled(torch.autograd.Function):
 
         q, k, v, rel_h, rel_w = laid_out(*inputs)
         grad = grad.contiguous()
-        delta = (grad.float() * out.float()).sum(-1)  # B M N
-        dq, dk, dv, drel_h, drel_w = (torch.empty_like(t) for t in (q, k, v, rel_h, rel_w))
-        inputs = (q, k, v, rel_h, rel_w, total, grad, delta)
+        delta = torch.empty_like(total)  # Σ grad·out, B M N
+        dq, dk, dv, drel_w = (torch.empty_like(t) for t in (q, k, v, rel_w))
+        drel_h = torch.empty_like(rel_h, dtype=rel_w.dtype)
+        inputs = (q, k, v, rel_h, rel_w, total, grad)
         rest, groups = arguments(q, v, rel_h, rel_w, ctx.scale), q.shape[:2].numel()
         if groups:
-            blocks = -(-q.shape[2] // rest["BLOCK"])
-            with torch.cuda.device_of(q):
-                query_gradient_kernel[groups, blocks](*inputs, dq, drel_h, drel_w, **rest)
-                key_gradient_kernel[groups, rel_h.shape[2]](*inputs, dk, dv, **rest)
+            blocks, rows = -(-q.shape[2] // rest["BLOCK"]), -(-rel_h.shape[2] // rest["ROWS"])
+            with torch.cuda.device_of(q):  # one after the other: the second reads the first's delta
+                query_gradient_kernel[blocks, groups](*inputs, out, delta, dq, drel_h, drel_w, **rest)
+                key_gradient_kernel[rows, groups](*inputs, delta, dk, dv, **rest)
         return dq, dk, dv, drel_h.mT, drel_w, None
 
 
 def laid_out(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, ...]:
-    """The inputs as the kernels read them; rel_h is turned, B M H N: a row of keys at a time."""
-    return *(t.contiguous() for t in (q, k, v)), rel_h.mT.contiguous(), rel_w.contiguous()
+    """The inputs as the kernels read them; rel_h is turned, B M H N: a row of keys at a time.
+
+    And in float32: copies of two bytes a thread cannot run beside the products.
+    """
+    turned = rel_h.mT.to(torch.float32, memory_format=torch.contiguous_format)  # as it is, where it is float32 already
+    return *(t.contiguous() for t in (q, k, v)), turned.contiguous(), rel_w.contiguous()
 
 
 def arguments(q: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> dict[str, Any]:
-    """What every kernel is told besides its tensors: true sizes, tile sizes, and how exact float32 products are.
-
-    Chosen by what the compiler reports for compute capability 9.0: in 16 bits no kernel spills more than 100 bytes.
-    """
-    row, low = tile_side(rel_w.shape[3]), q.dtype != torch.float32
+    """What every kernel is told besides its tensors: true sizes, tile sizes, and how exact float32 products are."""
+    row = tile_side(rel_w.shape[3])
     return {
         "height": loop_bound(rel_h.shape[2]),
         "width": loop_bound(rel_w.shape[3]),
         "dim": q.shape[3],
         "value_dim": v.shape[3],
         "scale": scale,
-        "BLOCK": 64 if low and row <= 64 else 32,  # queries of a tile
         "ROW": row,
         "D": tile_side(q.shape[3]),
         "DV": tile_side(v.shape[3]),
         "PRECISION": precision(q.dtype),
-        "num_stages": 2 if low else 1,
-        "num_warps": 8,
+        **tiles(q, row),
     }
+
+
+def tiles(q: Tensor, row: int) -> dict[str, int]:
+    """Queries (BLOCK) and rows of keys (ROWS) of a tile, warps and stages.
+
+    Chosen by what the compiler reports for compute capability 9.0, heads of 128 channels. Of chained products each warp
+    group takes 64 queries, so 8 warps need 128, or half of them multiply the others' numbers again; 64 keys a
+    tile spill next to nothing in 16 bits, 128 keys do. The key gradients then hold 199,680 bytes; with 64 queries and 4
+    warps 116,224 in two stages, 73,728 in one.
+    """
+    if q.dtype == torch.float32:
+        return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 1}
+    if row > KEYS:
+        return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 2}
+    memory, processors = on_chip(q.device)
+    rows = KEYS // row
+    if memory >= 200_000 and q.shape[:2].numel() * -(-q.shape[2] // 128) >= processors:
+        return {"BLOCK": 128, "ROWS": rows, "num_warps": 8, "num_stages": 2}
+    return {"BLOCK": 64, "ROWS": rows, "num_warps": 4, "num_stages": 2 if memory >= 117_000 else 1}
+
+
+@lru_cache
+def on_chip(device: torch.device) -> tuple[int, int]:
+    """Bytes of shared memory that a block may have, and multiprocessors; an interpreted kernel has a large GPU's."""
+    if device.type != "cuda":
+        return 232_448, 0
+    about = torch.cuda.get_device_properties(device)
+    return getattr(about, "shared_memory_per_block_optin", 101_376), about.multi_processor_count
 
 
 def loop_bound(side: int) -> Any:

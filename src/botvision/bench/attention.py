@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -18,6 +19,7 @@ from botvision.bench.race import Engine, Report, Row, Setting, race, trained
 
 HEADS, HEAD_DIM = 4, 128  # the paper's, in c5
 SDPA, LUCIDRAINS, FLEX = "torch SDPA, no positions", "lucidrains' arithmetic", "torch FlexAttention"
+CUDNN = ", cuDNN first"  # behind a name: with torch's attention by cuDNN
 WITHOUT, TIMM = "layer without positions", "timm BottleneckAttn"
 CPU_BACKENDS = ("auto", "chunked", "explicit", "onehot")
 GPU_BACKENDS = ("auto", "explicit", "onehot", "tiled")
@@ -51,10 +53,11 @@ def contenders(device: torch.device) -> tuple[list[str], list[str]]:
 def core(name: str, setting: Setting) -> Callable[[], Any]:
     """Attention on given q, k, v, with position logits from tables."""
     size, engine = (setting.size, setting.size), setting.engine
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(engine.device).manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(engine.device, engine.dtype).requires_grad_(setting.train)
+        drawn = torch.randn(shape, generator=generator, device=engine.device)
+        return drawn.to(engine.dtype).requires_grad_(setting.train)
 
     q, k, v = (leaf(setting.batch, HEADS, setting.size**2, HEAD_DIM) for _ in range(3))
     tables = leaf(2 * setting.size - 1, HEAD_DIM), leaf(2 * setting.size - 1, HEAD_DIM)
@@ -68,9 +71,19 @@ def core(name: str, setting: Setting) -> Callable[[], Any]:
         LUCIDRAINS: lambda: pad_and_shift(q * scale, k, v, *tables, side=setting.size),
         FLEX: lambda: ours(attend_flex),
     }
-    forward = forwards.get(name) or partial(ours, partial(attend, backend=name.removeprefix("attend ")))
+    plain = name.removesuffix(CUDNN)
+    forward = forwards.get(plain) or partial(ours, partial(attend, backend=plain.removeprefix("attend ")))
+    if plain != name:
+        forward = partial(by_cudnn, forward)
     called = torch.compile(forward) if engine.compile and name != FLEX else forward
     return trained(called, [q, k, v, *tables]) if setting.train else called
+
+
+def by_cudnn(forward: Callable[[], Tensor]) -> Tensor:
+    """With torch's attention by cuDNN first, which is not its default everywhere."""
+    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(kernels, set_priority=True):
+        return forward()
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, scale: float) -> Tensor:

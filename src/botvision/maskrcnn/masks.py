@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 
 from botvision.deploy.masks import paste
 
@@ -17,6 +16,8 @@ Box = tuple[float, float, float, float]
 
 def bounds(code: dict[str, Any]) -> Box:
     """The smallest box around a mask of RLE, x, y, width, height; all 0 where the mask is empty."""
+    from pycocotools import mask as rle  # a detector that is only timed needs none
+
     if isinstance(code["counts"], list):
         code = rle.frPyObjects(code, *code["size"])
     x, y, width, height = rle.toBbox(code).tolist()
@@ -25,6 +26,8 @@ def bounds(code: dict[str, Any]) -> Box:
 
 def decode(segmentation: Any, *, height: int, width: int) -> Mask:
     """A COCO segmentation (polygons, RLE, uncompressed RLE) as a dense (H, W) mask."""
+    from pycocotools import mask as rle
+
     if isinstance(segmentation, list):
         code = rle.merge(rle.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -37,6 +40,8 @@ def decode(segmentation: Any, *, height: int, width: int) -> Mask:
 
 def encode(mask: Mask) -> dict[str, Any]:
     """A dense (H, W) mask as COCO's compressed RLE, ready for JSON."""
+    from pycocotools import mask as rle
+
     code = rle.encode(np.asfortranarray(mask))
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
 
