@@ -329,3 +329,19 @@ def test_a_layer_on_a_large_map_trains_under_gradient_checkpointing():
         out += torch.autograd.grad(run(x).square().sum(), [x, *layer.parameters()])
     for own, wanted in zip(found, exact, strict=True):
         assert torch.allclose(own, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_forward_mode_differentiation_is_that_of_the_reference(learning):
+    """`torch.autograd.forward_ad`, which knows no backward of ours; `auto` takes what it knows."""
+    torch.manual_seed(0)
+    shapes = [(1, 2, 300, side) for side in (8, 8, 8, 15, 20)]
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=learning) for shape in shapes]
+    tangents = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    found = []
+    for backend in ("auto", "reference"):
+        with torch.autograd.forward_ad.dual_level():
+            duals = [torch.autograd.forward_ad.make_dual(*pair) for pair in zip(tensors, tangents, strict=True)]
+            out = attend(*duals, scale=0.3, backend=backend)
+            found.append(torch.autograd.forward_ad.unpack_dual(out).tangent.detach())
+    assert (found[0] - found[1]).abs().max() <= 1e-12

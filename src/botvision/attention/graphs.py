@@ -16,8 +16,8 @@ def is_traced_for_onnx() -> bool:
 
 @torch.jit.ignore
 def is_transformed() -> bool:
-    """Whether torch.func transforms this run: it knows torch's own backwards alone."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether torch.func or forward-mode differentiation transforms this run: they know torch's own formulas alone."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 @torch.jit.ignore
