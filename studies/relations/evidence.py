@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from botvision.files import read_json
 from studies.relations.protocol import COIN, CONTROLS, FORMS, SEEDS
+from studies.starts.results import by_seed, read_results
 
 Result = dict[str, Any]
+AFTER = "after"  # beside the results: trials of studies/starts that were made when the registered ones were known
 UNTRAINED = "untrained.json"  # beside the results: by a trial's file name, the weight of each head on the keys
 
 
@@ -19,6 +21,7 @@ class Evidence(NamedTuple):
     results: Path
     form: str
     untrained: Mapping[str, list[float]]
+    after: Mapping[tuple[str, str], Mapping[int, float]]
 
     def title(self, variant: str) -> str:
         """Of a variant, for tables."""
@@ -65,4 +68,4 @@ def collect(results: Path, form: str = "cpu") -> Evidence:
         counted.setdefault(one["world"], {}).setdefault(one["variant"], {})[one["seed"]] = one
     untrained = results / UNTRAINED
     before = read_json(untrained, what="weights of untrained heads") if untrained.is_file() else {}
-    return Evidence(counted, results, form, before)
+    return Evidence(counted, results, form, before, by_seed(read_results(results / AFTER)))

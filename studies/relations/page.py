@@ -5,11 +5,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from botvision.engine.intervals import interval
+from botvision.engine.intervals import difference, interval, verdict
 from studies.pages import listed, render, table
 from studies.relations.evidence import Evidence
 from studies.relations.protocol import (
     COIN,
+    CONTROLS,
     DRAWS,
     FORMS,
     POINTS,
@@ -36,6 +37,7 @@ from studies.relations.verdicts import (
     predictions,
     refutations,
 )
+from studies.starts.contenders import CONTENDERS
 from studies.starts.page import counted
 from studies.starts.reading import SCENES
 
@@ -68,6 +70,8 @@ def page_text(evidence: Evidence, *, picture: bool = False) -> str:
         compared=compared_table(evidence, compared),
         refutations=row_table("registered sentence", refutations(evidence)),
         predictions=row_table("prediction", predictions(evidence)),
+        lottery=lottery(evidence) if compared else [],
+        after=after_table(evidence),
         searched=search_table(evidence) if searched else "",
         rates={"all": RATES, "never": [rate for rate in RATES if all(d.recipe.rate != rate for d in draws("resnet"))]},
         distances=distance_tables(evidence),
@@ -149,6 +153,30 @@ def compared_table(evidence: Evidence, compared: list[Compared]) -> str:
         for one in compared
     ]
     return table(["difference, points", "by seed", "mean, interval", "p", "level", ""], rows) if rows else ""
+
+
+def lottery(evidence: Evidence) -> list[str]:
+    """Of *pair_far*: in how many runs each control and directional learnt, and the accuracy of those that did."""
+    told_all = []
+    for name in (*CONTROLS, "directional"):
+        own = evidence.accuracy("pair_far", name)
+        learnt = [share for share in own.values() if share > COIN]
+        mean = f", {percent(fmean(learnt))} in these" if learnt else ""
+        told_all.append(f"{evidence.title(name)} in {len(learnt)} of {len(own)}{mean}")
+    return told_all
+
+
+def after_table(evidence: Evidence) -> str:
+    """The untuned recipe of studies/starts on the counted seeds, run when the registered results were known."""
+    rows = [
+        [CONTENDERS[name].title, f"*{world}*", told(own), ", ".join(f"{100 * own[seed]:.1f}" for seed in sorted(own))]
+        for (name, world), own in evidence.after.items()
+    ]
+    ours, others = (evidence.after.get((name, "pair_far"), {}) for name in ("directional", "deep"))
+    apart = difference(ours, others)
+    if apart is not None:
+        rows.append(["directional minus deeper, points", "*pair_far*", apart.text(sign=True), verdict(apart)])
+    return table(["", "", "accuracy, %", "by seed"], rows) if rows else ""
 
 
 def row_table(head: str, rows: list[Row]) -> str:

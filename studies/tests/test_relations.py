@@ -304,6 +304,26 @@ def test_each_registered_sentence_has_its_verdict(tmp_path):
     assert row(page, "Positions matter")[2] == "**stands**"
 
 
+def test_how_often_a_recipe_learns_and_another_recipe_stand_beside_the_means(tmp_path):
+    """A control that learnt in two of five runs is no weaker one: the page says so, whatever the intervals say."""
+    page_of(tmp_path, {(FAR, "directional"): 0.9})
+    for seed, right in zip(SEEDS, (0.5, 0.97, 0.5, 0.95, 0.5), strict=True):
+        file_result(Trial(FAR, "deep", seed, 0), tmp_path, right=right, probe=PROBE)
+    page = page_text(collect(tmp_path))
+    assert "ResNet, deeper in 2 of 5, 96.0 % in these; " in page
+    assert "directional start in 5 of 5, 90.0 % in these." in page
+    assert "the counted seeds too" not in page
+    (tmp_path / "after").mkdir()
+    for contender, mean in (("deep", 0.94), ("directional", 0.93)):
+        for noise, seed in zip(NOISE, SEEDS, strict=True):
+            one = {"world": FAR, "contender": contender, "seed": seed, "right": mean + noise * (contender == "deep")}
+            (tmp_path / "after" / f"pair_far_{contender}_seed{seed}.json").write_text(json.dumps(one))
+    page = page_text(collect(tmp_path))
+    assert "on the counted seeds too, untuned" in page
+    assert row(page, "ResNet, deeper | *pair_far* | 94.0 ±")[3] == "94.0, 95.0, 93.0, 96.0, 92.0"
+    assert row(page, "directional minus deeper, points")[2:] == ["-1.0 ± 2.0", "no difference can be told"]
+
+
 def test_answers_that_do_not_turn_are_told(tmp_path):
     page = page_of(tmp_path, {(FAR, "directional"): 0.9})
     assert row(page, "The answers of BoT, relative positions, directional start in *pair_far*")[2] == "**stands**"
