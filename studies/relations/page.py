@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from botvision.engine.intervals import difference, interval, verdict
+from botvision.engine.intervals import Interval, difference, interval, verdict
 from studies.pages import listed, render, table
 from studies.relations.evidence import Evidence
 from studies.relations.protocol import (
@@ -72,6 +72,7 @@ def page_text(evidence: Evidence, *, picture: bool = False) -> str:
         predictions=row_table("prediction", predictions(evidence)),
         lottery=lottery(evidence) if compared else [],
         after=after_table(evidence),
+        again=again(evidence),
         searched=search_table(evidence) if searched else "",
         rates={"all": RATES, "never": [rate for rate in RATES if all(d.recipe.rate != rate for d in draws("resnet"))]},
         distances=distance_tables(evidence),
@@ -172,11 +173,22 @@ def after_table(evidence: Evidence) -> str:
         [CONTENDERS[name].title, f"*{world}*", told(own), ", ".join(f"{100 * own[seed]:.1f}" for seed in sorted(own))]
         for (name, world), own in evidence.after.items()
     ]
-    ours, others = (evidence.after.get((name, "pair_far"), {}) for name in ("directional", "deep"))
-    apart = difference(ours, others)
+    apart = recipe_alike(evidence)
     if apart is not None:
         rows.append(["directional minus deeper, points", "*pair_far*", apart.text(sign=True), verdict(apart)])
     return table(["", "", "accuracy, %", "by seed"], rows) if rows else ""
+
+
+def recipe_alike(evidence: Evidence) -> Interval | None:
+    """Directional minus the deeper ResNet in *pair_far*, by the same untuned recipe on the same seeds."""
+    ours, others = (evidence.after.get((name, "pair_far"), {}) for name in ("directional", "deep"))
+    return difference(ours, others)
+
+
+def again(evidence: Evidence) -> str:
+    """That difference in words; empty where it was not run."""
+    apart = recipe_alike(evidence)
+    return "" if apart is None else f"{apart.text(sign=True)} points: {verdict(apart)}"
 
 
 def row_table(head: str, rows: list[Row]) -> str:
