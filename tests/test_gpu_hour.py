@@ -184,7 +184,7 @@ def test_what_is_missing_is_told_with_what_follows(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(look, "version", lambda name: {"timm": None, "torch": "2.10.1"}.get(name, there(name)))
     assert look.look(tmp_path, toy=True) == 0
     said = capsys.readouterr().out
-    assert "timm is missing: stages 3, 4 and 5 are skipped" in said
+    assert "timm is missing: stages 3, 4, 5 and 6 are skipped" in said
     assert "torch 2.10.1 is older than 2.11" in said
     assert json.loads((tmp_path / "0_look.json").read_text())["device"]["bfloat16_product_tflops"] > 0
     assert look.look(tmp_path, toy=False) == look.NO_GPU
@@ -203,7 +203,7 @@ def test_a_wrong_backend_is_found(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exactness, "attend", lambda *t, backend, **k: right(*t, backend=backend, **k) * (
         1.1 if backend == "onehot" else 1))  # fmt: skip
     assert stage.main(exactness.exactness, [str(tmp_path), "--toy"]) == 1
-    assert "6 wrong, the first: onehot float32" in capsys.readouterr().out
+    assert "6 wrong, the first: onehot bfloat16" in capsys.readouterr().out
     assert table.exact_backends(rows(tmp_path / "1_exactness.json"))["float32"] == {"explicit", "auto"}
 
 

@@ -303,7 +303,7 @@ def test_what_tests_and_studies_import_is_declared():
     declared, bringers = set(), distributions()
     for project in (ROOT, PLUGIN):
         declared |= set().union(*requirements(project).values())
-    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | {"tests"} | set(OWN) | BESIDE
+    here = {p.stem for p in ROOT.glob("tests/**/*.py")} | {"tests"} | set(OWN) | BESIDE | set(BROUGHT)
     for folder in (ROOT / "tests", ROOT / "studies", PLUGIN / "tests", ROOT / "examples"):
         for path in folder.rglob("*.py"):
             for module in set(modules(path.read_text())) - here - sys.stdlib_module_names:

@@ -107,7 +107,9 @@ def replace_attention(content: Content) -> Content:
 VARIANTS: dict[str, Variant] = {
     "botnet": Variant("the paper's rule: the last stage's 3×3 convolutions become attention", replace_stage),
     "insert": Variant("the paper's insertion: a BoT block more behind the last stage", insert_block),
-    "mhsa": Variant("the post's: a layer after SPPF, here residual and of any size", insert_layer),
+    "mhsa": Variant(
+        "as in widely shared YOLO tutorials, a layer after SPPF; here residual and of any size", insert_layer
+    ),
     "c2bot": Variant("C2PSA's attention and feed-forward become BoT blocks", replace_attention),
 }
 
