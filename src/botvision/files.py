@@ -259,6 +259,18 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not text in UTF-8: {error}; write it anew") from error
 
 
+def read_names(path: Path) -> list[str]:
+    """Names of a text file, which are numbered by their lines.
+
+    Raises:
+        ValueError: not text, or an empty line between two, behind which every number would be another name's.
+    """
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in names:
+        raise ValueError(f"{path}: line {names.index('') + 1} is empty, and the names are numbered by line; remove it")
+    return names
+
+
 def read_json(path: Path, *, what: str) -> Any:
     """Read a JSON file; `what` names it in the error.
 

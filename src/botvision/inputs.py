@@ -136,6 +136,11 @@ def most_pixels() -> float:
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file, or a folder on its way below a root, begins with a dot: copies of editors and notebooks."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
 ON_THE_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 

@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
 
 from botvision.classify.commands import train as train_classifier
@@ -31,7 +29,7 @@ from botvision.engine.sharing import Part
 from botvision.engine.stopping import ENDING, WARNING
 from botvision.engine.trainer import BestCheckpoint, environments, pick_precision
 from botvision.optim import learning_rate_factor
-from tests.engine.test_processes import TWO
+from tests.engine.test_processes import TWO, noise_folders
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 OPTIONS = {"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
@@ -42,12 +40,7 @@ JOB = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLU
 @pytest.fixture
 def images(tmp_path):
     """Thirty-two images of two classes."""
-    rng = np.random.default_rng(0)
-    for number in range(32):
-        folder = tmp_path / "images" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "images"
+    return noise_folders(tmp_path / "images", 32, (32, 32))
 
 
 def test_torchrun_inside_a_job_of_slurm_numbers_the_processes(monkeypatch):
@@ -157,15 +150,19 @@ raise SystemExit(main(sys.argv[1:]))
 """
 
 
+def run(tmp_path, images, script, *launcher):
+    """A classifier's training by two processes, by a script that stands before the command line; how it ended."""
+    (tmp_path / "train.py").write_text(script)
+    command = [*launcher, str(tmp_path / "train.py"), "classify", "train", f"--data.train={images}",
+               f"--data.val={images}", "--data.batch_size=4", *VIT, "--optim.epochs=2", "--engine.accelerator=cpu",
+               "--engine.devices=2", "--engine.progress=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
+    return subprocess.run(command, timeout=100, capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_a_signal_in_an_evaluation_ends_all_processes_together(images, tmp_path):
     """One is told while the other's part is done: both leave, saved, and neither waits for ever."""
-    script = tmp_path / "train.py"
-    script.write_text(SIGNALLED)
-    command = [*TWO, str(script), "classify", "train", f"--data.train={images}", f"--data.val={images}",
-               "--data.batch_size=4", *VIT, "--optim.epochs=2", "--engine.accelerator=cpu",
-               "--engine.devices=2", "--engine.progress=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
-    done = subprocess.run(command, timeout=100, capture_output=True, text=True)
+    done = run(tmp_path, images, SIGNALLED, *TWO)
     assert done.returncode != 0
     assert "stopped by SIGTERM" in done.stderr
     assert "--on_existing resume" in done.stderr
@@ -193,12 +190,7 @@ raise SystemExit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_an_error_of_one_process_leaves_none_behind(images, tmp_path):
     """Where lightning starts the processes: the other one would wait in a collective, on its GPU, for half an hour."""
-    script = tmp_path / "train.py"
-    script.write_text(FAILS)
-    command = [sys.executable, str(script), "classify", "train", f"--data.train={images}", f"--data.val={images}",
-               "--data.batch_size=4", *VIT, "--optim.epochs=2", "--engine.accelerator=cpu", "--engine.devices=2",
-               "--engine.progress=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
-    done = subprocess.run(command, timeout=100, capture_output=True, text=True)
+    done = run(tmp_path, images, FAILS, sys.executable)
     assert done.returncode == 2
     assert "botvision: a loss of the first process alone" in done.stderr
     other = int((tmp_path / "pid-1").read_text())
@@ -211,12 +203,7 @@ def test_an_error_of_one_process_leaves_none_behind(images, tmp_path):
 @pytest.mark.slow
 def test_a_stopped_run_that_lightning_has_started_says_how_to_go_on(images, tmp_path):
     """Lightning's observer kills the first process where another ends with a code: it must be told."""
-    script = tmp_path / "train.py"
-    script.write_text(SIGNALLED)
-    command = [sys.executable, str(script), "classify", "train", f"--data.train={images}", f"--data.val={images}",
-               "--data.batch_size=4", *VIT, "--optim.epochs=2", "--engine.accelerator=cpu", "--engine.devices=2",
-               "--engine.progress=false", f"--out={tmp_path / 'out'}"]  # fmt: skip
-    done = subprocess.run(command, timeout=100, capture_output=True, text=True)
+    done = run(tmp_path, images, SIGNALLED, sys.executable)
     assert done.returncode == 143
     assert "stopped by SIGTERM" in done.stderr
     assert "--on_existing resume" in done.stderr

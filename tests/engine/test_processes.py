@@ -51,15 +51,20 @@ classify.train(
 """
 
 
+def noise_folders(root, count, size):
+    """So many images of noise in folders of two classes, in turn."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
 @pytest.fixture
 def images(tmp_path):
     """Eighty images of two classes."""
-    rng = np.random.default_rng(0)
-    for number in range(80):
-        folder = tmp_path / "images" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (40, 32, 3), np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "images"
+    return noise_folders(tmp_path / "images", 80, (40, 32))
 
 
 def trained(tmp_path, images, name, *launcher):

@@ -12,8 +12,8 @@ from torchvision.datasets import ImageFolder
 
 from botvision.digits import CLASSES, digit_images
 from botvision.engine.loader import images_kept
-from botvision.files import read_text
-from botvision.inputs import image_suffixes, open_image, upright
+from botvision.files import read_names
+from botvision.inputs import image_suffixes, is_hidden, open_image, upright
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
@@ -84,9 +84,7 @@ class Visible(ImageFolder):
 
 def is_image(path: str, root: Path) -> bool:
     """Whether a file has an image's suffix, and neither it nor a folder on its way is hidden."""
-    if Path(path).suffix.lower() not in image_suffixes():
-        return False
-    return not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
+    return Path(path).suffix.lower() in image_suffixes() and not is_hidden(Path(path), root)
 
 
 def check_depth(root: Path, classes: Sequence[str]) -> None:
@@ -187,10 +185,7 @@ def read_class_names(path: Path | None) -> list[str]:
         return []
     if not path.is_file():
         raise FileNotFoundError(f"no class names at {path}; give a text file with a name a line")
-    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    if "" in names:
-        raise ValueError(f"{path}: line {names.index('') + 1} is empty, and the names are numbered by line; remove it")
-    return names
+    return read_names(path)
 
 
 def drawn(path: str, *, seed: int) -> str:

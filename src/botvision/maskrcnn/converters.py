@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from botvision.files import read_text
-from botvision.inputs import ON_THE_SIDE, image_suffixes, orientation
+from botvision.inputs import ON_THE_SIDE, image_suffixes, is_hidden, orientation
 
 Document = dict[str, Any]
 OVER = 0.05  # of the image's side by which a box may reach out of it
@@ -238,11 +238,6 @@ def images_in(source: Path) -> list[Path]:
         if not path.is_file():
             raise FileNotFoundError(f"{source} lists {path}, which is not there; correct the list")
     return paths
-
-
-def is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file, or a folder on its way below a root, begins with a dot: copies of editors and notebooks."""
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def label_of(image: Path, root: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from botvision.engine.loader import images_kept
 from botvision.engine.settings import read_yaml
-from botvision.files import read_text
+from botvision.files import read_names, read_text
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, say, with_names
 
@@ -205,7 +205,7 @@ def find_yolo(root: Path) -> Found | None:
             return pair(f"YOLO ({path.name})", splits)
     classes = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
     if classes is not None and (root / "images").is_dir() and (root / "labels").is_dir():
-        named = dict(enumerate(names_in(classes)))
+        named = dict(enumerate(read_names(classes)))
         inner = {name: root / "images" / name for name in (*TRAIN, *VAL) if (root / "images" / name).is_dir()}
         folders = inner or {"train": root / "images"}
         return pair("YOLO", {name: Split(read_yolo([folder], named, root), root) for name, folder in folders.items()})
@@ -289,18 +289,6 @@ def images_of(annotations: Path, root: Path) -> Path:
         f"{annotations} names image {first}, which is in none of {tried}; give the file and the folder of its images "
         "instead (in training by --data.train_annotations, --data.train_images and those of val)"
     )
-
-
-def names_in(path: Path) -> list[str]:
-    """Classes of a text file, a name a line.
-
-    Raises:
-        ValueError: an empty line between two, behind which every number would be another class's.
-    """
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    if "" in lines:
-        raise ValueError(f"{path}: line {lines.index('') + 1} is empty, and the names are numbered by line; remove it")
-    return lines
 
 
 def check_names(names: Any, path: Path) -> None:

@@ -104,20 +104,18 @@ def outside_crowds(
         objects: the image's annotations, without crowds; what is on one of its class counts.
         crowds: its crowds.
     """
+    boxes = [one["bbox"] for one in found]
+    inside = ious(boxes, [crowd["bbox"] for crowd in crowds], crowds=True)
+    onto = ious(boxes, [one["bbox"] for one in objects])
     kept = []
-    for one in found:
-        own = [[crowd["bbox"] for crowd in some if crowd["category_id"] == one["category_id"]]
-               for some in (crowds, objects)]  # fmt: skip
-        inside = max((in_common(one["bbox"], box) for box in own[0]), default=0.0)
-        if inside < RIGHT or (own[1] and ious([one["bbox"]], own[1]).max() >= RIGHT):
+    for number, one in enumerate(found):
+        in_crowd, on_object = (
+            any(row[at] >= RIGHT for at, other in enumerate(others) if other["category_id"] == one["category_id"])
+            for row, others in ((inside[number], crowds), (onto[number], objects))
+        )
+        if on_object or not in_crowd:
             kept.append(one)
     return kept
-
-
-def in_common(box: Sequence[float], other: Sequence[float]) -> float:
-    """Share of a box x, y, width, height that lies in another."""
-    sides = [min(box[n] + box[n + 2], other[n] + other[n + 2]) - max(box[n], other[n]) for n in (0, 1)]
-    return max(sides[0], 0.0) * max(sides[1], 0.0) / (box[2] * box[3]) if box[2] * box[3] > 0 else 0.0
 
 
 def blame(
@@ -146,13 +144,15 @@ def blame(
     return Mistake("background", said, None), None
 
 
-def ious(ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """(D, G) IoU of boxes x, y, width, height."""
+def ious(
+    ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, crowds: bool = False
+) -> NDArray[np.float64]:
+    """(D, G) IoU of boxes x, y, width, height; with `crowds` the share of each of ours that lies in the other."""
     if not ours or not others:
         return np.zeros((len(ours), len(others)))
     from pycocotools import mask
 
-    pairs: NDArray[np.float64] = mask.iou(np.array(ours, float), np.array(others, float), [False] * len(others))
+    pairs: NDArray[np.float64] = mask.iou(np.array(ours, float), np.array(others, float), [crowds] * len(others))
     return pairs
 
 
