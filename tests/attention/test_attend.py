@@ -91,13 +91,13 @@ def test_low_precision_stays_near(backend, dtype):
 def test_auto_goes_by_the_measured_table(caplog):
     caplog.set_level("DEBUG", logger="botvision.attention")
     small, large = thin_tensors(4, 4), thin_tensors(21, 20, heads=1, batch=1)
-    assert [choose(t[0], *t[3:]) for t in (small, large)] == ["explicit", "chunked"]  # to train
+    assert [choose(t[0], *t[2:]) for t in (small, large)] == ["explicit", "chunked"]  # to train
     assert "skipped plain: plain attention has no position terms" in caplog.text
     with torch.no_grad():
-        assert [choose(t[0], *t[3:]) for t in (small, large)] == ["chunked", "chunked"]
-    assert choose(small[0], None, None) == "plain"
+        assert [choose(t[0], *t[2:]) for t in (small, large)] == ["chunked", "chunked"]
+    assert choose(small[0], small[2], None, None) == "plain"
     elsewhere = [[t.detach().to("meta") for t in tensors] for tensors in (small, large)]
-    assert [choose(t[0], *t[3:]) for t in elsewhere] == ["explicit", "onehot"]
+    assert [choose(t[0], *t[2:]) for t in elsewhere] == ["explicit", "onehot"]
 
 
 @pytest.mark.parametrize("blocks", [(1, 1), (3, 7), (5, 40), (2**10, 3)])

@@ -62,8 +62,8 @@ def inputs(side, dtype=torch.bfloat16, *, learning=True):
 
 
 def chosen(side, **how):
-    q, _, _, rel_h, rel_w = inputs(side, **how)
-    return dispatch.choose(q, rel_h, rel_w)
+    q, _, *others = inputs(side, **how)
+    return dispatch.choose(q, *others)
 
 
 @pytest.mark.usefixtures("on_a_gpu")
@@ -71,6 +71,15 @@ def test_auto_takes_what_was_measured_and_can_run():
     assert chosen(21) == "explicit"
     assert chosen(32) == "onehot"  # tiled, the first, refuses a device that is no GPU
     assert dispatch.preference(inputs(32)[0]) == ("plain", "tiled", "onehot", "explicit", "onehot")
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_auto_leaves_out_a_backend_that_cannot_hold_the_values(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    q, _, v, rel_h, rel_w = inputs(32)
+    assert dispatch.choose(q, v, rel_h, rel_w) == "tiled"
+    assert dispatch.choose(q, v.repeat(1, 1, 1, 9), rel_h, rel_w) == "onehot"
 
 
 def test_auto_guesses_where_nothing_was_measured(monkeypatch):

@@ -410,15 +410,18 @@ class Campaign:
                 if torn is not None and same(expected, torn):
                     self.lost.append(f"{name}: after a kill at {place} another file than the whole one is there")
             elif any(codes):
-                self.lost.append(f"{name}: a session ended with {codes} after kills at {places}: {log}")
+                self.lost.append(f"{name}: a session ended with {codes} after kills at {places}")
+                print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
                 return
             else:  # it came to its end before the moment
                 break
-        codes = ended(launched(scenario, out, log, None), after=None)
+        else:
+            codes = ended(launched(scenario, out, log, None), after=None)
         differs = [f"exit codes {codes}"] if any(codes) else same(expected, scenario.outcome(out))
         left = [str(p) for p in (*out.parent.glob(f"{UNFINISHED}*"), *out.rglob(f"{UNFINISHED}*"))]
         if differs or left:
-            self.lost.append(f"{name}: after kills at {places}: {differs[:4]} differ, {left[:4]} left: {log}")
+            self.lost.append(f"{name}: after kills at {places}: {differs[:4]} differ, {left[:4]} left")
+            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
         else:
             shutil.rmtree(out)
         print(f"{name}: {', '.join(places)}: {'LOST' if differs or left else 'the same'}", flush=True)

@@ -26,11 +26,13 @@ class Backend(NamedTuple):
 
     Attributes:
         once: rests on torch's fused attention, which has first derivatives alone.
+        widest: channels of a head's values that it holds at most; None is any number.
     """
 
     attend: Callable[..., Tensor]
     why_not: Callable[[Tensor, Tensor | None, Tensor | None], str | None]
     once: bool = False
+    widest: int | None = None
 
 
 BACKENDS: dict[str, Backend] = {
@@ -39,7 +41,7 @@ BACKENDS: dict[str, Backend] = {
     "explicit": Backend(explicit.attend_explicit, explicit.why_not),
     "chunked": Backend(chunked.attend_chunked, chunked.why_not),
     "onehot": Backend(onehot.attend_onehot, onehot.why_not, once=True),
-    "tiled": Backend(tiled.attend_tiled, tiled.why_not),
+    "tiled": Backend(tiled.attend_tiled, tiled.why_not, widest=tiled.WIDEST_HEAD),
 }
 
 
@@ -93,24 +95,29 @@ def chosen(
 ) -> Tensor:
     """By the backend that was asked for, or the first that can run."""
     check(q, k, v, rel_h, rel_w)
-    name = choose(q, rel_h, rel_w) if backend == "auto" else backend
-    if backend != "auto" and (reason := why_not(backend, q, rel_h, rel_w)):
+    name = choose(q, v, rel_h, rel_w) if backend == "auto" else backend
+    if backend != "auto" and (reason := why_not(backend, q, rel_h, rel_w, v=v)):
         raise ValueError(f"attention backend {backend!r} cannot run: {reason}")
     inputs = once(q, k, v, rel_h, rel_w) if BACKENDS[name].once else (q, k, v, rel_h, rel_w)
     return BACKENDS[name].attend(*inputs, scale=scale)
 
 
-def why_not(backend: str, q: Tensor, rel_h: Tensor | None = None, rel_w: Tensor | None = None) -> str | None:
-    """The reason why a backend cannot compute these inputs, or None where it can."""
+def why_not(
+    backend: str, q: Tensor, rel_h: Tensor | None = None, rel_w: Tensor | None = None, *, v: Tensor | None = None
+) -> str | None:
+    """The reason why a backend cannot compute these inputs, or None where it can; without v, of any values."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}; use auto, {', '.join(BACKENDS)}")
-    return BACKENDS[backend].why_not(q, rel_h, rel_w)
+    known = BACKENDS[backend]
+    if v is not None and known.widest is not None and v.shape[-1] > known.widest:
+        return f"{backend} holds values of up to {known.widest} channels a head; got {v.shape[-1]}; use onehot"
+    return known.why_not(q, rel_h, rel_w)
 
 
-def choose(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
+def choose(q: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str:
     """The first backend that can run, in the order that fits the device and the size."""
     for name in preference(q):
-        reason = BACKENDS[name].why_not(q, rel_h, rel_w)
+        reason = why_not(name, q, rel_h, rel_w, v=v)
         if reason is None:
             return name
         if not is_recorded():  # a compiled graph cannot log

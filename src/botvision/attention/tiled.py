@@ -25,8 +25,6 @@ def attend_tiled(
     """Softmax of `scale·q·k + rel_h + rel_w` in one kernel; its backward is two, each number with one writer."""
     assert rel_h is not None
     assert rel_w is not None
-    if v.shape[-1] > WIDEST_HEAD:
-        raise ValueError(f"tiled holds values of up to {WIDEST_HEAD} channels a head; got {v.shape[-1]}; use onehot")
     out: Tensor = _Tiled.apply(q, k, v, rel_h, rel_w, scale)
     return out
 
