@@ -164,4 +164,7 @@ def test_a_folder_that_another_process_writes_into_is_refused(tmp_path):
         assert [path.name for path in out.iterdir()] == [".lock"]
         other.kill()
     assert run(Line(epochs=1), out, engine=ENGINE, on_existing="refuse").epochs == 1
+    torn = out / "checkpoints" / "last.ckpt.torn"  # as a run keeps it that went on from an older one
+    torn.write_bytes(b"")
     assert run(Line(epochs=1), out, engine=ENGINE, on_existing="replace").epochs == 1
+    assert not torn.exists()

@@ -24,7 +24,12 @@ def run_files(out: Path) -> list[Path]:
     names = ("config.yaml", "metrics.csv", "curves.png", "confusion.png", "samples.jpg", "summary.json",
              "report.html")  # fmt: skip
     files = [out / name for name in names]
-    for folder, pattern in (("checkpoints", "*.ckpt"), ("predictions", "*.jpg"), ("tensorboard", "events*")):
+    for folder, pattern in (
+        ("checkpoints", "*.ckpt"),
+        ("checkpoints", "*.ckpt.torn"),
+        ("predictions", "*.jpg"),
+        ("tensorboard", "events*"),
+    ):
         files += (out / folder).glob(pattern)
     return [path for path in files if path.is_file()]
 
