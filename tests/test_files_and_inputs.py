@@ -15,7 +15,7 @@ from PIL import Image
 
 from botvision.engine.settings import read_yaml
 from botvision.files import clear_leftovers, read_json, whole_file, whole_folder, write_json
-from botvision.inputs import as_tensor, find_images, image_suffixes, read_image, stream
+from botvision.inputs import as_tensor, find_images, header_size, image_suffixes, open_image, read_image, stream
 
 
 def test_a_half_written_file_never_replaces_a_whole_one(tmp_path):
@@ -88,9 +88,9 @@ def test_a_image_is_named_where_another_library_opens_it(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(b"not an image")
     plain = Image.open
 
-    def open_or_import(source):
+    def open_or_import(source, *args, **options):
         try:
-            return plain(source)
+            return plain(source, *args, **options)
         except Image.UnidentifiedImageError:
             raise ModuleNotFoundError("No module named 'pi_heif'")  # noqa: B904 - as ultralytics does
 
@@ -137,6 +137,7 @@ def test_of_an_animation_the_first_image_is_read(tmp_path):
         ("a.heic", r"it needs pillow-heif: pip install 'botvision\[heif\]'"),
         ("a.nef", "a camera's raw file; convert it to JPEG"),
         ("a.jxl", "Pillow reads no JPEG XL; convert"),
+        ("a.eps", "PostScript is a program, which is not run here; convert it to PNG"),
     ],
 )
 def test_what_pillow_cannot_read_alone_is_found_and_named_with_its_cure(tmp_path, monkeypatch, name, cure):
@@ -146,6 +147,24 @@ def test_what_pillow_cannot_read_alone_is_found_and_named_with_its_cure(tmp_path
     assert [p.name for p in find_images(tmp_path)] == [name]
     with pytest.raises(ValueError, match=rf"cannot read image .*{name}: {cure}"):
         read_image(tmp_path / name)
+
+
+def test_postscript_is_not_run_whatever_its_name(tmp_path, monkeypatch):
+    """Pillow has Ghostscript run it; an upload's bytes need no name."""
+    ran = tmp_path / "ran"
+    for name in ("gs", "gswin64c.bat"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.eps").read_bytes())
+    assert "EPS" in Image.OPEN
+    with pytest.raises(ValueError, match=r"cannot read image .*b\.jpg: cannot identify image file"):
+        read_image(tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match=r"cannot read image \(upload\): cannot identify image file"):
+        open_image("(upload)", (tmp_path / "b.jpg").read_bytes())
+    assert header_size(tmp_path / "b.jpg") is None
+    assert not ran.exists()
 
 
 def test_heic_is_read_where_pillow_heif_is(tmp_path):

@@ -1,7 +1,9 @@
 """Frames of a video: all, upright, at their times; written whole or not at all."""
 
 import struct
+from collections import deque
 
+import av
 import numpy as np
 import pytest
 
@@ -41,6 +43,24 @@ def test_a_video_is_turned_upright(video, tmp_path):
     assert tuple(image.shape) == (3, 96, 64)
     assert image[0, :30, -20:].float().mean() > 200
     assert image[0, 40:].float().mean() < 20
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.mp4", "mp4"), ("a.mov", "mov"), ("a.mkv", "matroska")])
+def test_a_video_that_was_cut_off_is_told_from_a_whole_one(tmp_path, name, form):
+    """Decoders take the cut for its end; the header says how long it should last."""
+    path, images = tmp_path / name, np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), np.uint8)
+    with av.open(str(path), "w", format=form, options={"movflags": "faststart"} if form != "matroska" else {}) as file:
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image in images:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    assert len(list(read_video(path))) == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before: deque[int] = deque()
+    with pytest.raises(ValueError, match=r"it ends at [01]\.\d s, and should last 2\.4 s; is the file whole\?"):
+        before.extend(frame.number for frame in read_video(path))
+    assert 10 < len(before) < 50
 
 
 def test_half_a_video_is_not_left(tmp_path):

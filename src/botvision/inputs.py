@@ -37,7 +37,10 @@ CURES = {  # images that Pillow does not read, or not alone
     **dict.fromkeys(RAW, "a camera's raw file; convert it to JPEG, PNG or TIFF"),
     ".avif": "this Pillow reads no AVIF: pip install --upgrade pillow",
     ".jxl": "Pillow reads no JPEG XL; convert it to JPEG, PNG or TIFF",
+    **dict.fromkeys((".eps", ".ps"), "PostScript is a program, which is not run here; convert it to PNG"),
 }
+FIRST = {"JPEG", "PNG", "GIF", "BMP", "PPM"}  # what a file is taken for first
+PROGRAMS = {"EPS"}  # formats that Pillow has another program draw, which would run what a file holds
 TAKEN = "a path, an http(s) URL, a PIL image, an array (H, W, 3) or (H, W) of uint8"
 OR_TENSOR = ", or a tensor (3, H, W) of uint8 or of floats in 0 … 1"
 SECONDS = 30  # that a server may be silent
@@ -63,15 +66,30 @@ WEB = (
 def image_suffixes() -> frozenset[str]:
     """Endings of the files that the installed Pillow reads as images, in lower case, with pillow-heif's if it is there.
 
-    Formats that Pillow only recognises (HDF5, GRIB, MPEG video) are none.
+    Formats that Pillow only recognises (HDF5, GRIB, MPEG video) are none, nor is PostScript, which is a program.
     """
-    Image.init()
-    with suppress(ImportError):
-        import_module("pillow_heif").register_heif_opener()
-    readers = {name: reader for name, (reader, _) in Image.OPEN.items() if name != "MPEG"}
+    readers = {name: Image.OPEN[name][0] for name in image_formats() if name != "MPEG"}
     stubs = {n for n, r in readers.items() if isinstance(r, type) and issubclass(r, ImageFile.StubImageFile)}
     formats = {*readers, "MPO"} - stubs  # JPEG's reader opens MPO
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Formats that a file may be taken for, whatever its name: all that the installed Pillow reads by itself."""
+    Image.init()
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    return tuple(sorted((name for name in Image.ID if name not in PROGRAMS), key=lambda name: name not in FIRST))
+
+
+def opened(source: Path | io.BytesIO) -> Image.Image:
+    """A file's image, of which the header alone has been read.
+
+    Raises:
+        OSError, ValueError and others of `FAULTS`: none, or none that is read here.
+    """
+    return Image.open(source, formats=image_formats())
 
 
 def is_url(source: object) -> bool:
@@ -155,9 +173,9 @@ def header(path: Path) -> tuple[int, int, bool] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                turn = orientation(opened)
-                width, height = opened.size
+            with opened(path) as image:
+                turn = orientation(image)
+                width, height = image.size
                 return (width, height, True) if turn in ON_THE_SIDE else (height, width, turn != 1)
     except Exception:  # whatever a decoder says of a broken file: reading it says it again, with its name
         return None
@@ -209,10 +227,10 @@ def open_image(path: str | Path, content: bytes | None = None, *, most: float | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd files, and of half the size that is refused
-            with Image.open(Path(path) if content is None else io.BytesIO(content)) as opened:
-                if opened.height * opened.width > most:
+            with opened(Path(path) if content is None else io.BytesIO(content)) as image:
+                if image.height * image.width > most:
                     raise Image.DecompressionBombError
-                return upright(opened)
+                return upright(image)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"cannot read image {path}: it has more than {most:,.0f} pixels, from which images are refused lest they "

@@ -111,7 +111,7 @@ def read_video(source: str | Path, *, camera: str | None = None) -> Iterator[Fra
     Raises:
         ValueError: no video, or one that breaks off; the frames before the break have been given.
     """
-    number, begin = -1, 0.0
+    number, begin, seconds = -1, 0.0, 0.0
     with opened(source, camera) as (container, stream):
         rate = rate_of(stream)
         if camera is None:
@@ -124,8 +124,34 @@ def read_video(source: str | Path, *, camera: str | None = None) -> Iterator[Fra
                 yield Frame(number, seconds - begin, torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
         except av.error.FFmpegError as error:
             raise ValueError(f"cannot read video {source} after {number + 1} frames: {error}") from error
+        if number >= 0 and camera is None:
+            check_whole(source, container, stream, frames=number + 1, seconds=seconds - begin + 1 / rate)
     if number < 0:
         raise ValueError(f"cannot read video {source}: it holds no frame; replace the file or leave it out")
+
+
+def check_whole(source: str | Path, container: Any, stream: Any, *, frames: int, seconds: float) -> None:
+    """Refuse a video that ends clearly before its header says: decoders take a file that was cut off for its end.
+
+    Transport streams and fragmented MP4 files do not say, and a Matroska file with sound says how long the longer of
+    the two is: these are taken as they come.
+
+    Raises:
+        ValueError: it was cut off.
+    """
+    counted = stream.frames > 0
+    if stream.duration is not None:  # of what is shown: less than all frames, where an edit list leaves some out
+        length = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:
+        length = container.duration / av.time_base
+    else:
+        return
+    slack = 2 * seconds / frames if counted else max(0.5, 0.02 * length)
+    if seconds < length - slack and not (counted and frames >= stream.frames):
+        raise ValueError(
+            f"cannot read video {source} after {frames} frames: it ends at {seconds:.1f} s, and should last "
+            f"{length:.1f} s; is the file whole?"
+        )
 
 
 class VideoWriter:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from botvision.files import read_text
-from botvision.inputs import ON_THE_SIDE, image_suffixes, is_hidden, orientation
+from botvision.inputs import ON_THE_SIDE, image_suffixes, is_hidden, opened, orientation
 
 Document = dict[str, Any]
 OVER = 0.05  # of the image's side by which a box may reach out of it
@@ -260,8 +260,8 @@ def size_of(path: Path) -> tuple[int, int]:
         ValueError: not an image.
     """
     try:
-        with Image.open(path) as opened:
-            return (opened.height, opened.width) if orientation(opened) in ON_THE_SIDE else opened.size
+        with opened(path) as image:
+            return (image.height, image.width) if orientation(image) in ON_THE_SIDE else image.size
     except UNREADABLE as error:
         raise ValueError(f"cannot read image {path}: {error}; replace the file or leave it out") from error
 
