@@ -162,18 +162,18 @@ def is_hidden(path: Path, root: Path) -> bool:
 ON_THE_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
-def header_size(path: Path) -> tuple[int, int] | None:
+def header_size(source: Path | io.BytesIO) -> tuple[int, int] | None:
     """(height, width) of an upright image by its header alone; none where it cannot be told so."""
-    found = header(path)
+    found = header(source)
     return None if found is None else found[:2]
 
 
-def header(path: Path) -> tuple[int, int, bool] | None:
+def header(source: Path | io.BytesIO) -> tuple[int, int, bool] | None:
     """`header_size`, and whether a tag turns or mirrors the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with opened(path) as image:
+            with opened(source) as image:
                 turn = orientation(image)
                 width, height = image.size
                 return (width, height, True) if turn in ON_THE_SIDE else (height, width, turn != 1)

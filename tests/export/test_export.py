@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,6 +24,7 @@ from botvision.export import MismatchError, export
 from botvision.export.formats import runner, writer, xml_writer
 from botvision.export.proof import proved
 from botvision.export.subject import detector_subject, drawn
+from botvision.files import sha256
 from botvision.maskrcnn.checkpoint import Detector, build_model
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
@@ -307,6 +310,49 @@ def test_int8_is_measured_and_refused_where_it_loses(
     assert not list(tmp_path.iterdir())
 
 
+def test_ranges_are_taken_from_images_of_the_whole_folder(tmp_path, pictures):
+    from botvision.export.calibration import Calibration
+    from botvision.export.subject import images_below
+
+    for name in "0123456789":
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            (tmp_path / name / f"{number}.png").touch()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "a.png").touch()
+    (tmp_path / "0" / "._1.png").touch()
+    spread = Calibration(Path("last.ckpt"), tmp_path, None, tmp_path, 0.01)
+    paths = spread.paths()
+    assert len(set(paths)) == 64
+    counts = Counter(path.parent.name for path in paths)
+    assert (len(counts), set(counts.values())) == (10, {6, 7})
+    with pytest.raises(ValueError, match=r"cannot read image .*0\.png"):  # before accuracy is measured
+        spread.check(SimpleNamespace(task="classify"))
+    assert len(images_below(pictures)) == 6
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no image in .*none or in a folder below it"):
+        images_below(tmp_path / "none")
+
+
+def test_large_images_do_not_go_through_a_graph_together(exported_detector, monkeypatch):
+    from botvision.maskrcnn import exported
+
+    detector, sizes = exported.ExportedDetector(exported_detector.path), []
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in drawn(3, 38, 101)]
+    whole = detector(images).detections
+    run = detector.graph.run
+
+    def counted(feeds):
+        sizes.append(len(feeds["images"]))
+        return run(feeds)
+
+    monkeypatch.setattr(exported, "MOST_PIXELS", 2 * 38 * 101)
+    monkeypatch.setattr(detector, "graph", detector.graph._replace(run=counted))
+    parts = detector(images).detections
+    assert sizes == [2, 1]
+    assert [len(own["boxes"]) for own in parts] == [len(own["boxes"]) for own in whole]
+
+
 def test_bfloat16_is_measured_and_refused_where_it_loses(
     untrained, exported_detector, photos, tmp_path, monkeypatch, capsys
 ):
@@ -363,6 +409,12 @@ def test_bfloat16_is_measured_and_refused_where_it_loses(
     assert about["precision"] == "bfloat16"
     assert about["accuracy"]["before"]["box AP"] - about["accuracy"]["after"]["box AP"] <= 0.1
     assert sorted(path.name for path in out.parent.iterdir()) == ["detector.bin", "detector.xml"]
+    assert about["weights_sha256"] == sha256(out.with_suffix(".bin"))
+    weights = bytearray(out.with_suffix(".bin").read_bytes())
+    weights[len(weights) // 2] ^= 1  # another export's, of the same length
+    out.with_suffix(".bin").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"detector\.bin holds other weights than detector\.xml was exported with"):
+        open_graph(out)
 
 
 SLOW = ("paper", "tiny", "nano")  # of the same parts as torchvision_v2, which has the most

@@ -29,6 +29,7 @@ from botvision.maskrcnn.masks import decode
 from botvision.serve import Limits, Served, application
 from botvision.serve.batches import Batches
 from botvision.serve.commands import listening
+from botvision.serve.served import together
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -295,6 +296,40 @@ def test_what_a_batch_cannot_do_is_done_alone():
     assert (one, other) == ("a", "c")
     assert isinstance(bad, MemoryError)
     assert batches == [[b"a", b"bad", b"c"], [b"a"], [b"bad"], [b"c"]]
+
+
+def test_uploads_of_a_batch_are_decoded_as_memory_allows(files, monkeypatch):
+    """What is in memory at a time is bounded by pixels, which the headers tell; answers keep their order."""
+    held, read = [], Served.read
+
+    def counted(self, upload):
+        held[-1] += 1
+        return read(self, upload)
+
+    def parts(uploads):
+        for some in together(uploads):
+            held.append(0)
+            yield some
+
+    monkeypatch.setattr("botvision.serve.served.MOST_PIXELS", 2 * 20 * 30)
+    monkeypatch.setattr("botvision.serve.served.together", parts)
+    monkeypatch.setattr(Served, "read", counted)
+    model = Served.load(files[0], threshold=0.0, top=1, batch_size=8, threads=1, most_pixels=10_000)
+    uploads = [picture(0), b"no image", picture(51), picture(102), picture(255, height=60), picture(153)]
+    answers = model.answers(uploads)
+    assert held == [3, 1, 1, 1]
+    assert isinstance(answers.pop(1), ValueError)
+    assert [one["objects"][0]["score"] for one in answers] == pytest.approx([0, 0.2, 0.4, 1, 0.6])
+
+
+def test_a_want_of_memory_is_no_fault_of_the_image(files, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("cannot read image") from MemoryError()
+
+    monkeypatch.setattr("botvision.serve.served.open_image", full)
+    model = Served.load(files[1], threshold=0.5, top=1, batch_size=8, threads=1, most_pixels=10_000)
+    with pytest.raises(MemoryError, match="no memory to decode an image of 5 bytes"):
+        model.answers([b"image"])
 
 
 WITHOUT_TORCH = """

@@ -14,6 +14,8 @@ from PIL import Image
 from botvision.deploy.graph import Graph, open_graph
 from botvision.inputs import as_array
 
+TOGETHER = 32  # images that are decoded and go through a model at a time
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -68,8 +70,9 @@ class Classifier:
                 of these.
         """
         many = isinstance(images, list | tuple)
-        shares = self.probabilities([as_array(image) for image in (images if many else [images])])
-        named = []
+        given, named = list(images) if many else [images], []
+        lots = (given[start : start + TOGETHER] for start in range(0, len(given), TOGETHER))
+        shares = [row for some in lots for row in self.probabilities([as_array(image) for image in some])]
         for row in shares:
             best = np.argsort(-row, kind="stable")[: self.top]
             named.append([(self.names[number], float(row[number])) for number in best])

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from botvision.files import sha256
+
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 KEY = "botvision"  # of what a file says of itself
+WEIGHTS = "weights_sha256"  # in it, of the .bin that an .xml was written with
 SUFFIXES = (".onnx", ".xml")
 
 
@@ -102,11 +105,14 @@ def open_xml(path: Path, *, threads: int | None = None, precision: str | None = 
     import openvino
 
     core = openvino.Core()
-    if not path.with_suffix(".bin").is_file():
-        raise FileNotFoundError(f"no weights at {path.with_suffix('.bin')}; keep an .xml and its .bin together")
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}; keep an .xml and its .bin together")
     try:
         model = core.read_model(path)
         about = described(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, path)
+        if (own := about.get(WEIGHTS)) is not None and sha256(weights) != own:
+            raise ValueError(f"{weights} holds other weights than {path.name} was exported with; export it again")
         hint = "bf16" if (precision or about.get("precision")) == "bfloat16" else "f32"
         settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:

@@ -105,7 +105,8 @@ class Predictor:
             FileNotFoundError, TypeError, ValueError: no such file; what is no image, or an image of another form.
         """
         if isinstance(images, list | tuple):
-            return self.find([as_array(image) for image in images])
+            lots = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+            return [found for some in lots for found in self.find([as_array(image) for image in some])]
         return self.find([as_array(images)])[0]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Objects]:

@@ -10,8 +10,8 @@ from botvision.classify.config import DataConfig
 from botvision.classify.evaluation import evaluate_at
 from botvision.classify.model import load_classifier
 from botvision.deploy.classifier import cropped
-from botvision.export.subject import Feeds, Subject, on_canvas, ready
-from botvision.inputs import as_array, find_images, image_suffixes
+from botvision.export.subject import Feeds, Subject, images_below, on_canvas, ready
+from botvision.inputs import as_array
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.evaluation import Metrics, evaluate_detector
 from botvision.maskrcnn.resize import ImageSize
@@ -61,7 +61,8 @@ class Calibration:
         """Refuse what cannot be calibrated, before anything is recorded.
 
         Raises:
-            ValueError: a bare backbone, a detector without annotations, or a limit that is no fraction.
+            ValueError: a bare backbone, a detector without annotations, a limit that is no fraction, or an image that
+                cannot be read.
         """
         if subject.task == "backbone":
             raise ValueError("int8 is for checkpoints, whose accuracy before and after can be measured")
@@ -69,22 +70,18 @@ class Calibration:
             raise ValueError("a detector's int8 is measured by AP; give --annotations FILE.json of --images")
         if not 0 <= self.max_drop < 1:
             raise ValueError(f"max_ap_drop={self.max_drop} must lie in 0 … 1; e.g. 0.01")
-        self.paths()
+        for path in self.paths():  # now, and not when accuracy is measured and the file written
+            as_array(path)
 
     def paths(self) -> list[Path]:
-        """Of the images that ranges are taken from, spread over the folder.
+        """Of the images that ranges are taken from, spread over the folder and those below it.
 
         Raises:
             FileNotFoundError: there are none.
         """
-        wanted = image_suffixes()
-        if self.source.is_dir():
-            paths = sorted(path for path in self.source.rglob("*") if path.suffix.lower() in wanted)
-        else:
-            paths = find_images(self.source)
-        if not paths:
-            raise FileNotFoundError(f"no image in {self.source} to take ranges from")
-        return paths[:: max(1, len(paths) // IMAGES)][:IMAGES]
+        paths = images_below(self.source)
+        number = min(IMAGES, len(paths))
+        return [paths[place * len(paths) // number] for place in range(number)]
 
     def feeds(self, subject: Subject) -> list[Feeds]:
         """Inputs of the graph, of these images."""

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from botvision.deploy.graph import WEIGHTS
 from botvision.export.calibration import Calibration, Drop
 from botvision.export.formats import Write, runner, writer
 from botvision.export.int8 import quantised_onnx, quantised_xml
 from botvision.export.proof import Proof, proved
 from botvision.export.subject import Subject
-from botvision.files import UNFINISHED, clear_leftovers, held
+from botvision.files import UNFINISHED, clear_leftovers, held, sha256
 
 EXACT = "float32"
 
@@ -82,6 +83,8 @@ def exported(subject: Subject, out: Path, *, opset: int, precision: str, calibra
                 raise MismatchError(f"{drop}, more than max_ap_drop={calibration.max_drop}; no file is left")
             about |= {"accuracy": drop._asdict()}
         about |= {"proof": proof.content, "nodes": nodes}
+        if out.suffix == ".xml":  # two files: each export's own
+            about |= {WEIGHTS: sha256(path.with_suffix(".bin"))}
         write(path, about)
         parts = [path.with_suffix(".bin"), path] if out.suffix == ".xml" else [path]
         size = sum(part.stat().st_size for part in parts)

@@ -19,7 +19,7 @@ from botvision.classify.model import Classifier, is_fixed, load_classifier, norm
 from botvision.deploy.classifier import normalised
 from botvision.engine.checkpoint import KEY, owner, read_checkpoint
 from botvision.files import sha256
-from botvision.inputs import as_array, find_images, is_video
+from botvision.inputs import as_array, find_images, image_suffixes, is_hidden, is_video
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.resize import MEAN, STD, image_size, padded
 from botvision.maskrcnn.static import ImageDetector, StaticDetector
@@ -186,9 +186,23 @@ def with_images(subject: Subject, folder: Path) -> Subject:
     """A detector that takes images, proved on some of a user's too: on drawn ones it may find nothing."""
     if subject.task != "maskrcnn" or subject.about["input"] != "image":
         return subject
-    paths = [path for path in find_images(folder) if not is_video(path)][:OWN_IMAGES]
-    own = {path.name: {"images": as_array(path)[None]} for path in paths}
+    own = {path.name: {"images": as_array(path)[None]} for path in images_below(folder)[:OWN_IMAGES]}
     return replace(subject, probes={**subject.probes, **own})
+
+
+def images_below(source: Path) -> list[Path]:
+    """Images of a folder and of those below it, without hidden ones; or of a glob.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    if not source.is_dir():
+        return [path for path in find_images(source) if not is_video(path)]
+    wanted = image_suffixes()
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in wanted and not is_hidden(path, source))
+    if not paths:
+        raise FileNotFoundError(f"no image in {source} or in a folder below it; give a folder of images")
+    return paths
 
 
 def on_canvas(detector: Detector, images: Array) -> Feeds:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.deploy.predictor import alike
+from botvision.deploy.predictor import MOST_PIXELS, alike
 from botvision.maskrcnn.model import Output
 from botvision.maskrcnn.resize import ImageSize, Resize, move_boxes
 
@@ -31,10 +31,15 @@ class ExportedDetector(nn.Module):
         self.eval()
 
     def forward(self, images: list[Tensor]) -> Output:
-        """Images (3, H, W) of uint8, or floats in 0 … 1, which are rounded to it; those of one size go in together."""
+        """Images (3, H, W) of uint8, or floats in 0 … 1, which are rounded to it; those of one size go in together,
+        as many as memory holds.
+        """
         found: dict[int, dict[str, Tensor]] = {}
-        for _, numbers in alike(tuple(image.shape) for image in images):
-            found |= dict(zip(numbers, self.of_one_size([images[number] for number in numbers]), strict=True))
+        for (_, height, width), numbers in alike(tuple(image.shape) for image in images):
+            together = max(1, MOST_PIXELS // (height * width))
+            for start in range(0, len(numbers), together):
+                some = numbers[start : start + together]
+                found |= dict(zip(some, self.of_one_size([images[number] for number in some]), strict=True))
         return Output([found[number].copy() for number in range(len(images))], {})
 
     def of_one_size(self, images: list[Tensor]) -> list[dict[str, Tensor]]:

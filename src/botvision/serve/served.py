@@ -1,6 +1,7 @@
 """Bytes of images → an exported model's answers, several together; none spoils another."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from botvision.deploy.classifier import Classifier
 from botvision.deploy.graph import open_graph
-from botvision.deploy.predictor import Predictor
-from botvision.inputs import open_image
+from botvision.deploy.predictor import MOST_PIXELS, Predictor
+from botvision.inputs import header_size, open_image
 from botvision.maskrcnn.masks import as_results
 
 Answer = dict[str, Any]
@@ -76,18 +77,27 @@ class Served:
         A detector's are `predict`'s COCO results (category_id, bbox as x, y, width, height, score, and segmentation as
         RLE) with each category's name; a classifier's are names and probabilities, the likeliest first.
         """
-        read = [self.read(upload) for upload in uploads]
-        images = [image for image in read if not isinstance(image, ValueError)]
-        found = iter(self.found(images) if images else [])
-        return [image if isinstance(image, ValueError) else next(found) for image in read]
+        answers: list[Answer | ValueError] = []
+        for some in together(uploads):
+            read = [self.read(upload) for upload in some]
+            images = [image for image in read if not isinstance(image, ValueError)]
+            found = iter(self.found(images) if images else [])
+            answers += [image if isinstance(image, ValueError) else next(found) for image in read]
+        return answers
 
     def read(self, upload: bytes) -> NDArray[np.uint8] | ValueError:
-        """An image's bytes as (H, W, 3), or why not."""
+        """An image's bytes as (H, W, 3), or why not.
+
+        Raises:
+            MemoryError: there is not enough of it, which is no fault of the image.
+        """
         try:
             if not upload:
                 raise ValueError("there is no image in the request; send its bytes: curl --data-binary @photo.jpg URL")
             return np.asarray(open_image(UPLOAD, upload, most=self.most_pixels))
         except ValueError as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise MemoryError(f"no memory to decode an image of {len(upload):,} bytes") from error
             return error
 
     def found(self, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
@@ -102,6 +112,21 @@ class Served:
             objects = [{"category": names[result["category_id"]], **result} for result in results]
             answers.append(sized(image) | {"objects": objects})
         return answers
+
+
+def together(uploads: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Uploads in their order, as many at a time as have `MOST_PIXELS` together, by their headers; one at least."""
+    some: list[bytes] = []
+    held = 0
+    for upload in uploads:
+        height, width = header_size(io.BytesIO(upload)) or (0, 0)
+        if some and held + height * width > MOST_PIXELS:
+            yield some
+            some, held = [], 0
+        some.append(upload)
+        held += height * width
+    if some:
+        yield some
 
 
 def sized(image: NDArray[np.uint8]) -> Answer:
