@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -123,6 +124,16 @@ def test_float16_where_it_is_exact_enough_and_float32_where_not():
     assert len(small.plain()["q"]) == 4 * 36 * 16 * 2 * 4 / 3
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (32, 16), (64, 64), (40, 60)])
+def test_places_that_are_looked_at_are_of_all_rows_and_columns(size):
+    block = block_of(ran("relative"), "float32")
+    tokens = size[0] * size[1]
+    places = replace(block, q=torch.zeros(1, tokens, 1), size=size).spread_out()
+    assert len(places.unique()) == len(places) == min(tokens, 512)
+    assert len((places // size[1]).unique()) == size[0]
+    assert len((places % size[1]).unique()) == size[1]
+
+
 @pytest.mark.parametrize(
     ("entropy", "distance", "down", "right", "shared", "said"),
     [
@@ -239,6 +250,7 @@ def test_the_page_in_a_browser(compared, in_browser):
         (["{untrained}", "{image}", "--options", "{start: directional}"], "are of a backbone by its name"),
         (["{untrained}", "{image}", "--against", "{other}"], "have different classes (cow, pig); compare models"),
         (["botnet14", "{image}", "--threshold", "2"], "threshold=2.0 must lie in 0 … 1"),
+        (["{untrained}", "{image}", "--out", "other.ckpt"], "out=other.ckpt must end in .html: a page is written"),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, untrained, image, tmp_path, monkeypatch, capsys):

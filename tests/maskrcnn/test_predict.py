@@ -325,6 +325,17 @@ def test_other_settings_and_foreign_files_are_not_gone_on_with(untrained, photos
     assert (out / "predictions.jsonl").read_text() == "mine\n"
 
 
+def test_drawings_that_an_earlier_command_did_not_make_are_told(untrained, photos, tmp_path, quick):
+    first = predict(untrained, str(photos), out=tmp_path / "out", draw=False)
+    assert first.undrawn == 0
+    gone_on = predict(untrained, str(photos), out=tmp_path / "out", on_existing="resume")
+    assert gone_on.undrawn == first.images > 1
+    assert str(gone_on).endswith(f", {first.images} without a drawing; --on_existing replace draws all")
+    drawn = predict(untrained, str(photos), out=tmp_path / "out", on_existing="replace")
+    assert drawn.undrawn == 0
+    assert "without" not in str(drawn)
+
+
 def test_no_more_than_three_batches_are_held(untrained, tmp_path, monkeypatch, found):
     """300 images at four a batch: what is read ahead, what is predicted, and no more."""
     folder = tmp_path / "many"

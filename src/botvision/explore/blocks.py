@@ -4,6 +4,8 @@
 
 import base64
 from dataclasses import dataclass, replace
+from itertools import count, product
+from math import gcd
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,8 @@ from botvision.attention.position import coordinate_table, offset_table
 
 DType = Literal["auto", "float16", "float32"]
 EXACT = 1e-6  # largest error of a weight that a row may have
-QUERIES = 128  # whose rows are compared to choose
+QUERIES = 512  # whose rows are compared to choose
+PIECE = 128  # of these at a time
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 PARTS = {True: ("both", "content", "position"), False: ("both",)}
 
@@ -78,17 +81,18 @@ class Block:
         return down[:, :, None] + across[:, None, :]
 
     def spread_out(self) -> Tensor:
-        """(Q,) places evenly spread over the map, 128 at most."""
-        tokens = torch.arange(self.q.shape[1])
-        return tokens[:: -(-len(tokens) // QUERIES)]
+        """(Q,) places spread over the map, over its rows and its columns alike: all, or 512."""
+        tokens = self.q.shape[1]
+        step = next(step for step in count(round(0.618 * tokens)) if gcd(step, tokens) == 1)
+        return (torch.arange(min(tokens, QUERIES)) * step % tokens).sort().values
 
     def stored_as(self, dtype: str) -> "Block":
         """The block with q and k rounded, and the error that this makes."""
         kind = DTYPES[dtype]
         q, k = self.q.to(kind).float(), None if self.k is None else self.k.to(kind).float()
         rounded = replace(self, q=q, k=k, dtype=dtype)
-        chosen = self.spread_out()
-        differences = [(rounded.rows(chosen, part) - self.rows(chosen, part)).abs().max() for part in self.parts]
+        some = product(self.spread_out().split(PIECE), self.parts)
+        differences = [(rounded.rows(chosen, part) - self.rows(chosen, part)).abs().max() for chosen, part in some]
         return replace(rounded, error=float(max(differences)))
 
     def plain(self) -> dict[str, Any]:
@@ -117,7 +121,8 @@ def block_of(seen: Watched, dtype: DType) -> Block:
 
     Args:
         seen: the layer and its input.
-        dtype: of q and k: "auto" is float16 where every weight stays within 1e-6 of the exact one, or float32.
+        dtype: of q and k: "auto" is float16 where the weights of up to 512 queries, spread over the map, stay within
+            1e-6 of the exact ones, or float32.
     """
     layer, (height, width) = seen.layer, seen.size
     q, k, _ = layer.project(seen.input(0))
@@ -135,7 +140,8 @@ def block_of(seen: Watched, dtype: DType) -> Block:
         table_w=tables[1] if tables else None,
         statistics=tuple(seen.statistics()),
     )
-    together = block.rows(block.spread_out()).mean(1)  # M N
+    queries = block.spread_out()
+    together = torch.stack([block.rows(some).sum(1) for some in queries.split(PIECE)]).sum(0) / len(queries)  # M N
     block = replace(block, shared=tuple(entropy_share(together).tolist()))
     if dtype != "auto":
         return block.stored_as(dtype)

@@ -41,8 +41,8 @@ def explore(
         threshold: lowest score of an object that is shown.
         field: places a side that the effective receptive field is computed at, by gradient; 0 for none; none is 8 where
             one of two models has no attention, otherwise 0.
-        dtype: of q and k in the file: auto is float16 where all weights stay within 1e-6 of the exact ones, otherwise
-            float32.
+        dtype: of q and k in the file: auto is float16 where weights stay within 1e-6 of the exact ones, looked at for
+            up to 512 places of each map, otherwise float32.
         max_mb: largest file in MB.
         options: of backbones by their names, e.g. {start: directional}.
 
@@ -59,6 +59,8 @@ def explore(
     check_no_file(out.parent)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'explore.html'}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out={out} must end in .html: a page is written, and replaces what is there")
     if not images:
         raise ValueError("explore needs at least one image; give a file, a folder or a quoted glob")
     if not 0 <= threshold <= 1:

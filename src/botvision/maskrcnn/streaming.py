@@ -42,6 +42,7 @@ class Prediction(NamedTuple):
         results: name of the file of the results.
         drawn: whether drawings are there too.
         left: images and videos that other processes have not done yet; the last of them writes the results.
+        undrawn: images and videos with results and without a drawing, done by an earlier command with draw=false.
     """
 
     images: int
@@ -51,6 +52,7 @@ class Prediction(NamedTuple):
     results: str
     drawn: bool
     left: int = 0
+    undrawn: int = 0
 
     def __str__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
@@ -60,7 +62,8 @@ class Prediction(NamedTuple):
                 f"processes have {self.left} to do, and the last of them writes the results of all"
             )
         written = f"{self.results} and drawings" if self.drawn else self.results
-        return f"{self.objects} objects in {self.images} images{skipped}; {written} at {self.out}"
+        without = f", {self.undrawn} without a drawing; --on_existing replace draws all" if self.undrawn else ""
+        return f"{self.objects} objects in {self.images} images{skipped}; {written} at {self.out}{without}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ class Work:
         write_predictions(output.results, output.format, records, self.predictor.detector.categories)
         images, objects = (sum(getattr(one, what) for one in written.values()) for what in ("images", "objects"))
         reasons = [*skipped.values(), *self.broken]
-        return Prediction(images, reasons, objects, output.folder, output.results.name, output.draw)
+        undrawn = sum(item.name in written and not item.drawing.exists() for item in media) if output.draw else 0
+        return Prediction(images, reasons, objects, output.folder, output.results.name, output.draw, undrawn=undrawn)
 
     def check_signal(self) -> None:
         """End a prediction that was stopped.

@@ -2,9 +2,8 @@
 
 import socket
 import sys
+from ipaddress import ip_address
 from pathlib import Path
-
-OPEN = ("0.0.0.0", "::")  # hosts that other machines reach
 
 
 def serve(
@@ -66,8 +65,8 @@ def serve(
         number = place.getsockname()[1]
         where = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
         print(f"serving {served.name} ({served.task}) at http://{where}, until Ctrl-C", file=sys.stderr, flush=True)
-        if host in OPEN:
-            print("other machines reach it, and there is no password", file=sys.stderr, flush=True)
+        if not ip_address(place.getsockname()[0]).is_loopback:
+            print("other machines may reach it, and there is no password", file=sys.stderr, flush=True)
         server.run(sockets=[place])
     return f"{served.name} is served no more"
 
