@@ -7,7 +7,6 @@ import ultralytics
 from ultralytics.engine import tuner
 from ultralytics.utils import LOGGER
 
-from botvision.attention import MHSA2d
 from botvision_yolo.trainer import TRAINERS
 from botvision_yolo.transfer import load_pretrained, telling_forks
 from botvision_yolo.variants import is_derived, users_own, write_yaml
@@ -58,10 +57,6 @@ class YOLO(ultralytics.YOLO):
         """
         if path := derived_or_own(str(options.get("model", ""))):
             options["model"] = str(path)
-        if isinstance(options.get("pretrained"), str | Path) and not options.get("resume"):
-            self.load(options.pop("pretrained"))
-        if isinstance(options.get("freeze"), str):
-            options["freeze"] = rows_named(self.model, options["freeze"])
         return super().train(trainer, **options)
 
     def tune(self, *arguments: Any, **options: Any) -> Any:
@@ -76,22 +71,6 @@ class YOLO(ultralytics.YOLO):
                 "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
             )
         return super().tune(*arguments, **options)
-
-
-def rows_named(model: Any, names: str) -> list[int]:
-    """The rows of a model that are meant by "backbone", or by the names of their classes, with commas.
-
-    Raises:
-        ValueError: a name that no row has.
-    """
-    attending = {row.i for row in model.model if any(isinstance(part, MHSA2d) for part in row.modules())}
-    known = {"backbone": [i for i in range(len(model.yaml["backbone"])) if i not in attending]}
-    for row in model.model:
-        known.setdefault(type(row).__name__, []).append(row.i)
-    wanted = [name.strip() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"freeze={names!r}: no row is named {unknown[0]!r}; use a number, or {', '.join(known)}")
-    return sorted({row for name in wanted for row in known[name]})
 
 
 def derived_or_own(name: str) -> Path | None:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from ultralytics.models import yolo
 from ultralytics.utils import LOGGER
 
 from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
-from botvision_yolo.transfer import load_pretrained
+from botvision_yolo.begin import begin, largest_side
+from botvision_yolo.transfer import load_pretrained, unwrapped
 
 IMAGES = 8  # of the last batch, on which the entropy of attention is measured
 ENTROPY = "attention/entropy"  # column of results.csv: the mean of all heads; each head's own begin with it
@@ -18,15 +20,25 @@ DISTANCE = "attention/distance"
 
 
 class AlignedWeights:
-    """A trainer's `get_model` that aligns rows, and more figures in its log: how flat attention is, head by head."""
+    """A trainer whose models begin as they should, and whose log tells how flat attention is, head by head."""
 
     seen: Tensor | None = None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-        """The model that a yaml describes, with the weights of another wherever rows agree."""
+        """The model that a yaml describes, with the weights of another, or of the file `pretrained`, by aligned rows.
+
+        Position tables are made for the images of this training; `freeze` may name rows.
+        """
         model = super().get_model(cfg, None, verbose)  # type: ignore[misc]
-        if weights:
-            load_pretrained(model, weights, verbose=verbose)
+        args, resumes = self.args, bool(self.resume)  # type: ignore[attr-defined]
+        if isinstance(args.pretrained, str | Path) and not resumes:
+            weights = args.pretrained
+        source = unwrapped(weights) if weights else None
+        begin(model, side=largest_side(args.imgsz, args.multi_scale), like=source, exactly=resumes)
+        if source is not None:
+            load_pretrained(model, source, verbose=verbose)
+        if isinstance(args.freeze, str):
+            args.freeze = rows_named(model, args.freeze)
         return model
 
     def preprocess_batch(self, batch: Any) -> Any:
@@ -48,6 +60,22 @@ class AlignedWeights:
                 told = {name: value for name, value in told.items() if name in known}
             metrics = {**metrics, **told}
         super().save_metrics(metrics)  # type: ignore[misc]
+
+
+def rows_named(model: Any, names: str) -> list[int]:
+    """The rows of a model that are meant by "backbone", or by the names of their classes, with commas.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    attending = {row.i for row in model.model if any(isinstance(part, MHSA2d) for part in row.modules())}
+    known = {"backbone": [i for i in range(len(model.yaml["backbone"])) if i not in attending]}
+    for row in model.model:
+        known.setdefault(type(row).__name__, []).append(row.i)
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"freeze={names!r}: no row is named {unknown[0]!r}; use a number, or {', '.join(known)}")
+    return sorted({row for name in wanted for row in known[name]})
 
 
 def columns_of(heads: list[HeadStatistics]) -> dict[str, float]:
@@ -110,10 +138,13 @@ class ClassificationTrainer(AlignedWeights, yolo.classify.ClassificationTrainer)
     """Image classification."""
 
 
-TRAINERS = {
+TRAINERS: dict[str, type[AlignedWeights]] = {
     "detect": DetectionTrainer,
     "segment": SegmentationTrainer,
     "pose": PoseTrainer,
     "obb": OBBTrainer,
     "classify": ClassificationTrainer,
 }
+for task, name in {"semantic": "SemanticSegmentationTrainer", "depth": "DepthTrainer"}.items():  # of newer versions
+    if (stock := getattr(getattr(yolo, task, None), name, None)) is not None:
+        TRAINERS[task] = globals()[name] = type(name, (AlignedWeights, stock), {"__module__": __name__})
