@@ -16,6 +16,8 @@ SPDX = {  # what packages without an SPDX expression say of themselves
     "BSD License": "BSD-3-Clause",
     "FreeBSD": "BSD-2-Clause",
     "Historical Permission Notice and Disclaimer (HPND)": "HPND",
+    "Apache License v2.0": "Apache-2.0",
+    "GNU General Public License v2 (GPLv2)": "GPL-2.0-only",
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
@@ -48,7 +50,7 @@ def licence_of(package: str) -> str | None:
     classifiers = [
         line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")
     ]
-    said = classifiers[0] if classifiers else (about["License"] or "").split("\n")[0].strip()
+    said = (classifiers[0] if classifiers else (about["License"] or "").split("\n")[0]).split(" :: ")[-1].strip()
     return SPDX.get(said, said)
 
 

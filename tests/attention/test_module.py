@@ -301,6 +301,7 @@ class Likeness(torch.nn.Module):
         return heads.mT @ heads
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, of older versions
 @pytest.mark.parametrize("position", ["relative", "none"])
 def test_torch_exports_onnx_declares_a_free_batch_of_what_was_recorded_at_one_image(position):
     pytest.importorskip("onnxscript")

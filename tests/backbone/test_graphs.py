@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from botvision import create_model
+from botvision.attention.graphs import is_exported
 from botvision.backbone.blocks import HalvingPool
 
 SIZES = [(96, 160), (64, 64), (96, 96), (129, 65)]  # squares first: torch would take the sides for one symbol
@@ -47,6 +48,17 @@ def test_one_graph_for_all_sizes(model, train):
             assert torch.allclose(out, model(image), atol=1e-5)
         out.sum().backward()
     assert backend.graphs == 1
+
+
+def test_a_compiled_run_is_not_taken_for_an_exported_one():
+    class Told(torch.nn.Module):
+        def forward(self, x):
+            return x + is_exported()
+
+    image = torch.zeros(1)
+    assert torch.compile(Told(), backend="eager", fullgraph=True)(image) == 0
+    for strict in (True, False):
+        assert torch.export.export(Told(), (image,), strict=strict).module()(image) == 1
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs one of C++")

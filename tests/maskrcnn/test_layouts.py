@@ -131,6 +131,7 @@ def test_every_layout_gives_the_same_boxes_and_names(layout, scenes, tmp_path):
             assert np.allclose(by_name[0][stem]["boxes"], target["boxes"], atol=slack)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")  # supervision's
 def test_yolo_boxes_are_what_supervision_reads(scenes, tmp_path):
     document = json.loads((scenes / "annotations" / "train.json").read_text())
     as_yolo_boxes(tmp_path, "train", document, scenes / "train")

@@ -153,9 +153,19 @@ def test_a_run_of_compare_is_found_and_named(run, tmp_path):
 def test_the_best_epoch_and_the_time_of_a_run_that_was_resumed(copied):
     out = copied("resumed", epochs=9)
     lines = ["epoch,time,metrics/mAP50-95(B)", "1,10,0.1", "2,20,0.3", "3,12,0.2", "4,24,0.25"]
-    (out / "results.csv").write_text("\n".join(lines))
+    text = "\n".join(lines) + "\n"
+    (out / "results.csv").write_text(text)
     assert read_run(out).summary == {"box_ap": 0.3, "epochs": "4 of 9", "seed": 0, "wall_seconds": 44}
     assert seconds_of([]) == 0
+    for odd in ("5,3", "5,36,0.9", "5,36,1e"):  # a line that a kill has cut off may be any
+        (out / "results.csv").write_text(text + odd)
+        assert read_run(out).summary["box_ap"] == 0.3
+    resumed = text.replace("3,12,0.2\n", "3,1" + "3,12,0.2\n").replace("1,10,0.1", "1,10,nan") + "4,36,0.26\n"
+    (out / "results.csv").write_text(resumed)  # two lines in one, no number, an epoch that was done again
+    assert read_run(out).summary["box_ap"] == 0.3
+    assert [row["epoch"] for row in read_run(out).rows] == [1, 2, 4]
+    assert read_run(out).rows[-1]["time"] == 36
+    (out / "results.csv").write_text(text)
     (out / "args.yaml").write_text("{val: false, epochs: 4}")  # the others' zeros are of no evaluation
     assert read_run(out).rows[:2] == ({"epoch": 1, "time": 10}, {"epoch": 2, "time": 20})
     assert read_run(out).summary["box_ap"] == 0.25

@@ -61,12 +61,14 @@ def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch, caps
     page = report.read_text()
     assert "<h1>Report of yolo11n-botnet-seg and yolo11n-seg</h1>" in page
     assert '<th scope="col">difference</th>' in page
-    monkeypatch.setattr(room, "YOLO", None)  # nothing is trained again
+    monkeypatch.setattr(room.YOLO, "train", None)  # nothing is trained again
     monkeypatch.setattr("botvision_yolo.report.write_report", None)  # nor is the page made again
     assert compare(data, **options) == text
     assert report.read_text() == page
     report.unlink()
     assert compare(data, **options) == text  # a report that cannot be made is a warning
+    shown = json.loads((tmp_path / "out" / "segment" / "report.json").read_text())
+    assert shown == ["yolo11n/seed0", "yolo11n-botnet/seed0"]
     assert "report.html could not be made ('NoneType' object is not callable)" in capsys.readouterr().err
     [result] = (tmp_path / "out").rglob("yolo11n-botnet/seed0/result.json")
     content = json.loads(result.read_text())
@@ -76,6 +78,9 @@ def test_a_comparison_goes_on_where_it_stopped(data, tmp_path, monkeypatch, caps
     assert set(content["run"]["metrics"]) == {"box", "mask"}
     with pytest.raises(ValueError, match=r"was trained by another recipe; give another out"):
         compare(data, **{**options, "epochs": 2})
+    monkeypatch.setattr("ultralytics.__version__", "8.9.9")
+    with pytest.raises(ValueError, match=r"was trained by another ultralytics; give another out"):
+        compare(data, **options)
 
 
 def test_the_summary_counts_differences_seed_by_seed():

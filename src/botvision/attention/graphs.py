@@ -9,6 +9,12 @@ def is_recorded() -> bool:
 
 
 @torch.jit.ignore
+def is_exported() -> bool:
+    """Whether torch.export records this run: `is_exporting()` of torch 2.11 says so under torch.compile too."""
+    return bool(torch.compiler._is_exporting_flag)
+
+
+@torch.jit.ignore
 def is_traced_for_onnx() -> bool:
     """Whether torch's tracing ONNX exporter follows this run: opsets below 14 have no fused attention."""
     return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
@@ -27,7 +33,7 @@ def has_memory_formats() -> bool:
     Not under vmap, which has no memory formats, and not in an exported graph: of a convolution over such a map torch
     infers the batch that it was recorded at, where that is 1, and a file declares its outputs so.
     """
-    return not (is_transformed() or torch.compiler.is_exporting())
+    return not (is_transformed() or is_exported())
 
 
 @torch.jit.ignore

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from botvision.attention import MHSA2d
+from botvision.attention.graphs import is_exported
 
 POOLS_BIND_SIZES = torch.__version__ < "2.13"  # in an exported graph: whether a pooled side is odd, for good
 
@@ -154,7 +155,7 @@ class StemPool(nn.MaxPool2d):
 @torch.jit.ignore
 def is_compiled() -> bool:
     """Whether torch.compile follows this run, and not torch.export."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not is_exported()
 
 
 @torch.jit.ignore
@@ -163,4 +164,4 @@ def is_stride_refused() -> bool:
 
     A pool of stride 1 whose every second place is kept has the same bits, and leaves the side free.
     """
-    return POOLS_BIND_SIZES and torch.compiler.is_exporting()
+    return POOLS_BIND_SIZES and is_exported()

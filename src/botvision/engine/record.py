@@ -95,7 +95,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_rows(path: Path) -> tuple[dict[str, float], ...]:
-    """Rows of metrics.csv; none where there is no such file.
+    """Rows of metrics.csv; none where there is no such file. A line that a killed run has not ended is no row.
 
     Raises:
         ValueError: text where numbers should be.
@@ -103,7 +103,9 @@ def read_rows(path: Path) -> tuple[dict[str, float], ...]:
     if not path.is_file():
         return ()
     try:
-        table = csv.DictReader(read_text(path).splitlines())
+        text = read_text(path)
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        table = [row for row in csv.DictReader(whole) if None not in row]  # two lines in one, of a run that was resumed
         return tuple({name: float(value) for name, value in row.items() if name and value} for row in table)
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is no table of numbers: {error}; remove it, or give another run") from error

@@ -30,10 +30,10 @@ def begin(model: Any, *, side: int, like: nn.Module | None = None, exactly: bool
         return
     sizes = [cells(stride, side) for stride in strides(model, layers)]
     others = attention_of(like) if like is not None else []
-    known = [other.max_size() for other in others] if len(others) == len(layers) else [()] * len(layers)
-    for layer, size, other in zip(layers, sizes, known, strict=True):
-        if len(other) == 2:
-            size = other if exactly else (max(size[0], other[0]), max(size[1], other[1]))
+    if len(others) == len(layers):
+        pairs = zip(sizes, (other.max_size() for other in others), strict=True)
+        sizes = [size if not own else kept(size, own, exactly=exactly) for size, own in pairs]
+    for layer, size in zip(layers, sizes, strict=True):
         layer.set_max_size(size)
     for module in model.modules():
         if isinstance(module, ResidualMHSA2d | BoTBottleneck):
@@ -56,16 +56,20 @@ def strides(model: Any, layers: list[MHSA2d]) -> list[tuple[float, float]]:
 
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     mode = model.training
-    like = next(model.parameters())
+    image = next(model.parameters()).new_zeros(1, int(model.yaml.get("channels", 3)), PROBE, PROBE)
     try:
-        model.eval()(
-            torch.zeros(1, int(model.yaml.get("channels", 3)), PROBE, PROBE, device=like.device).to(like.dtype)
-        )
+        model.eval()(image)
     finally:
         model.train(mode)
         for hook in hooks:
             hook.remove()
     return [maps[layer] for layer in layers]
+
+
+def kept(size: tuple[int, int], own: tuple[int, ...], *, exactly: bool) -> tuple[int, int]:
+    """The map that a table covers which is `own` large and should be `size`."""
+    height, width = own
+    return (height, width) if exactly else (max(height, size[0]), max(width, size[1]))
 
 
 def cells(stride: tuple[float, float], side: int) -> tuple[int, int]:

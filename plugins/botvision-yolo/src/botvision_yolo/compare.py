@@ -1,10 +1,13 @@
 """Variants trained on scenes by one recipe and several seeds, beside the plain model: mAP with its spread."""
 
+import json
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import ultralytics
 
 from botvision.files import read_json, whole_file, write_json, write_text
 from botvision_yolo.model import YOLO
@@ -98,12 +101,14 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
 
     folder = out / kind / name / f"seed{seed}"
     result, recipe = folder / "result.json", {**RECIPE, "epochs": epochs, "data": str(data), "seed": seed}
+    model = YOLO(yaml_of(name, kind))
+    rows = [*model.model.yaml["backbone"], *model.model.yaml["head"]]
+    trained_by = {"recipe": recipe, "ultralytics": ultralytics.__version__, "rows": json.loads(json.dumps(rows))}
     if result.is_file():
         content = read_json(result, what="result")
-        if content["recipe"] != recipe:
-            raise ValueError(f"{folder} was trained by another recipe; give another out, or remove it")
+        if other := [what for what, value in trained_by.items() if content.get(what) != value]:
+            raise ValueError(f"{folder} was trained by another {', '.join(other)}; give another out, or remove it")
         return Run(**content["run"])
-    model = YOLO(yaml_of(name, kind))
     looks: dict[str, list[float]] = {}
     for event in ("on_train_batch_end", "on_train_end"):
         model.add_callback(event, look_into(looks, last=event == "on_train_end"))
@@ -112,11 +117,13 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
     last = YOLO(folder / "train" / "weights" / "last.pt")
     parameters = sum(p.numel() for p in last.model.parameters())  # older versions fuse the model that they score
     keys = ("imgsz", "batch", "device", "workers", "plots", "verbose", "data")
-    scored = last.val(**{key: recipe[key] for key in keys}, project=str(folder.resolve()), name="val", exist_ok=True)
+    # square, as trained: in rectangular batches ultralytics adds a cell to each side of a map
+    options = {"rect": False, "project": str(folder.resolve()), "name": "val", "exist_ok": True}
+    scored = last.val(**{key: recipe[key] for key in keys}, **options)
     found = {"box": scored.box.map, **({"mask": scored.seg.map} if kind == "segment" else {})}
     metrics = {metric: round(float(value), 5) for metric, value in found.items()}
     run = Run(kind, name, seed, metrics, parameters, round(time.monotonic() - start, 1), looks)
-    write_json(result, {"run": run._asdict(), "recipe": recipe}, indent=1)
+    write_json(result, {"run": run._asdict(), **trained_by}, indent=1)
     return run
 
 
@@ -149,12 +156,15 @@ def write_summary(runs: list[Run], out: Path, *, epochs: int) -> None:
 
 
 def write_report(out: Path, models: list[list[Path]]) -> None:
-    """`report.html` of a task's runs, the first model as the baseline; one that is newer than all runs stays.
+    """`report.html` of a task's runs, the first model as the baseline; one of the same runs and newer than all stays.
 
     Whatever fails is a warning, since the runs are whole.
     """
-    page, runs = out / "report.html", [run for model in models for run in model]
-    if page.is_file() and page.stat().st_mtime >= max((run / "result.json").stat().st_mtime for run in runs):
+    page, runs, shown = out / "report.html", [run for model in models for run in model], out / "report.json"
+    asked = [str(run.relative_to(out)) for run in runs]
+    latest = max((run / "result.json").stat().st_mtime for run in runs)
+    is_new = page.is_file() and page.stat().st_mtime >= latest
+    if is_new and shown.is_file() and read_json(shown, what="list of runs") == asked:
         return
     first, others = models[0], [run for model in models[1:] for run in model]
     against = ",".join(map(str, first)) if others else ""
@@ -162,6 +172,7 @@ def write_report(out: Path, models: list[list[Path]]) -> None:
         from botvision_yolo.report import report
 
         print(f"report: {report(*map(str, others or first), against=against, out=str(page))}", flush=True)
+        write_json(shown, asked)
     except Exception as error:  # no report is worth a run
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"warning: {page} could not be made ({reason}); the runs are whole", file=sys.stderr)

@@ -54,10 +54,20 @@ class YOLO(ultralytics.YOLO):
 
         `pretrained` goes by aligned rows. `freeze` may be "backbone" for its rows without attention of ours, or classes
         of rows with commas, since an inserted row moves the numbers of all behind it.
+
+        Raises:
+            ValueError: of several data sets some could not be trained on; ultralytics goes on with the next.
         """
         if path := derived_or_own(str(options.get("model", ""))):
             options["model"] = str(path)
-        return super().train(trainer, **options)
+        several = isinstance(options.get("data"), list | tuple)
+        if several and trainer is None:  # otherwise ultralytics starts commands of its own, with its own trainers
+            trainer = self._smart_load("trainer")
+        done = super().train(trainer, **options)
+        if several and (failed := [name for name, metrics in done.items() if metrics is None]):
+            names = ", ".join(failed)
+            raise ValueError(f"{len(failed)} of {len(done)} data sets could not be trained on: {names}; see above")
+        return done
 
     def tune(self, *arguments: Any, **options: Any) -> Any:
         """Tune as ultralytics does.

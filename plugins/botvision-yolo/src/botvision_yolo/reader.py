@@ -36,7 +36,8 @@ def reading(parse: Reader) -> Reader:
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
         try:
             rows = readable(d)
-            with reading_ours():
+            named = {row[2] for row in [*rows["backbone"], *rows["head"]]}
+            with reading_ours(alone="C3k2BoT" in named and "C3k2" not in named):
                 return parse(rows, ch, verbose)
         except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             if (row := row_in(error)) is None:
@@ -73,6 +74,8 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
             row[3] = [CHANNELS_BEFORE, *row[3]]
         if row[2] in BLOCKS:
             check_arguments(row, told(given, number))
+        if row[2] == "C3k2BoT" and d.get("scales") and str(d.get("scale") or "-") in "mlx":
+            row[3] = [row[3][0], True, *row[3][2:]]  # as the reader does with C3k2
     if snippets:
         LOGGER.warning(
             f"{'; '.join(snippets)}: read as MHSA2d. The sizes are ignored, since this layer takes any; positions are "

@@ -1,10 +1,11 @@
 """`report`: runs of ultralytics, or several beside a baseline, as one HTML file in the core's form."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -86,7 +87,16 @@ class Run(Record):
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         kept = {name: value for name, value in self.config.items() if name not in LEFT_OUT}
-        return json.dumps({**kept, "model": self.model}, sort_keys=True, default=str)
+        return json.dumps({**kept, "model": self.model, "rows": self.model_rows}, sort_keys=True, default=str)
+
+    @cached_property
+    def model_rows(self) -> list[Any]:
+        """Of its model's yaml, which `botify` changes under the same name; none without weights."""
+        try:
+            yaml = {} if self.checkpoint is None else opened(self.checkpoint).model.yaml
+        except (OSError, ValueError):  # the report says so where it looks at images
+            yaml = {}
+        return [*yaml.get("backbone", ()), *yaml.get("head", ())]
 
 
 def is_compared(folder: Path) -> bool:
@@ -111,7 +121,8 @@ def read_run(path: Path) -> Run:
     config = read_yaml(folder / "args.yaml", what="arguments")
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'args.yaml'} is no run's: it holds no arguments; give another run")
-    rows = read_rows(folder / "results.csv")
+    lines = read_rows(folder / "results.csv")
+    rows = tuple({row.get("epoch", number): row for number, row in enumerate(lines)}.values())  # resumed: the later one
     if config.get("val") is False:  # evaluated after the last epoch alone: ultralytics writes zeros before
         rows = (*(trained(row) for row in rows[:-1]), *rows[-1:])
     weights = (folder / "weights" / name for name in ("best.pt", "last.pt"))
@@ -127,7 +138,7 @@ def summary(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> d
     """What a run came to by its results.csv: mAP of the best epoch, epochs, time; empty without a row."""
     if not rows:
         return {}
-    best = max(rows, key=lambda row: sum(row.get(column, 0.0) for column in MAPS.values()))
+    best = max(rows, key=score)
     every = config.get("epochs")
     return {
         **{name: best[column] for name, column in MAPS.items() if column in best},
@@ -135,6 +146,12 @@ def summary(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> d
         "seed": config.get("seed"),
         "wall_seconds": seconds_of([row["time"] for row in rows if "time" in row]),
     }
+
+
+def score(row: Mapping[str, float]) -> float:
+    """What ultralytics ranks epochs by, nearly: box and mask mAP; the least where one of them is no number."""
+    total = sum(row.get(column, 0.0) for column in MAPS.values())
+    return -math.inf if math.isnan(total) else total
 
 
 def seconds_of(times: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from botvision.files import whole_file
 from botvision_yolo.model import YOLO
+from botvision_yolo.transfer import load_pretrained, unwrapped
 from botvision_yolo.variants import split, users_own
 
 
@@ -35,11 +36,18 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
         raise FileNotFoundError(
             f"no weights at {weights}; give a .pt that exists, or a name that ultralytics downloads"
         )
-    model = YOLO(name)
+    model, kept = YOLO(name), ""
     if weights is not None:
-        model.load(weights)
+        source = unwrapped(weights)
+        if len(source.names) != len(model.model.names):
+            net = model.model
+            described = {**net.yaml, "nc": len(source.names)}
+            model.model = type(net)(described, ch=described.get("channels", 3), verbose=False)
+            model.model.task, model.model.args = net.task, net.args
+        kept = f", {load_pretrained(model, source)}"
+        model.model.names = dict(source.names)
     with whole_file(target) as unfinished:
         model.save(unfinished)
-    start = "its initial weights" if weights is None else f"weights from {weights}"
+    start = "its initial weights" if weights is None else f"weights from {weights}{kept}"
     what = name if own is None else f"your own {own}"
     return f"{target} holds {what} with {start}; train it: yolo {model.task} train model={target} data=…"

@@ -11,6 +11,7 @@ from ultralytics.models import yolo
 from ultralytics.utils import LOGGER
 
 from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
+from botvision.files import write_text
 from botvision_yolo.begin import begin, largest_side
 from botvision_yolo.transfer import load_pretrained, unwrapped
 
@@ -48,8 +49,13 @@ class AlignedWeights:
         return batch
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """A line of results.csv, with entropy / log N and distance of each head where there is attention of ours."""
+        """A line of results.csv, with entropy / log N and distance of each head where there is attention of ours.
+
+        What a killed run has left of a line is cut off first.
+        """
         csv: Any = self.csv  # type: ignore[attr-defined]
+        if csv.exists() and not (text := csv.read_text(encoding="utf-8")).endswith("\n"):
+            write_text(csv, text[: text.rfind("\n") + 1])
         if heads := entropies(self):
             told = columns_of(heads)
             LOGGER.info(

@@ -100,7 +100,8 @@ def botify(model: Any, variant: str = "insert") -> Any:
     fresh.train(net.training).to(like.device, like.dtype)
     net.model, net.save, net.yaml = fresh.model, fresh.save, fresh.yaml
     if model is not net:
-        model.ckpt = {**(model.ckpt or {}), "model": net}  # .train() starts from it
+        # .train() starts from it; an unfinished run of the model before is none of this one
+        model.ckpt = {**(model.ckpt or {}), "model": net, "ema": None, "optimizer": None, "epoch": -1}
         model.predictor = None
     return model
 
