@@ -302,6 +302,7 @@ class Likeness(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, of older versions
+@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 asks for the sizes of what attention pads")
 @pytest.mark.parametrize("position", ["relative", "none"])
 def test_torch_exports_onnx_declares_a_free_batch_of_what_was_recorded_at_one_image(position):
     pytest.importorskip("onnxscript")

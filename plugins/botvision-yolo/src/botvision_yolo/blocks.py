@@ -12,7 +12,7 @@ from botvision.attention import MHSA2d
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
 BEHIND_SILU = 0.2  # mean of a channel behind BatchNorm and SiLU
-MAP = (20, 20)  # the P5 map of a 640 px image, until a training says which are its own
+MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
 class Attention(NamedTuple):

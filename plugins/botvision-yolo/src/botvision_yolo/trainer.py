@@ -12,8 +12,8 @@ from ultralytics.utils import LOGGER
 
 from botvision.attention import HeadStatistics, MHSA2d, attention_statistics
 from botvision.files import write_text
-from botvision_yolo.begin import begin, largest_side
-from botvision_yolo.transfer import load_pretrained, unwrapped
+from botvision_yolo.blocks import BoTBottleneck, ResidualMHSA2d
+from botvision_yolo.transfer import load_pretrained
 
 IMAGES = 8  # of the last batch, on which the entropy of attention is measured
 ENTROPY = "attention/entropy"  # column of results.csv: the mean of all heads; each head's own begin with it
@@ -21,26 +21,28 @@ DISTANCE = "attention/distance"
 
 
 class AlignedWeights:
-    """A trainer whose models begin as they should, and whose log tells how flat attention is, head by head."""
+    """A trainer's `get_model` that aligns rows, and more figures in its log: how flat attention is, head by head."""
 
     seen: Tensor | None = None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """The model that a yaml describes, with the weights of another, or of the file `pretrained`, by aligned rows.
 
-        Position tables are made for the images of this training; `freeze` may name rows.
+        `freeze` may name rows.
         """
         model = super().get_model(cfg, None, verbose)  # type: ignore[misc]
-        args, resumes = self.args, bool(self.resume)  # type: ignore[attr-defined]
-        if isinstance(args.pretrained, str | Path) and not resumes:
+        self.restart(model)
+        args: Any = self.args  # type: ignore[attr-defined]
+        if isinstance(args.pretrained, str | Path) and not self.resume:  # type: ignore[attr-defined]
             weights = args.pretrained
-        source = unwrapped(weights) if weights else None
-        begin(model, side=largest_side(args.imgsz, args.multi_scale), like=source, exactly=resumes)
-        if source is not None:
-            load_pretrained(model, source, verbose=verbose)
+        if weights:
+            load_pretrained(model, weights, verbose=verbose)
         if isinstance(args.freeze, str):
             args.freeze = rows_named(model, args.freeze)
         return model
+
+    def restart(self, model: Any) -> None:
+        """Bring attention back to its start, where ultralytics has reset a new model's parts."""
 
     def preprocess_batch(self, batch: Any) -> Any:
         """As ultralytics does; a few of the images are kept to look at attention on."""
@@ -142,6 +144,12 @@ class OBBTrainer(AlignedWeights, yolo.obb.OBBTrainer):
 
 class ClassificationTrainer(AlignedWeights, yolo.classify.ClassificationTrainer):
     """Image classification."""
+
+    def restart(self, model: Any) -> None:
+        """It resets every part without pretrained weights: a block's own start is made before that of its parts."""
+        for module in model.modules():
+            if isinstance(module, ResidualMHSA2d | BoTBottleneck):
+                module.reset_parameters()
 
 
 TRAINERS: dict[str, type[AlignedWeights]] = {
