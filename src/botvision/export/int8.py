@@ -16,8 +16,8 @@ SENSITIVE = ("cls_score", "bbox_pred", "cls_logits", "mask_fcn_logits", "fc.weig
 def quantised_onnx(plain: Path, feeds: list[Feeds], folder: Path) -> Write:
     """A writer of the graph in int8 by onnxruntime: convolutions and layers with weights, but not what decides."""
     import onnx
+    import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Hands out the inputs."""
@@ -31,7 +31,11 @@ def quantised_onnx(plain: Path, feeds: list[Feeds], folder: Path) -> Write:
 
     ready_path, out = folder / "ready.onnx", folder / "int8.onnx"
     with quiet(), silent():
-        quant_pre_process(str(plain), str(ready_path), skip_symbolic_shape=True, skip_onnx_shape=True)
+        # what quant_pre_process does, which up to onnxruntime 1.24 at least loses its file without shape inference
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(ready_path)
+        onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
         quantize_static(
             str(ready_path),
             str(out),
