@@ -31,9 +31,10 @@ def has_memory_formats() -> bool:
     """Whether a map may be laid out as channels_last in this run.
 
     Not under vmap, which has no memory formats, and not in an exported graph: of a convolution over such a map torch
-    infers the batch that it was recorded at, where that is 1, and a file declares its outputs so.
+    infers the batch that it was recorded at, where that is 1, and a file declares its outputs so. In torch 2.11 not under
+    torch.compile either, which would make a graph for one size and then another for all.
     """
-    return not (is_transformed() or is_exported())
+    return not (is_transformed() or torch.compiler.is_exporting())
 
 
 @torch.jit.ignore
