@@ -31,8 +31,8 @@ def has_memory_formats() -> bool:
     """Whether a map may be laid out as channels_last in this run.
 
     Not under vmap, which has no memory formats, and not in an exported graph: of a convolution over such a map torch
-    infers the batch that it was recorded at, where that is 1, and a file declares its outputs so. In torch 2.11 not under
-    torch.compile either, which would make a graph for one size and then another for all.
+    infers the batch that it was recorded at, where that is 1, and a file declares its outputs so. Nor, in torch 2.11,
+    under torch.compile, which would make a graph for one size and then another for all.
     """
     return not (is_transformed() or torch.compiler.is_exporting())
 
