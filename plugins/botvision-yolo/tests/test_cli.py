@@ -78,6 +78,20 @@ def test_a_seed_from_trained_weights_holds_them(trained, capsys):
     assert torch.equal(seed.model[10].cv1.conv.weight, source.model.model[9].cv1.conv.weight.half().float())
 
 
+def test_a_seed_has_the_classes_of_its_weights(trained, capsys):
+    source = trained()
+    source.model = type(source.model)({**source.model.yaml, "nc": 3}, verbose=False)
+    source.model.names = {0: "ant", 1: "bee", 2: "cat"}
+    source.save("three.pt")
+    assert main(["init", "yolo11n-mhsa.pt", "weights=three.pt"]) == 0
+    said = capsys.readouterr().out
+    assert "weights from three.pt, 499 of 507 tensors kept; fresh, by row: 10" in said
+    seed = ultralytics.YOLO("yolo11n-mhsa.pt").model
+    assert seed.names == source.model.names
+    own, theirs = (head.cv3[0][2].weight for head in (seed.model[24], source.model.model[23]))
+    assert torch.equal(own, theirs.half().float())
+
+
 def test_a_seed_of_a_yaml_of_ones_own_says_so(capsys):
     main(["yaml", "yolo11n-mhsa.yaml"])
     Path("yolo11n-mhsa.yaml").rename("mine.yaml")

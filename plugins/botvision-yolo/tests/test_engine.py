@@ -15,8 +15,9 @@ from PIL import Image
 from ultralytics.utils import dist
 
 from botvision_yolo import YOLO, botify
-from botvision_yolo.blocks import C3k2BoT
-from botvision_yolo.trainer import DetectionTrainer, entropies
+from botvision_yolo.blocks import BoTBottleneck, C3k2BoT, ResidualMHSA2d
+from botvision_yolo.trainer import AlignedWeights, ClassificationTrainer, DetectionTrainer, entropies
+from botvision_yolo.variants import write_yaml
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 64, 3), np.uint8)
 
@@ -116,8 +117,12 @@ def test_an_interrupted_run_goes_on(data, tmp_path, small):
     assert [row.split(",")[0].strip() for row in rows[1:]] == ["1", "2"]
 
 
-def test_pretrained_weights_come_by_aligned_rows_in_training(trained, data, tmp_path, capsys, small):
-    trained().save(tmp_path / "plain.pt")
+@pytest.mark.parametrize("classes", [80, 10])
+def test_pretrained_weights_come_by_aligned_rows_in_training(classes, trained, data, tmp_path, capsys, small):
+    plain = trained()
+    if classes == 10:  # as many as the data have, whatever their names: the classifier is kept
+        plain.model = type(plain.model)({**plain.model.yaml, "nc": 10}, verbose=False)
+    plain.save(tmp_path / "plain.pt")
     model = YOLO("yolo11n-mhsa.yaml")
     model.train(
         data=data,
@@ -132,6 +137,56 @@ def test_pretrained_weights_come_by_aligned_rows_in_training(trained, data, tmp_
     target = ultralytics.YOLO(tmp_path / "train" / "weights" / "last.pt").model.model
     for mine, theirs in ((11, 10), (14, 13), (23, 22)):  # rows behind the inserted one
         assert torch.allclose(target[mine].cv1.conv.weight.half(), source[theirs].cv1.conv.weight.half(), atol=2e-3)
+    if classes == 10:
+        own, theirs = (head.cv3[0][2].weight.half() for head in (target[24], source[23]))
+        assert torch.allclose(own, theirs, atol=2e-3)
+
+
+class Stock:
+    """In an ultralytics trainer's place."""
+
+    resume = False
+
+    def __init__(self, name="yolo11n-insert.yaml", **args):
+        self.name, self.args = name, SimpleNamespace(**{"pretrained": True, "freeze": None, **args})
+
+    def get_model(self, cfg=None, weights=None, verbose=True):
+        return YOLO(self.name).model
+
+    def save_metrics(self, metrics):
+        with self.csv.open("a") as file:
+            file.write(",".join(map(str, metrics.values())) + "\n")
+
+
+class Ours(AlignedWeights, Stock):
+    pass
+
+
+def test_rows_are_frozen_by_name_whatever_way_the_word_came():
+    """By a file of settings or a tuner too; the numbers are those of the model that is trained."""
+    for name, rows in (("yolo11n-insert.yaml", [*range(9), 10, 11]), ("yolo11n-botnet.yaml", [*range(8), 9, 10])):
+        trainer = Ours(name, freeze="backbone")
+        trainer.get_model()
+        assert trainer.args.freeze == rows
+    with pytest.raises(ValueError, match="freeze='neck': no row is named 'neck'; use a number, or backbone, Conv"):
+        Ours(freeze="neck").get_model()
+
+
+def test_a_line_that_a_kill_has_cut_off_is_not_gone_on_with(tmp_path):
+    trainer = Ours()
+    trainer.model = torch.nn.Identity()
+    trainer.csv = tmp_path / "results.csv"
+    trainer.csv.write_text("epoch,time\n1,2.5\n2,4")
+    trainer.save_metrics({"epoch": 2, "time": 5.1})
+    assert trainer.csv.read_text() == "epoch,time\n1,2.5\n2,5.1\n"
+
+
+def test_of_several_data_sets_those_that_failed_are_an_error(tmp_path, small):
+    if not hasattr(ultralytics.engine.trainer, "MultiTrainer"):
+        pytest.skip("this ultralytics trains on one data set")
+    model = YOLO("yolo11n-insert.yaml")
+    with pytest.raises(ValueError, match="2 of 2 data sets could not be trained on: one, two; see above"):
+        model.train(data=[str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")], project=str(tmp_path), **small)
 
 
 @pytest.mark.parametrize("variant", ["botnet", "mhsa"])
@@ -179,6 +234,21 @@ def test_classification_trains(tmp_path, small):
     model = YOLO("yolo11n-mhsa-cls.yaml")
     model.train(data=tmp_path / "data", epochs=1, project=str(tmp_path), **small)
     assert model.predict(PICTURE, imgsz=64, verbose=False, device="cpu")[0].probs is not None
+
+
+@pytest.mark.parametrize("variant", ["insert", "mhsa"])
+def test_a_classifier_from_scratch_keeps_attentions_own_start(variant):
+    """ultralytics resets each part of it, a block before its own parts."""
+    trainer = object.__new__(ClassificationTrainer)
+    trainer.args = SimpleNamespace(pretrained=False, dropout=0.0, freeze=None)
+    trainer.data, trainer.resume = {"nc": 3, "channels": 3}, False
+    model = trainer.get_model(write_yaml(f"yolo11n-{variant}-cls.yaml"), verbose=False)
+    blocks = [module for module in model.modules() if isinstance(module, BoTBottleneck | ResidualMHSA2d)]
+    assert blocks
+    for block in blocks:
+        last = block.expand.bn if isinstance(block, BoTBottleneck) else block.norm
+        assert not last.weight.any()
+        assert float(block.mhsa.qkv.weight.std()) == pytest.approx(0.01, rel=0.1)
 
 
 def test_tracking(best, tmp_path):

@@ -8,11 +8,14 @@ import pytest
 import torch
 import ultralytics
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import C3k2
 from ultralytics.utils import LOGGER
 
 from botvision.attention import MHSA2d
+from botvision_yolo import YOLO
 from botvision_yolo import registry as plug
 from botvision_yolo.blocks import ResidualMHSA2d
+from botvision_yolo.variants import write_yaml
 
 
 def read(*rows, scale="n", scales=None, **more):
@@ -34,6 +37,25 @@ def test_channels_width_and_depth_are_those_of_the_block_replaced(scale):
         (_, own), (_, other) = (read(*row, scale=scale, scales=scales) for row in rows)
         assert own.cv1.conv.weight.shape == other.cv1.conv.weight.shape
         assert len(own.m) == len(other.m)
+
+
+@pytest.mark.parametrize(("scale", "inner"), [("n", "BoTBottleneck"), ("m", "C3BoT"), ("x", "C3BoT")])
+def test_large_scales_have_c3k_everywhere_as_c3k2_has(scale, inner):
+    scales = {"n": [0.5, 0.25, 1024], "m": [0.5, 1.0, 512], "x": [1.0, 1.5, 512]}
+    for arguments in ([512], [512, False], [512, False, 0.25]):
+        rows = read([-1, 1, "Conv", [512, 3, 2]], [-1, 2, "C3k2BoT", arguments], scale=scale, scales=scales)
+        assert type(rows[1].m[0]).__name__ == inner
+
+
+def test_a_model_of_ours_alone_has_the_head_of_its_family(tmp_path):
+    """The reader tells YOLO11's head from YOLOv8's by a C3k2 in the rows."""
+    text = write_yaml("yolo11n-botnet.yaml").read_text().replace('"C3k2"', '"C3k2BoT"')
+    (tmp_path / "alone.yaml").write_text(text)
+    names = [type(row).__name__ for row in YOLO(tmp_path / "alone.yaml").model.model]
+    assert ("C3k2" in names, names.count("C3k2BoT")) == (False, 8)
+    assert YOLO(tmp_path / "alone.yaml").model.model[-1].legacy is False
+    assert tasks.C3k2 is C3k2
+    assert "C3k2" in [type(row).__name__ for row in YOLO("yolo11n.yaml").model.model]
 
 
 def test_a_layer_takes_the_channels_of_the_row_before():

@@ -171,6 +171,18 @@ def test_the_best_epoch_and_the_time_of_a_run_that_was_resumed(copied):
     assert read_run(out).summary["box_ap"] == 0.25
 
 
+def test_a_botified_model_is_another_kind_than_the_one_it_was(copied, monkeypatch):
+    """Its run bears the name of the file that it was made of."""
+    plain, other, same = (read_run(copied(name)) for name in ("plain", "other", "same"))
+    rows = {plain.path: [1], other.path: [1, 2], same.path: [1]}
+
+    def opened(path):
+        return SimpleNamespace(model=SimpleNamespace(yaml={"backbone": rows[path.parents[1]], "head": []}))
+
+    monkeypatch.setattr("botvision_yolo.report.opened", opened)
+    assert plain.kind == same.kind != other.kind
+
+
 def test_what_is_missing_is_said(copied, capsys):
     torn = copied("torn")
     (torn / "weights" / "best.pt").write_bytes((torn / "weights" / "best.pt").read_bytes()[:5000])
