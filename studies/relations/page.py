@@ -284,8 +284,9 @@ def cost_table(evidence: Evidence) -> str:
             one["step_ms"] / base["step_ms"]
             for one in own
             if (base := evidence.of(one["world"], "resnet").get(one["seed"])) is not None
+            and one.get("commit") == base.get("commit")  # another day's runs had other work beside them
         ]
-        slower = f"{median(ratios):.1f}" if ratios else ""
+        slower = f"{median(ratios):.1f}" if ratios else "not timed"
         rows.append(
             [evidence.title(name), f"{own[0]['parameters'] / 1e6:.2f}M", f"{own[0]['madds'] / 1e9:.3f}G", slower]
         )

@@ -129,6 +129,11 @@ def positions(evidence: Evidence) -> Row:
     better = max(ours, key=lambda name: ours[name])
     apart = {name: interval(list(evidence.apart("pair_far", better, name).values())) for name in others}
     came = "; ".join(f"{evidence.title(better)} minus {evidence.title(name)} {spread(a)}" for name, a in apart.items())
+    if better == "directional" and not evidence.learnt("pair_far", "relative"):
+        came += (
+            f". But from the paper's start {evidence.title('relative')} is at chance too, {percent(ours['relative'])}, "
+            "and neither of the others has a directional start: it is the start that is seen here, not what positions do"
+        )
     return Row(sentence, came, "stands" if all(verdict(a) == "above" for a in apart.values()) else "refuted")
 
 

@@ -34,6 +34,7 @@ def build_page(results: Path) -> str:
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),
         by_seed=by_seed_table(shares, "pair_far"),
+        by_seed_near=by_seed_table(shares, "pair_near"),
         trials=len(found),
         seeds=sorted({one["seed"] for one in found}),
         hardware=sorted({one["hardware"] for one in found}),
