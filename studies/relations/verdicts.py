@@ -132,7 +132,7 @@ def positions(evidence: Evidence) -> Row:
     if better == "directional" and not evidence.learnt("pair_far", "relative"):
         came += (
             f". But from the paper's start {evidence.title('relative')} is at chance too, {percent(ours['relative'])}, "
-            "and neither of the others has a directional start: it is the start that is seen here, not what positions do"
+            "and neither of the others has a directional start: the start is seen here, not what positions do"
         )
     return Row(sentence, came, "stands" if all(verdict(a) == "above" for a in apart.values()) else "refuted")
 
