@@ -2,6 +2,7 @@
 
 import struct
 from collections import deque
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -61,6 +62,29 @@ def test_a_video_that_was_cut_off_is_told_from_a_whole_one(tmp_path, name, form)
     with pytest.raises(ValueError, match=r"it ends at [01]\.\d s, and should last 2\.4 s; is the file whole\?"):
         before.extend(frame.number for frame in read_video(path))
     assert 10 < len(before) < 50
+
+
+def written(path, times, *, form, rate=25):
+    """A video whose frames are shown at these times, in seconds."""
+    with av.open(str(path), "w", format=form) as file:
+        stream = file.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            image = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+@pytest.mark.parametrize("form", ["matroska", "mp4", "mpegts"])
+@pytest.mark.parametrize("times", [[2 + n / 25 for n in range(30)], [0, 0.04, 0.08, 0.12, 2.5], [0, 1, 2, 3, 3.04]])
+def test_a_whole_video_of_odd_times_is_no_cut_one(tmp_path, form, times):
+    """It begins late, or holds a frame for long."""
+    written(tmp_path / "a", times, form=form)
+    frames = list(read_video(tmp_path / "a"))
+    assert len(frames) == len(times)
 
 
 def test_half_a_video_is_not_left(tmp_path):

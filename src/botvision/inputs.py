@@ -74,13 +74,18 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-@cache
 def image_formats() -> tuple[str, ...]:
-    """Formats that a file may be taken for, whatever its name: all that the installed Pillow reads by itself."""
+    """Formats that a file may be taken for, whatever its name: all that Pillow, with its plug-ins, reads by itself."""
+    initialise()
+    return tuple(sorted((name for name in Image.ID if name not in PROGRAMS), key=lambda name: name not in FIRST))
+
+
+@cache
+def initialise() -> None:
+    """Let Pillow know its formats, and HEIF where pillow-heif is there."""
     Image.init()
     with suppress(ImportError):
         import_module("pillow_heif").register_heif_opener()
-    return tuple(sorted((name for name in Image.ID if name not in PROGRAMS), key=lambda name: name not in FIRST))
 
 
 def opened(source: Path | io.BytesIO) -> Image.Image:

@@ -17,6 +17,7 @@ from botvision.files import whole_file
 
 CLOCK = Fraction(1, 60_000)  # of a second: a tick of what is written; every codec's limit is above it
 USUAL = 25.0  # frames a second, where a file does not say
+ESTIMATED = ("mpegts", "mpeg")  # containers of whose length FFmpeg has no word but the times in them
 
 
 class Frame(NamedTuple):
@@ -111,7 +112,7 @@ def read_video(source: str | Path, *, camera: str | None = None) -> Iterator[Fra
     Raises:
         ValueError: no video, or one that breaks off; the frames before the break have been given.
     """
-    number, begin, seconds = -1, 0.0, 0.0
+    number, begin, end = -1, 0.0, 0.0
     with opened(source, camera) as (container, stream):
         rate = rate_of(stream)
         if camera is None:
@@ -120,36 +121,44 @@ def read_video(source: str | Path, *, camera: str | None = None) -> Iterator[Fra
             for number, decoded in enumerate(container.decode(stream)):
                 seconds = number / rate if decoded.time is None else float(decoded.time)
                 begin = seconds if number == 0 else begin
+                held = getattr(decoded, "duration", None) or 0  # PyAV before 15 does not tell
+                end = seconds + max(1 / rate, float(held * decoded.time_base) if held else 0.0)
                 image = np.rot90(decoded.to_ndarray(format="rgb24"), decoded.rotation // 90)
                 yield Frame(number, seconds - begin, torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
         except av.error.FFmpegError as error:
             raise ValueError(f"cannot read video {source} after {number + 1} frames: {error}") from error
         if number >= 0 and camera is None:
-            check_whole(source, container, stream, frames=number + 1, seconds=seconds - begin + 1 / rate)
+            check_whole(source, container, stream, frames=number + 1, end=end)
     if number < 0:
         raise ValueError(f"cannot read video {source}: it holds no frame; replace the file or leave it out")
 
 
-def check_whole(source: str | Path, container: Any, stream: Any, *, frames: int, seconds: float) -> None:
+def check_whole(source: str | Path, container: Any, stream: Any, *, frames: int, end: float) -> None:
     """Refuse a video that ends clearly before its header says: decoders take a file that was cut off for its end.
 
-    Transport streams and fragmented MP4 files do not say, and a Matroska file with sound says how long the longer of
-    the two is: these are taken as they come.
+    The length of MPEG streams (.ts, .mts, .mpg) is made of what is there, fragmented MP4 files have none, and a
+    Matroska file with sound has that of the longer of the two: these are taken as they come.
+
+    Args:
+        frames: that were decoded.
+        end: seconds at which the last of them ends, from the file's zero.
 
     Raises:
         ValueError: it was cut off.
     """
-    counted = stream.frames > 0
+    if container.format.name in ESTIMATED or stream.frames == frames:
+        return
+    begin = 0.0
     if stream.duration is not None:  # of what is shown: less than all frames, where an edit list leaves some out
         length = float(stream.duration * stream.time_base)
+        begin = float((stream.start_time or 0) * stream.time_base)
     elif container.duration is not None and len(container.streams) == 1:
         length = container.duration / av.time_base
     else:
         return
-    slack = 2 * seconds / frames if counted else max(0.5, 0.02 * length)
-    if seconds < length - slack and not (counted and frames >= stream.frames):
+    if end - begin < length - min(max(0.5, 0.02 * length), 2.0):
         raise ValueError(
-            f"cannot read video {source} after {frames} frames: it ends at {seconds:.1f} s, and should last "
+            f"cannot read video {source} after {frames} frames: it ends at {end - begin:.1f} s, and should last "
             f"{length:.1f} s; is the file whole?"
         )
 

@@ -124,14 +124,14 @@ def test_float16_where_it_is_exact_enough_and_float32_where_not():
     assert len(small.plain()["q"]) == 4 * 36 * 16 * 2 * 4 / 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (32, 16), (64, 64), (40, 60)])
-def test_places_that_are_looked_at_are_of_all_rows_and_columns(size):
+def test_places_that_are_looked_at_are_of_all_rows_and_columns():
     block = block_of(ran("relative"), "float32")
-    tokens = size[0] * size[1]
-    places = replace(block, q=torch.zeros(1, tokens, 1), size=size).spread_out()
-    assert len(places.unique()) == len(places) == min(tokens, 512)
-    assert len((places // size[1]).unique()) == size[0]
-    assert len((places % size[1]).unique()) == size[1]
+    for height in range(1, 90):
+        for width in (1, 2, 7, 16, 20, 48, 60, 64, 80, 100):
+            places = replace(block, size=(height, width)).spread_out()
+            assert len(places.unique()) == len(places) == min(height * width, 512)
+            assert len((places // width).unique()) == height
+            assert len((places % width).unique()) == width
 
 
 @pytest.mark.parametrize(

@@ -330,8 +330,10 @@ def test_ranges_are_taken_from_images_of_the_whole_folder(tmp_path, pictures):
         spread.check(SimpleNamespace(task="classify"))
     assert len(images_below(pictures)) == 6
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no image in .*none or in a folder below it"):
-        images_below(tmp_path / "none")
+    (tmp_path / "film.mp4").touch()
+    for empty in ("none", "film.mp4", "*.mp4"):
+        with pytest.raises(FileNotFoundError, match=r"no image in .*(none|mp4) or in a folder below it"):
+            images_below(tmp_path / empty)
 
 
 def test_large_images_do_not_go_through_a_graph_together(exported_detector, monkeypatch):
@@ -346,7 +348,7 @@ def test_large_images_do_not_go_through_a_graph_together(exported_detector, monk
         sizes.append(len(feeds["images"]))
         return run(feeds)
 
-    monkeypatch.setattr(exported, "MOST_PIXELS", 2 * 38 * 101)
+    monkeypatch.setattr("botvision.deploy.predictor.MOST_PIXELS", 2 * 38 * 101)
     monkeypatch.setattr(detector, "graph", detector.graph._replace(run=counted))
     parts = detector(images).detections
     assert sizes == [2, 1]

@@ -1,6 +1,7 @@
 """Checkpoints of forks with the shared MHSA snippet: exact where it can be, refused by name where not."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -180,8 +181,9 @@ def test_converting_runs_nothing_that_a_file_pickles_unless_it_is_trusted(kind, 
     assert not mark.exists()
 
 
-def test_a_forks_checkpoint_points_to_its_conversion_wherever_it_is_opened(old, tmp_path):
+def test_a_forks_checkpoint_points_to_its_conversion_wherever_it_is_opened(old, data, small, tmp_path):
     path, *_ = old()
-    for open_it in (YOLO, YOLO("yolo11n.yaml").load):
+    by_file = partial(YOLO("yolo11n.yaml").train, data=str(data), project=str(tmp_path), epochs=1, **small)
+    for open_it in (YOLO, YOLO("yolo11n.yaml").load, lambda path: by_file(pretrained=str(path))):
         with pytest.raises(ValueError, match=r"was written by a fork .*; convert it: bot-yolo convert .*old.pt new.pt"):
             open_it(path)

@@ -160,11 +160,12 @@ def test_the_best_epoch_and_the_time_of_a_run_that_was_resumed(copied):
     for odd in ("5,3", "5,36,0.9", "5,36,1e"):  # a line that a kill has cut off may be any
         (out / "results.csv").write_text(text + odd)
         assert read_run(out).summary["box_ap"] == 0.3
-    resumed = text.replace("3,12,0.2\n", "3,1" + "3,12,0.2\n").replace("1,10,0.1", "1,10,nan") + "4,36,0.26\n"
-    (out / "results.csv").write_text(resumed)  # two lines in one, no number, an epoch that was done again
-    assert read_run(out).summary["box_ap"] == 0.3
-    assert [row["epoch"] for row in read_run(out).rows] == [1, 2, 4]
-    assert read_run(out).rows[-1]["time"] == 36
+    resumed = text.replace("1,10,0.1", "1,10,nan") + "4,36,0.26\n"  # no number, an epoch that was done again
+    for joined in ("3,1" + "3,12,0.2\n", "2" + "3,12,0.2\n"):  # two lines in one
+        (out / "results.csv").write_text(resumed.replace("4,24,0.25\n", "4,24,0.25\n" + joined))
+        assert read_run(out).summary["box_ap"] == 0.3
+        assert [row["epoch"] for row in read_run(out).rows] == [1, 2, 3, 4]
+        assert read_run(out).rows[-1]["time"] == 36
     (out / "results.csv").write_text(text)
     (out / "args.yaml").write_text("{val: false, epochs: 4}")  # the others' zeros are of no evaluation
     assert read_run(out).rows[:2] == ({"epoch": 1, "time": 10}, {"epoch": 2, "time": 20})
@@ -173,8 +174,9 @@ def test_the_best_epoch_and_the_time_of_a_run_that_was_resumed(copied):
 
 def test_a_botified_model_is_another_kind_than_the_one_it_was(copied, monkeypatch):
     """Its run bears the name of the file that it was made of."""
-    plain, other, same = (read_run(copied(name)) for name in ("plain", "other", "same"))
-    rows = {plain.path: [1], other.path: [1, 2], same.path: [1]}
+    plain, other, same = (read_run(copied(name, model="yolo11n.pt")) for name in ("plain", "other", "same"))
+    ours = [-1, 1, "MHSA2d", []]
+    rows = {plain.path: [[-1, 1, "Conv", []]], other.path: [ours], same.path: [[-1, 1, "Conv", []]]}
 
     def opened(path):
         return SimpleNamespace(model=SimpleNamespace(yaml={"backbone": rows[path.parents[1]], "head": []}))

@@ -11,7 +11,8 @@ def is_recorded() -> bool:
 @torch.jit.ignore
 def is_exported() -> bool:
     """Whether torch.export records this run: `is_exporting()` of torch 2.11 says so under torch.compile too."""
-    return bool(torch.compiler._is_exporting_flag)
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else bool(flag)
 
 
 @torch.jit.ignore

@@ -164,6 +164,5 @@ def is_stride_refused() -> bool:
 
     A pool of stride 1 whose every second place is kept has the same bits, and leaves the side free.
     """
-    return (
-        POOLS_BIND_SIZES and torch.compiler.is_exporting()
-    )  # in torch 2.11 under torch.compile too, as it should be here
+    # is_exporting() is true in torch 2.11 under torch.compile too, which so makes one graph for all sizes
+    return POOLS_BIND_SIZES and torch.compiler.is_exporting()

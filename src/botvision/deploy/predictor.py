@@ -3,7 +3,7 @@
 # N objects, H×W image
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -120,9 +120,7 @@ class Predictor:
         """
         found: dict[int, dict[str, NDArray[Any]]] = {}
         for (height, width), numbers in alike([image.shape[:2] for image in images]):
-            together = max(1, min(self.batch_size, MOST_PIXELS // (height * width)))
-            for start in range(0, len(numbers), together):
-                some = numbers[start : start + together]
+            for some in batches(numbers, pixels=height * width, most=self.batch_size):
                 rows = self.graph.run({"images": np.stack([images[number] for number in some])})
                 image = rows.pop("image")
                 for at, number in enumerate(some):
@@ -149,6 +147,13 @@ def alike(keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
     for number, key in enumerate(keys):
         numbers[key].append(number)
     return list(numbers.items())
+
+
+def batches(numbers: Sequence[int], *, pixels: int, most: int) -> Iterator[Sequence[int]]:
+    """Images of so many pixels each, as many at a time as memory holds, `most` at most."""
+    size = max(1, min(most, MOST_PIXELS // pixels))
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
 
 
 def check_numbers(threshold: float, batch_size: int) -> None:

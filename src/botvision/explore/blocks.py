@@ -81,10 +81,13 @@ class Block:
         return down[:, :, None] + across[:, None, :]
 
     def spread_out(self) -> Tensor:
-        """(Q,) places spread over the map, over its rows and its columns alike: all, or 512."""
-        tokens = self.q.shape[1]
-        step = next(step for step in count(round(0.618 * tokens)) if gcd(step, tokens) == 1)
-        return (torch.arange(min(tokens, QUERIES)) * step % tokens).sort().values
+        """(Q,) places of the map: all, or 512 of as many of its rows and columns as there are."""
+        height, width = self.size
+        if height * width <= QUERIES:
+            return torch.arange(height * width)
+        step = next(step for step in count(max(1, round(0.618 * width))) if gcd(step, width) == 1)
+        number = torch.arange(QUERIES)
+        return number * height // QUERIES * width + number * step % width
 
     def stored_as(self, dtype: str) -> "Block":
         """The block with q and k rounded, and the error that this makes."""

@@ -35,7 +35,9 @@ def quantised_onnx(plain: Path, feeds: list[Feeds], folder: Path) -> Write:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(ready_path)
-        onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            str(plain), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+        )
         quantize_static(
             str(ready_path),
             str(out),

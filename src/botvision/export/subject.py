@@ -196,10 +196,11 @@ def images_below(source: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    if not source.is_dir():
-        return [path for path in find_images(source) if not is_video(path)]
-    wanted = image_suffixes()
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in wanted and not is_hidden(path, source))
+    if source.is_dir():
+        every = sorted(path for path in source.rglob("*") if path.suffix.lower() in image_suffixes())
+        paths = [path for path in every if not is_hidden(path, source)]
+    else:
+        paths = [path for path in find_images(source) if not is_video(path)]
     if not paths:
         raise FileNotFoundError(f"no image in {source} or in a folder below it; give a folder of images")
     return paths

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.deploy.predictor import MOST_PIXELS, alike
+from botvision.deploy.predictor import alike, batches
 from botvision.maskrcnn.model import Output
 from botvision.maskrcnn.resize import ImageSize, Resize, move_boxes
 
@@ -36,9 +36,7 @@ class ExportedDetector(nn.Module):
         """
         found: dict[int, dict[str, Tensor]] = {}
         for (_, height, width), numbers in alike(tuple(image.shape) for image in images):
-            together = max(1, MOST_PIXELS // (height * width))
-            for start in range(0, len(numbers), together):
-                some = numbers[start : start + together]
+            for some in batches(numbers, pixels=height * width, most=len(numbers)):
                 found |= dict(zip(some, self.of_one_size([images[number] for number in some]), strict=True))
         return Output([found[number].copy() for number in range(len(images))], {})
 

@@ -71,7 +71,8 @@ def compare(
         tasks: detect, segment or both.
         seeds: how many, from 0.
         epochs: of every run.
-        out: folder of the runs, of `summary.md`, `summary.json` and `summary.png`, and by task of `report.html`.
+        out: folder of the runs, of `summary.md`, `summary.json` and `summary.png`, and by task of `report.html` with
+            the list of its runs.
 
     Raises:
         ValueError: an unknown task, or no seed.
@@ -102,11 +103,11 @@ def one_run(kind: str, name: str, seed: int, *, data: Path, epochs: int, out: Pa
     folder = out / kind / name / f"seed{seed}"
     result, recipe = folder / "result.json", {**RECIPE, "epochs": epochs, "data": str(data), "seed": seed}
     model = YOLO(yaml_of(name, kind))
-    rows = [*model.model.yaml["backbone"], *model.model.yaml["head"]]
-    trained_by = {"recipe": recipe, "ultralytics": ultralytics.__version__, "rows": json.loads(json.dumps(rows))}
+    yaml = {key: value for key, value in model.model.yaml.items() if key != "yaml_file"}
+    trained_by = {"recipe": recipe, "ultralytics": ultralytics.__version__, "yaml": json.loads(json.dumps(yaml))}
     if result.is_file():
         content = read_json(result, what="result")
-        if other := [what for what, value in trained_by.items() if content.get(what) != value]:
+        if other := [what for what, value in trained_by.items() if content.get(what, "(of an older version)") != value]:
             raise ValueError(f"{folder} was trained by another {', '.join(other)}; give another out, or remove it")
         return Run(**content["run"])
     looks: dict[str, list[float]] = {}
@@ -194,7 +195,8 @@ def summary(runs: list[Run], *, epochs: int) -> str:
             f"{statistics.mean(run.seconds for run in found):.0f} |"
         )
     settings = ", ".join(f"{key}={value}" for key, value in RECIPE.items())
-    return "\n".join([*lines, *entropy_lines(runs), "", f"From scratch, {epochs} epochs, {settings}.", ""])
+    told = f"From scratch, {epochs} epochs, {settings}. Scored on square images, rect=False."
+    return "\n".join([*lines, *entropy_lines(runs), "", told, ""])
 
 
 def entropy_lines(runs: list[Run]) -> list[str]:

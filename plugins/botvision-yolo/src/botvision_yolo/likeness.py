@@ -40,14 +40,14 @@ def reading_ours(*, alone: bool = False) -> Iterator[None]:
     """
     names = vars(tasks)
     with LOCK:
-        before = names.get(NAME)
+        before, family = names.get(NAME), names["C3k2"]
         names[NAME] = with_ours
         if alone:
             names["C3k2"] = C3k2BoT
         try:
             yield
         finally:
-            names["C3k2"] = C3k2
+            names["C3k2"] = family
             if before is None:
                 del names[NAME]
             else:

@@ -7,7 +7,7 @@ import ultralytics
 from ultralytics.engine import tuner
 from ultralytics.utils import LOGGER
 
-from botvision_yolo.trainer import TRAINERS
+from botvision_yolo.trainer import TRAINERS, rows_named
 from botvision_yolo.transfer import load_pretrained, telling_forks
 from botvision_yolo.variants import is_derived, users_own, write_yaml
 
@@ -63,7 +63,8 @@ class YOLO(ultralytics.YOLO):
         several = isinstance(options.get("data"), list | tuple)
         if several and trainer is None:  # otherwise ultralytics starts commands of its own, with its own trainers
             trainer = self._smart_load("trainer")
-        done = super().train(trainer, **options)
+        with telling_forks(options.get("pretrained")):
+            done = super().train(trainer, **options)
         if several and (failed := [name for name, metrics in done.items() if metrics is None]):
             names = ", ".join(failed)
             raise ValueError(f"{len(failed)} of {len(done)} data sets could not be trained on: {names}; see above")
@@ -80,6 +81,8 @@ class YOLO(ultralytics.YOLO):
                 f"ultralytics {ultralytics.__version__} tunes by commands that know no block of ours in a yaml; "
                 "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
             )
+        if isinstance(options.get("freeze"), str):  # it may train by commands that know no names
+            options["freeze"] = rows_named(self.model, options["freeze"])
         return super().tune(*arguments, **options)
 
 

@@ -74,7 +74,7 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
             row[3] = [CHANNELS_BEFORE, *row[3]]
         if row[2] in BLOCKS:
             check_arguments(row, told(given, number))
-        if row[2] == "C3k2BoT" and d.get("scales") and str(d.get("scale") or "-") in "mlx":
+        if row[2] == "C3k2BoT" and (scales := d.get("scales")) and str(d.get("scale") or next(iter(scales))) in "mlx":
             row[3] = [row[3][0], True, *row[3][2:]]  # as the reader does with C3k2
     if snippets:
         LOGGER.warning(

@@ -31,6 +31,8 @@ from botvision.maskrcnn.report import DetectorReporter
 from botvision.maskrcnn.results import Result
 from botvision_yolo.explore import batch_of, opened, padded
 from botvision_yolo.model import YOLO
+from botvision_yolo.reader import BLOCKS
+from botvision_yolo.variants import is_derived
 
 LEFT_OUT = {"seed", "model", "project", "name", "save_dir", "exist_ok", "resume", "device", "workers", "cache", "plots",
             "verbose", "save", "save_period"}  # arguments that make no other kind of run  # fmt: skip
@@ -87,16 +89,18 @@ class Run(Record):
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         kept = {name: value for name, value in self.config.items() if name not in LEFT_OUT}
-        return json.dumps({**kept, "model": self.model, "rows": self.model_rows}, sort_keys=True, default=str)
+        return json.dumps({**kept, "model": self.model, "attention": self.attention}, sort_keys=True, default=str)
 
     @cached_property
-    def model_rows(self) -> list[Any]:
-        """Of its model's yaml, which `botify` changes under the same name; none without weights."""
+    def attention(self) -> list[Any]:
+        """Rows of ours that `botify` has put into its model under the same name; none where its weights do not open."""
+        if self.checkpoint is None or is_derived(f"{self.model}.yaml"):
+            return []
         try:
-            yaml = {} if self.checkpoint is None else opened(self.checkpoint).model.yaml
+            yaml = opened(self.checkpoint).model.yaml
         except (OSError, ValueError):  # the report says so where it looks at images
-            yaml = {}
-        return [*yaml.get("backbone", ()), *yaml.get("head", ())]
+            return []
+        return [row for row in [*yaml["backbone"], *yaml["head"]] if row[2] in BLOCKS]
 
 
 def is_compared(folder: Path) -> bool:
@@ -122,7 +126,7 @@ def read_run(path: Path) -> Run:
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'args.yaml'} is no run's: it holds no arguments; give another run")
     lines = read_rows(folder / "results.csv")
-    rows = tuple({row.get("epoch", number): row for number, row in enumerate(lines)}.values())  # resumed: the later one
+    rows = tuple(by_epoch(lines).values())
     if config.get("val") is False:  # evaluated after the last epoch alone: ultralytics writes zeros before
         rows = (*(trained(row) for row in rows[:-1]), *rows[-1:])
     weights = (folder / "weights" / name for name in ("best.pt", "last.pt"))
@@ -146,6 +150,17 @@ def summary(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> d
         "seed": config.get("seed"),
         "wall_seconds": seconds_of([row["time"] for row in rows if "time" in row]),
     }
+
+
+def by_epoch(lines: Sequence[Mapping[str, float]]) -> dict[float, Mapping[str, float]]:
+    """Rows by epoch: of one that was done again the later; none of an epoch that cannot follow, two lines in one."""
+    rows: dict[float, Mapping[str, float]] = {}
+    last = 0.0
+    for number, row in enumerate(lines, 1):
+        epoch = row.get("epoch", float(number))
+        if epoch <= last + 1 or not rows:
+            rows[epoch], last = row, epoch
+    return rows
 
 
 def score(row: Mapping[str, float]) -> float:

@@ -39,13 +39,15 @@ def init(target: str | Path, *, weights: str | Path | None = None) -> str:
     model, kept = YOLO(name), ""
     if weights is not None:
         source = unwrapped(weights)
-        if len(source.names) != len(model.model.names):
+        alike = own is None and getattr(source, "task", model.task) == model.task
+        if alike and len(source.names) != len(model.model.names):
             net = model.model
             described = {**net.yaml, "nc": len(source.names)}
             model.model = type(net)(described, ch=described.get("channels", 3), verbose=False)
             model.model.task, model.model.args = net.task, net.args
         kept = f", {load_pretrained(model, source)}"
-        model.model.names = dict(source.names)
+        if alike:
+            model.model.names = dict(source.names)
     with whole_file(target) as unfinished:
         model.save(unfinished)
     start = "its initial weights" if weights is None else f"weights from {weights}{kept}"

@@ -159,6 +159,13 @@ TRAINERS: dict[str, type[AlignedWeights]] = {
     "obb": OBBTrainer,
     "classify": ClassificationTrainer,
 }
-for task, name in {"semantic": "SemanticSegmentationTrainer", "depth": "DepthTrainer"}.items():  # of newer versions
-    if (stock := getattr(getattr(yolo, task, None), name, None)) is not None:
-        TRAINERS[task] = globals()[name] = type(name, (AlignedWeights, stock), {"__module__": __name__})
+
+
+def add_newer() -> None:
+    """Trainers of tasks that newer versions alone have; a worker finds them in this module by name."""
+    for task, name in {"semantic": "SemanticSegmentationTrainer", "depth": "DepthTrainer"}.items():
+        if (stock := getattr(getattr(yolo, task, None), name, None)) is not None:
+            TRAINERS[task] = globals()[name] = type(name, (AlignedWeights, stock), {"__module__": __name__})
+
+
+add_newer()
