@@ -121,7 +121,7 @@ def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
         FileNotFoundError: nothing there, or no image in it.
     """
     path = Path(source)
-    wanted = image_suffixes() | CURES.keys() | (VIDEOS if videos else set())
+    wanted = image_names() | (VIDEOS if videos else set())
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted)
     elif path.is_file():
@@ -157,6 +157,11 @@ def folder_of(source: str | Path) -> Path:
 def most_pixels() -> float:
     """Pixels of the largest image that is decoded: twice Pillow's MAX_IMAGE_PIXELS, from which it refuses them too."""
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def image_names() -> frozenset[str]:
+    """Endings of files that are meant as images: those that are read, and those whose lack is known."""
+    return image_suffixes() | CURES.keys()
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -293,6 +298,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
+
+
+LONGEST_SHAPE = 64  # times as long as wide, of an image that is resized whole
+
+
+def without_ends(image: Image.Image) -> Image.Image:
+    """An image without the ends of a very long side, which the crop of a square at its centre leaves out anyway.
+
+    Resized whole, by its shorter side, a file of a few bytes would fill the memory.
+    """
+    short, long = min(image.size), max(image.size)
+    if long <= LONGEST_SHAPE * short:
+        return image
+    cut = (long - 4 * short) // 2
+    left, top = (cut, 0) if image.width == long else (0, cut)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def as_array(image: object, *, taken: str = TAKEN) -> NDArray[np.uint8]:

@@ -91,6 +91,9 @@ def rate_for(lr: float, name: str, *, batch: int, meant_for: int | None) -> floa
     return lr * (ratio if name.lower() in IN_PROPORTION else ratio**0.5)
 
 
+INSERTED = "extra"  # name of a block that a ResNet does not have (botvision.backbone.botnet)
+
+
 def freeze(backbone: nn.Module) -> None:
     """Keep a backbone as it is, but its blocks with attention; BatchNorm keeps its running statistics too."""
     for module in without_attention(backbone):
@@ -100,11 +103,12 @@ def freeze(backbone: nn.Module) -> None:
 
 
 def without_attention(backbone: nn.Module) -> list[nn.Module]:
-    """The modules with parameters that are in no block with attention: what a ResNet's weights have trained."""
+    """The modules with parameters that are in no block with attention and none inserted: what a ResNet has trained."""
+    inserted = {id(module) for path, module in backbone.named_modules() if path.rpartition(".")[2] == INSERTED}
     spared = {
         id(inner)
         for block in backbone.modules()
-        if any(isinstance(child, MHSA2d) for child in block.children())
+        if any(isinstance(child, MHSA2d) for child in block.children()) or id(block) in inserted
         for inner in block.modules()
     }
     return [m for m in backbone.modules() if list(m.parameters(recurse=False)) and id(m) not in spared]

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,7 +195,11 @@ def test_timms_datasets_are_read_by_number(tmp_path):
     source = open_source("torch/image_folder", split="val", root=root, classes=[str(n) for n in range(10)])
     assert len(source) == 450
     assert source.open(0)[1] == 0
-    few = open_source("torch/image_folder", split="val", root=root, classes=["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"class_names has 2 names, torch/image_folder \(val\) has 10 classes: 0, 1, 2"
+    ):
+        open_source("torch/image_folder", split="val", root=root, classes=["a", "b"])
+    few = SimpleNamespace(classes=["a", "b"], open=lambda _: (Image.new("RGB", (8, 8)), 9))
     with pytest.raises(ValueError, match=r"sample 449 is of class 9, but there are 2 class names from 0"):
         ImageDataset(few, AS_IS)[449]
     with pytest.raises(ValueError, match=r"timm cannot open torch/nothing"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+from botvision.classify.config import DataConfig, ModelConfig, OptimConfig, check_shares
 from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
 from botvision.files import check_no_file, sha256, write_json
 
@@ -86,6 +86,7 @@ def evaluate(
     """
     from botvision.classify.evaluation import Evaluations, evaluate_at, evaluate_part
     from botvision.classify.model import load_classifier
+    from botvision.classify.sources import DIGITS, TIMM_PREFIXES
     from botvision.draw.classes import draw_confusion
     from botvision.engine.folder import warn_of_training_images
     from botvision.engine.shared_results import EvaluatedPart, SharedResults, folder_for
@@ -98,9 +99,11 @@ def evaluate(
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
-    warn_of_training_images(Path(checkpoint), images, field="train", unless="val")
+    if images != DIGITS and not images.startswith(TIMM_PREFIXES):  # whose name stands for several splits
+        warn_of_training_images(Path(checkpoint), images, field="train", unless="val")
     data = DataConfig(images, images, batch_size=batch_size, workers=workers)
     if crop is not None:
+        check_shares(crop=crop)
         classifier = replace(classifier, crop=crop)
     img_size = classifier.config.img_size if img_size is None else img_size
     sizes = img_size if isinstance(img_size, tuple) else (img_size,)

@@ -70,6 +70,36 @@ class DataConfig:
         return self.train if self.val is None else self.val
 
 
+def check_shares(**shares: float) -> None:
+    """Refuse what is no share above 0 and at most 1.
+
+    Raises:
+        ValueError: a percentage, or another number.
+    """
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}={value:g} must be above 0 and at most 1; e.g. 0.95 for 95 %")
+
+
+def check_augment(augment: AugmentConfig) -> None:
+    """Refuse chances, shares and strengths that there are not.
+
+    Raises:
+        ValueError: one of them.
+    """
+    for name in ("flip", "erase", "smoothing"):
+        if not 0 <= (value := getattr(augment, name)) <= 1:
+            raise ValueError(f"data.augment.{name}={value:g} must lie in 0 … 1; e.g. 0.1 for 10 %")
+    for name in ("mixup", "cutmix", "color_jitter"):
+        if not (value := getattr(augment, name)) >= 0:
+            raise ValueError(f"data.augment.{name}={value:g} must be at least 0, which leaves it out; e.g. 0.2")
+    for name, most in (("scale", 1.0), ("ratio", float("inf"))):
+        low, high = getattr(augment, name)
+        if not 0 < low <= high <= most:
+            end = f" and at most {most:g}" if most == 1 else ""
+            raise ValueError(f"data.augment.{name}=({low:g}, {high:g}) must rise from above 0{end}; e.g. (0.75, 1)")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The classifier to build.

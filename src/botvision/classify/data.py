@@ -15,7 +15,7 @@ from botvision.classify.config import DataConfig
 from botvision.classify.shards import Raw, ShardBatches, find_shards
 from botvision.classify.sources import SHARD_SUFFIXES, Part, Source, open_source, read_class_names
 from botvision.engine.loader import EpochBatches, ResumableLoader, Share, check_enough, seed_draws
-from botvision.inputs import open_image
+from botvision.inputs import open_image, without_ends
 
 
 class Bad(NamedTuple):
@@ -129,7 +129,7 @@ def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[f
     transform: Transform = create_transform(
         size, is_training=False, interpolation="bicubic", crop_pct=crop, mean=tuple(mean), std=tuple(std)
     )
-    return transform
+    return lambda image: transform(without_ends(image))
 
 
 def build_split(
@@ -182,6 +182,12 @@ def check_classes(train: Split, val: Split, data: DataConfig) -> None:
     """Refuse splits of different classes, and of a single one."""
     if len(train.classes) < 2:
         raise ValueError(f"{data.train} has one class, {train.classes[0]}; a classifier needs at least two")
+    own, others = (getattr(getattr(split.batches.source, "source", None), "own", None) for split in (train, val))
+    if own and others and own != others:
+        raise ValueError(
+            f"{data.train} and {data.val} number their classes differently ({', '.join(own[:3])} … and "
+            f"{', '.join(others[:3])} …): a label would be another class's; give splits of the same classes"
+        )
     ours, theirs = set(train.classes), set(val.classes)
     if train.classes != val.classes:
         only = [f"{name} only in {where}" for names, where in ((ours - theirs, data.train), (theirs - ours, data.val))

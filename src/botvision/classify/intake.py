@@ -1,6 +1,5 @@
 """What a training of a classifier takes in: told in a line a split, drawn as it is trained on."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from botvision.classify.data import Bad, ImageDataset
 from botvision.classify.evaluation import to_image
+from botvision.classify.sources import real_places
 from botvision.draw.classes import draw_predictions
 from botvision.engine.loader import ResumableLoader
 
@@ -40,19 +40,12 @@ def trained_on(train: ResumableLoader, val: ResumableLoader) -> str:
 
 
 def files_of(loader: ResumableLoader) -> set[tuple[str, str]]:
-    """Its images, by the real place of their folder and their name."""
+    """Its images, by their real folder and name."""
     source: Any = getattr(loader.source, "source", None)
     dataset = getattr(source, "dataset", None)  # timm's or torchvision's
     places = (source, dataset, getattr(dataset, "reader", None))
     samples: Any = next((own for own in (getattr(place, "samples", None) for place in places) if own), ())
-    real: dict[str, str] = {}
-    found = set()
-    for path, *_ in samples:
-        folder, name = os.path.split(path)
-        if folder not in real:
-            real[folder] = os.path.realpath(folder)
-        found.add((real[folder], name))
-    return found
+    return set(real_places(str(path) for path, *_ in samples))
 
 
 def save_samples(

@@ -31,7 +31,14 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
     options: dict[str, Any] = {name: rate for name, rate in drops.items() if rate} | (config.options or {})
     if config.name in VARIANTS or is_fixed(config.name):  # BoTNets: position tables with a row for every offset
         options.setdefault("img_size", config.img_size)
-    return create_model(config.name, pretrained=pretrained, num_classes=num_classes, **options)
+    try:
+        return create_model(config.name, pretrained=pretrained, num_classes=num_classes, **options)
+    except RuntimeError as error:
+        if pretrained and "pretrained" in str(error).lower():
+            raise ValueError(
+                f"no weights of {config.name} to download: {error}; leave --model.pretrained out"
+            ) from error
+        raise
 
 
 @dataclass(frozen=True)

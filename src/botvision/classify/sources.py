@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from botvision.digits import CLASSES, digit_images
 from botvision.engine.loader import images_kept
 from botvision.files import read_names
-from botvision.inputs import image_suffixes, is_hidden, open_image, upright
+from botvision.inputs import image_names, is_hidden, open_image, upright
 
 DIGITS = "digits"
 TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
@@ -83,8 +83,8 @@ class Visible(ImageFolder):
 
 
 def is_image(path: str, root: Path) -> bool:
-    """Whether a file has an image's suffix, and neither it nor a folder on its way is hidden."""
-    return Path(path).suffix.lower() in image_suffixes() and not is_hidden(Path(path), root)
+    """Whether a file is meant as an image by its suffix, and neither it nor a folder on its way is hidden."""
+    return Path(path).suffix.lower() in image_names() and not is_hidden(Path(path), root)
 
 
 def check_depth(root: Path, classes: Sequence[str]) -> None:
@@ -120,7 +120,7 @@ def check_links(root: Path, paths: Sequence[str]) -> None:
 
 def has_image(folder: Path) -> bool:
     """Whether any file in or below it has an image's suffix."""
-    return any(Path(name).suffix.lower() in image_suffixes() for _, _, names in os.walk(folder) for name in names)
+    return any(Path(name).suffix.lower() in image_names() for _, _, names in os.walk(folder) for name in names)
 
 
 class Digits:
@@ -152,15 +152,22 @@ class TimmDataset:
         # ours turns images by their tag, and keeps the upper bits of 16
         if hasattr(dataset, "input_img_mode"):  # timm's own
             dataset.input_img_mode = ""
+            dataset._max_retries = 1  # in the place of a broken image it would give the next, which then counts twice
         if hasattr(dataset, "loader"):  # torchvision's
             dataset.loader = open_image
-        self.dataset = dataset
+        self.dataset, self.name = dataset, name
         own = [str(entry) for entry in getattr(dataset, "classes", [])]
         if classes and sorted(classes) == sorted(own) and list(classes) != own:
             raise ValueError(
                 f"{name} numbers its classes in another order than data.class_names; leave the file out: the set names "
                 f"them itself ({', '.join(own[:3])} …)"
             )
+        if classes and own and len(classes) != len(own):
+            raise ValueError(
+                f"data.class_names has {len(classes)} names, {name} ({split}) has {len(own)} classes: "
+                f"{', '.join(own[:5])}; its labels would be other classes'; leave the file out, or give both the same"
+            )
+        self.own = own
         self.classes = list(classes) or own
         if not self.classes:
             raise ValueError(f"{name} does not name its classes; give a file with a name a line as --data.class_names")
@@ -170,7 +177,10 @@ class TimmDataset:
 
     def open(self, index: int) -> tuple[Image.Image, int]:
         """Image and label."""
-        image, label = self.dataset[index]
+        try:
+            image, label = self.dataset[index]
+        except RuntimeError as error:  # timm's log has the reason
+            raise ValueError(f"sample {index} of {self.name} cannot be read: {error}") from error
         return upright(image), int(label)
 
 
@@ -193,6 +203,26 @@ def drawn(path: str, *, seed: int) -> str:
     return hashlib.sha256(f"{seed} {Path(path).parent.name}/{Path(path).name}".encode()).hexdigest()
 
 
+def real_places(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Of each file the real folder and name, by links of folders and of files; files themselves are not looked at."""
+    folders: dict[str, tuple[str, set[str]]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            with os.scandir(folder or ".") as entries:
+                folders[folder] = os.path.realpath(folder), {entry.name for entry in entries if entry.is_symlink()}
+        real, links = folders[folder]
+        yield os.path.split(os.path.realpath(path)) if name in links else (real, name)
+
+
+def by_file(samples: Sequence[tuple[str, int]], numbers: Sequence[int]) -> list[list[int]]:
+    """Numbers of samples, those of one file together, whatever names link to it."""
+    files: dict[tuple[str, str], list[int]] = {}
+    for number, place in zip(numbers, real_places(samples[number][0] for number in numbers), strict=True):
+        files.setdefault(place, []).append(number)
+    return list(files.values())
+
+
 class Part:
     """A share of a source's images, drawn by a seed from each of its classes, or all the others."""
 
@@ -212,9 +242,17 @@ class Part:
             own = [number for number, (_, its) in enumerate(samples) if its == label]
             if len(own) < 2:
                 raise ValueError(f"class {name} has {len(own)} images, and two splits need two; add images")
-            own.sort(key=lambda number: drawn(samples[number][0], seed=seed))
-            share = images_kept(len(own), fraction=fraction)
-            self.numbers += own[:share] if kept else own[share:]
+            files = by_file(samples, own)
+            if len(files) < 2:
+                raise ValueError(
+                    f"class {name} has {len(own)} images that are links to one, and two splits need two; add images"
+                )
+            files.sort(key=lambda numbers: min(drawn(samples[number][0], seed=seed) for number in numbers))
+            share, chosen = images_kept(len(own), fraction=fraction), list[int]()
+            for numbers in files[:-1]:  # all names of a file go to one side
+                if len(chosen) < share:
+                    chosen += numbers
+            self.numbers += chosen if kept else sorted(set(own) - set(chosen))
         self.numbers.sort()
 
     def __len__(self) -> int:

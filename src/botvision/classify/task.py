@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from botvision.backbone import load_resnet
-from botvision.classify.config import DataConfig, ModelConfig, OptimConfig
+from botvision.classify.config import DataConfig, ModelConfig, OptimConfig, check_augment, check_shares
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
 from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.intake import save_samples, told, trained_on
@@ -17,7 +17,7 @@ from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.classify.report import ClassifierReporter
 from botvision.draw.classes import draw_confusion, draw_predictions
-from botvision.engine.config import EngineConfig, check_counts, epochs_for
+from botvision.engine.config import EngineConfig, check_counts, check_milestones, epochs_for
 from botvision.engine.loader import EpochPosition, Share
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
@@ -97,6 +97,11 @@ class Classification(Task[Summary]):
     def check(self, engine: EngineConfig) -> None:
         """An optimiser that timm knows, and batches to sum."""
         check_optimizer(self.optim.optimizer)
+        check_milestones(self.optim.milestones)
+        check_shares(**{"data.crop": self.data.crop})
+        check_augment(self.data.augment)
+        if "num_classes" in (self.model.options or {}):
+            raise ValueError("model.options has num_classes, which is that of the data; leave it out")
         check_counts(engine, **{"optim.accumulate": self.optim.accumulate})
         if self.optim.freeze and not (self.backbone_weights or self.model.pretrained):
             raise ValueError(

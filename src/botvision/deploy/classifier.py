@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.inputs import as_array
+from botvision.inputs import as_array, without_ends
 
 TOGETHER = 32  # images that are decoded and go through a model at a time
 
@@ -92,11 +92,11 @@ class Classifier:
 
 def cropped(image: NDArray[np.uint8], *, size: int, crop: float) -> NDArray[np.uint8]:
     """The centre of an image at size × size, its shorter side resized to size / crop, as training evaluates."""
-    height, width = image.shape[:2]
+    resized = without_ends(Image.fromarray(image))
+    width, height = resized.size
     shorter = int(size / crop)
     long = int(shorter * max(height, width) / min(height, width))
     to = (shorter, long) if width <= height else (long, shorter)
-    resized = Image.fromarray(image)
     if to != (width, height):
         resized = resized.resize(to, Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in to)

@@ -26,7 +26,7 @@ def draw_predictions(
     for axis, image, (text, is_right) in zip(axes, images, labels, strict=False):
         axis.imshow(image)
         colour = "black" if is_right is None else "green" if is_right else "crimson"
-        axis.set_title(text, fontsize=9, color=colour)
+        axis.set_title(text, fontsize=9, color=colour, parse_math=False)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
 
@@ -50,8 +50,8 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], path: Path, 
     shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set(title=title, xlabel="predicted", ylabel="truth")
     if named:
-        axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 12 else 0, fontsize=8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 12 else 0, fontsize=8, parse_math=False)
+        axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     if len(names) <= 20:
         for (row, column), number in np.ndenumerate(counts):
             if number:

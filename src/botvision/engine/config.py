@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,6 +97,19 @@ def hardware(device: "torch.device", devices: int = 1) -> str:
 def epochs_for(images: int) -> int:
     """Passes over so many training images that `epochs: auto` means: 3,200 images seen, in 12 to 100 passes."""
     return min(100, max(12, round(3200 / max(1, images))))
+
+
+def check_milestones(milestones: Sequence[float]) -> None:
+    """Refuse milestones that are no rising fractions of a run.
+
+    Raises:
+        ValueError: epochs, or fractions in another order.
+    """
+    if not all(0 <= share <= 1 for share in milestones) or list(milestones) != sorted(milestones):
+        given = ", ".join(f"{share:g}" for share in milestones)
+        raise ValueError(
+            f"optim.milestones ({given}) must be rising fractions of the run, in 0 … 1; e.g. 0.67 for epoch 60 of 90"
+        )
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_image
-from botvision.engine.config import EngineConfig, epochs_for
+from botvision.engine.config import EngineConfig, check_milestones, epochs_for
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
 from botvision.maskrcnn.checkpoint import build_model, carry_over
@@ -107,6 +107,7 @@ class InstanceSegmentation(Task[Summary]):
         """Options that exclude each other, and a model that cannot be built, before much data is read."""
         check_precision(engine.precision)
         check_optimizer(self.optim.optimizer)
+        check_milestones(self.optim.milestones)
         if self.backbone_weights is not None and self.init_from is not None:
             raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
         if self.optim.freeze and self.backbone_weights is None and self.init_from is None:
