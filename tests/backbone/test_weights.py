@@ -1,5 +1,7 @@
 """Weights in: a ResNet's, a BoTNet's own, tables of another size, and what is refused."""
 
+from argparse import Namespace
+
 import pytest
 import timm
 import torch
@@ -153,7 +155,16 @@ def test_names_without_weights_and_things_that_are_none():
         load_weights(botvision.create_model("botnet14"), timm.create_model("resnet26").state_dict(), prefix="backbone.")
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_a_file_of_timms_training_script_is_read(tmp_path):
+    source = timm.create_model("resnet26", num_classes=3)
+    content = {"epoch": 3, "arch": "resnet26", "state_dict": source.state_dict(), "args": Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "model_best.pth.tar")
+    model = botvision.create_model("botnet26", num_classes=3)
+    load_resnet(model, tmp_path / "model_best.pth.tar")
+    assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model."])
 def test_names_of_wrapped_models_are_unwrapped(wrapper):
     source = botvision.create_model("botnet14")
     model = torch.nn.DataParallel(botvision.create_model("botnet14"))

@@ -1,6 +1,7 @@
 """Load pretrained weights: a ResNet's into a BoTNet, a BoTNet's, or another port's."""
 
 import logging
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ log = logging.getLogger("botvision.backbone")
 Source = Mapping[str, Tensor] | str | Path
 SUFFIXES = {".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors"}
 WRAPPERS = ("module.", "_orig_mod.")  # put before every name by data-parallel and compiled models
+OURS = "model."  # of a classifier's run
 
 
 class LoadReport(NamedTuple):
@@ -223,11 +225,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def read_state(source: Source) -> dict[str, Tensor]:
-    """A state dict from wherever it is, without the prefixes of data-parallel and compiled models."""
+    """A state dict from wherever it is, without the prefixes of data-parallel and compiled models and of our runs."""
     if not isinstance(source, Mapping | str | Path):
         raise ValueError(f"weights come as a state dict, a file or a timm name; got {type(source).__name__}")
     state = dict(source) if isinstance(source, Mapping) else dict(read_weights(source))
-    while wrapper := next((w for w in WRAPPERS if state and all(key.startswith(w) for key in state)), None):
+    while wrapper := next((w for w in (*WRAPPERS, OURS) if state and all(key.startswith(w) for key in state)), None):
         state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return state
 
@@ -238,7 +240,9 @@ def read_weights(source: str | Path) -> Mapping[str, Tensor]:
     if path.is_file():
         try:
             check_archive(path)
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+            with torch.serialization.safe_globals([Namespace]):  # which timm's training script puts beside the weights
+                is_safe = path.suffix == ".safetensors"
+                content = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
         except Exception as error:  # torch and safetensors raise nine kinds between them
             raise ValueError(f"{source} is not a file of weights; give a .pth or .safetensors state dict") from error
         for key in ("state_dict", "model_state", "model"):
