@@ -57,7 +57,7 @@ def maker(scenes, truth, checkpoint, root):
         if "metrics" in parts:
             lines = ["step,epoch,seconds,lr,train/loss,val/box_ap,val/attention_entropy/layer4.0.head0"]
             lines += ["1,0,1,0.1,3.5,,", "2,0,2,0.1,,0.25,0.9", "3,1,3,0.1,2.5,,", f"4,1,4,0.1,,{ap},0.8"]
-            (out / "metrics.csv").write_text("\n".join(lines))
+            (out / "metrics.csv").write_text("\n".join(lines) + "\n")
         if "summary" in parts:
             summary = {"box_ap": ap, "mask_ap": ap / 2, "wall_seconds": 90, "epochs": 2, "seed": seed}
             (out / "summary.json").write_text(json.dumps({**summary, "hardware": "an abacus", "model": backbone}))
@@ -142,7 +142,7 @@ def test_more_columns_than_dashes_have_panels_of_their_own(make, tmp_path):
     runs = tuple(make(f"run-{seed}", seed=seed, parts=("metrics",)) for seed in (0, 1))
     terms = [f"train/loss_{name}" for name in ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")]
     for run in runs:
-        (run / "metrics.csv").write_text("\n".join([",".join(["step", *terms]), "1,1,2,3,4,5", "2,1,2,3,4,5"]))
+        (run / "metrics.csv").write_text("\n".join([",".join(["step", *terms]), "1,1,2,3,4,5", "2,1,2,3,4,5", ""]))
     alone, both = (report(some, out=tmp_path / "r.html").out.read_text() for some in (runs[:1], runs))
     assert re.findall(r"<h3>(.*?)</h3>", alone) == ["parts of the loss"]
     assert re.findall(r"<h3>(.*?)</h3>", both) == terms

@@ -179,7 +179,7 @@ class TimmDataset:
         """Image and label."""
         try:
             image, label = self.dataset[index]
-        except RuntimeError as error:  # timm's log has the reason
+        except (RuntimeError, ImportError) as error:  # ultralytics, once imported, asks for a HEIF reader
             raise ValueError(f"sample {index} of {self.name} cannot be read: {error}") from error
         return upright(image), int(label)
 
