@@ -1,6 +1,7 @@
 """A stranger's class folders: one too high, hidden ones, validation images that are trained on, numbered names."""
 
 import os
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from botvision.backbone.botnet import EXTRA
 from botvision.classify.commands import train
 from botvision.classify.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
 from botvision.classify.data import Bad, ImageDataset, Split, check_classes, val_transform
-from botvision.classify.sources import Part, open_source, read_class_names
+from botvision.classify.sources import Part, open_source, read_class_names, real_places
 from botvision.deploy.classifier import cropped
 from botvision.draw.classes import draw_confusion, draw_predictions
 from botvision.engine.config import EngineConfig
@@ -123,6 +124,17 @@ def test_names_of_one_file_are_on_one_side(tmp_path):
         (one / name / "again.png").symlink_to(one / name / "0.png")
     with pytest.raises(ValueError, match="class a has 2 images that are links to one, and two splits need two"):
         Part(open_source(str(one), split="train"), 0.5, seed=0, kept=True)
+
+
+def test_places_inside_a_tar_are_no_folders():
+    assert list(real_places(["gone/a/1.png", "gone/a/2.png", "3.png"])) == [
+        (os.path.realpath("gone/a"), "1.png"), (os.path.realpath("gone/a"), "2.png"), (os.path.realpath(""), "3.png")
+    ]  # fmt: skip
+
+
+def test_a_spawned_worker_gets_the_transform():
+    transform = pickle.loads(pickle.dumps(val_transform(32, 0.95, (0.5,) * 3, (0.5,) * 3)))
+    assert tuple(transform(Image.new("RGB", (64, 48))).shape) == (3, 32, 32)
 
 
 def test_validation_images_that_link_to_training_images_are_told(tmp_path, capsys):

@@ -129,7 +129,12 @@ def val_transform(size: int, crop: float, mean: Sequence[float], std: Sequence[f
     transform: Transform = create_transform(
         size, is_training=False, interpolation="bicubic", crop_pct=crop, mean=tuple(mean), std=tuple(std)
     )
-    return lambda image: transform(without_ends(image))
+    return partial(centred, transform)  # no lambda: a worker that is spawned gets it by pickle
+
+
+def centred(transform: Transform, image: Image.Image) -> Tensor:
+    """The centre of an image, whatever its shape."""
+    return transform(without_ends(image))
 
 
 def build_split(

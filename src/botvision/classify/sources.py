@@ -209,10 +209,18 @@ def real_places(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
-            with os.scandir(folder or ".") as entries:
-                folders[folder] = os.path.realpath(folder), {entry.name for entry in entries if entry.is_symlink()}
+            folders[folder] = os.path.realpath(folder), links_in(folder or ".")
         real, links = folders[folder]
         yield os.path.split(os.path.realpath(path)) if name in links else (real, name)
+
+
+def links_in(folder: str) -> set[str]:
+    """Names of links in a folder; none of one that is no folder, as inside a tar."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except OSError:
+        return set()
 
 
 def by_file(samples: Sequence[tuple[str, int]], numbers: Sequence[int]) -> list[list[int]]:
