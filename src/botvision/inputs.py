@@ -17,8 +17,9 @@ from contextlib import suppress
 from functools import cache
 from http.client import HTTPException
 from importlib import import_module
+from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:  # deployed models read images without torch
     from torch import Tensor
 
+Item = TypeVar("Item")
 VIDEOS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
 )
@@ -409,6 +411,13 @@ def checked(image: "Tensor") -> "Tensor":
         cure = "divide by 255" if low >= 0 and high <= 255 else "give the image before it is normalised"
         raise ValueError(f"floats of an image must lie in 0 … 1; got {low:.4g} … {high:.4g}; {cure}")
     return image
+
+
+def lots(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size`, the last one shorter."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def stream(paths: Iterable[str | Path], *, ahead: int = 8) -> Iterator[tuple[str | Path, "Tensor | None", str]]:

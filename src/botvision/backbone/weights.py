@@ -4,7 +4,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -240,9 +240,12 @@ def read_weights(source: str | Path) -> Mapping[str, Tensor]:
     if path.is_file():
         try:
             check_archive(path)
-            with torch.serialization.safe_globals([Namespace]):  # which timm's training script puts beside the weights
-                is_safe = path.suffix == ".safetensors"
-                content = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
+            content: Any
+            if path.suffix == ".safetensors":
+                content = load_file(path)
+            else:
+                with torch.serialization.safe_globals([Namespace]):  # what timm's training script puts beside weights
+                    content = torch.load(path, "cpu", weights_only=True)
         except Exception as error:  # torch and safetensors raise nine kinds between them
             raise ValueError(f"{source} is not a file of weights; give a .pth or .safetensors state dict") from error
         for key in ("state_dict", "model_state", "model"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from botvision.deploy.graph import Graph, open_graph
-from botvision.inputs import as_array, without_ends
+from botvision.inputs import as_array, lots, without_ends
 
 TOGETHER = 32  # images that are decoded and go through a model at a time
 
@@ -70,10 +70,9 @@ class Classifier:
                 of these.
         """
         many = isinstance(images, list | tuple)
-        given, named = list(images) if many else [images], []
-        lots = (given[start : start + TOGETHER] for start in range(0, len(given), TOGETHER))
-        shares = [row for some in lots for row in self.probabilities([as_array(image) for image in some])]
-        for row in shares:
+        some = lots(images if many else [images], TOGETHER)
+        named = []
+        for row in (row for lot in some for row in self.probabilities([as_array(image) for image in lot])):
             best = np.argsort(-row, kind="stable")[: self.top]
             named.append([(self.names[number], float(row[number])) for number in best])
         return named if many else named[0]

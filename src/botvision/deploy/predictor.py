@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from botvision.deploy.graph import Graph, open_graph
 from botvision.deploy.masks import paste
-from botvision.inputs import as_array
+from botvision.inputs import as_array, lots
 
 Key = TypeVar("Key", bound=Hashable)
 MOST_PIXELS = 2**25  # of images that go through a model together: 400 MB as floats
@@ -105,8 +105,8 @@ class Predictor:
             FileNotFoundError, TypeError, ValueError: no such file; what is no image, or an image of another form.
         """
         if isinstance(images, list | tuple):
-            lots = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-            return [found for some in lots for found in self.find([as_array(image) for image in some])]
+            some = lots(images, self.batch_size)
+            return [found for lot in some for found in self.find([as_array(image) for image in lot])]
         return self.find([as_array(images)])[0]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Objects]:
@@ -149,11 +149,9 @@ def alike(keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
     return list(numbers.items())
 
 
-def batches(numbers: Sequence[int], *, pixels: int, most: int) -> Iterator[Sequence[int]]:
+def batches(numbers: Sequence[int], *, pixels: int, most: int) -> Iterator[list[int]]:
     """Images of so many pixels each, as many at a time as memory holds, `most` at most."""
-    size = max(1, min(most, MOST_PIXELS // pixels))
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+    return lots(numbers, max(1, min(most, MOST_PIXELS // pixels)))
 
 
 def check_numbers(threshold: float, batch_size: int) -> None:

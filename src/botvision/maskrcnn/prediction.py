@@ -1,10 +1,9 @@
 """Detect objects in images that a program holds or names: one, or many in batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import supervision as sv
 import torch
@@ -12,12 +11,10 @@ from torch import Tensor
 
 from botvision.deploy.predictor import alike, check_numbers
 from botvision.engine.config import DeviceConfig
-from botvision.inputs import as_tensor
+from botvision.inputs import as_tensor, lots
 from botvision.maskrcnn.checkpoint import Detector, load_detector
 from botvision.maskrcnn.resize import padded
 from botvision.maskrcnn.results import image_results, to_supervision
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -114,10 +111,3 @@ class Predictor:
             size = tuple(image.shape[-2:])
             found.append(to_supervision(image_results(own, categories, image_id=0, size=size), categories, size=size))
         return found
-
-
-def lots(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size`, the last one shorter."""
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some

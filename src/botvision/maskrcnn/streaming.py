@@ -21,9 +21,9 @@ from botvision.engine.journal import Journal, Record, begin, everything, merged
 from botvision.engine.sharing import ALONE, Part
 from botvision.engine.stopping import Notice, Stopped, noticing
 from botvision.files import sha256
-from botvision.inputs import find_images, folder_of, is_url, is_video, stream
+from botvision.inputs import find_images, folder_of, is_url, is_video, lots, stream
 from botvision.maskrcnn.formats import SUFFIXES, Format, check_format, write_predictions
-from botvision.maskrcnn.prediction import Predictor, lots
+from botvision.maskrcnn.prediction import Predictor
 from botvision.maskrcnn.results import image_results, to_supervision
 from botvision.video import Frame, camera_name, read_video, video_info, video_writer
 
