@@ -1,9 +1,12 @@
 """Starts of attention: the paper's is untouched; a directional one looks where it says, and costs nothing."""
 
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from botvision import create_model, fuse, load_resnet
 from botvision.attention import MHSA2d, attend, attention_statistics, layer_statistics
@@ -156,6 +159,28 @@ def test_statistics_look_at_some_queries_of_a_large_map_and_leave_no_hook():
     assert few == pytest.approx(all_, abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (20, 20), (48, 64), (128, 128)])
+def test_queries_of_a_large_map_are_of_all_its_rows_and_columns(size):
+    """A plain average looks in no direction; queries at even strides through the map would all stand in few columns."""
+    seen = layer_statistics(MHSA2d(8, 1, max_size=size), torch.randn(1, 8, *size))[0]
+    assert abs(seen.down) + abs(seen.right) < 0.02 * sum(size)
+
+
+def test_looking_leaves_no_trace_in_training_mode():
+    model = create_model("botnet14", img_size=64, channels=(8, 16, 32, 64), drop_path_rate=0.5).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = torch.get_rng_state()
+    attention_statistics(model, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert model.training
+
+
+def test_no_image_has_no_statistics():
+    with pytest.raises(ValueError, match=r"attention_statistics needs an image at least; got a batch of 0"):
+        layer_statistics(MHSA2d(8, 1), torch.zeros(0, 8, 4, 4))
+
+
 @pytest.mark.parametrize("position", ["absolute", "none"])
 def test_other_positions_have_statistics_too(position):
     assert all(one.entropy > 0.99 for one in layer_statistics(MHSA2d(64, 2, position=position), features(1, 64, 6, 6)))
@@ -182,19 +207,53 @@ def test_a_bfloat16_layer_and_autocast_have_statistics():
             {"num_heads": 16},
             "up to 12 heads; got num_heads=16, of 4 channels each; use at most as many heads as",
         ),
-        ({"start_distance": 1.5}, "start_distance=1.5 must be a share of the map's side above 0, at most 1; e.g. 0.25"),
+        ({"start_distance": 1.5}, "start_distance=1.5 must be a share of the map's side between 0 and 1; e.g. 0.25"),
         ({"start_distance": 0.0}, "start_distance=0.0 must be"),
         ({"start_distance": float("nan")}, "start_distance=nan must be"),
         ({"start_distance": None}, "start_distance=None must be a share"),
         ({"start_distance": "far"}, "start_distance='far' must be a share"),
         ({"start_distance": True}, "start_distance=True must be a share"),
-        ({"start_mean": 0.0}, "start_mean=0.0 must be a mean above 0, of the input's channels; e.g. 0.4 behind ReLU"),
+        ({"start_distance": 1}, "start_distance=1 must be a share of the map's side between 0 and 1"),
+        (
+            {"dim": 144, "num_heads": 12, "start_distance": 0.7},
+            "start_distance=0.7 has some of 12 heads look 1.5 times as far, 1.05 of the map's side, which is beyond "
+            "it; use less than 0.667",
+        ),
+        (
+            {"start_mean": 0.0},
+            "start_mean=0.0 must be a mean of the input's channels between 0.001 and 1000; e.g. 0.4 behind ReLU",
+        ),
+        ({"start_mean": 1e-320}, "start_mean=1e-320 must be a mean"),
         ({"qkv_std": "a"}, "qkv_std='a' must be a standard deviation of at least 0; e.g. 0.05"),
     ],
 )
 def test_a_start_that_a_layer_cannot_have_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MHSA2d(64, **{"num_heads": 4, "start": "directional", **options})
+        MHSA2d(**{"dim": 64, "num_heads": 4, "start": "directional", **options})
+
+
+def test_models_are_built_in_any_default_dtype_and_without_memory():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        low = create_model("botnet14", img_size=64, start="directional", act_layer="silu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert low.layer4[0].mhsa.start_mean == 0.2
+    with FakeTensorMode():
+        assert create_model("botnet14", img_size=64, start="directional").layer4[0].mhsa.start_mean == 0.4
+
+
+def test_a_number_of_numpys_is_a_distance():
+    assert MHSA2d(64, 4, start="directional", start_distance=np.float32(0.25)).start_distance == 0.25
+
+
+def test_a_layer_pickled_before_there_was_a_start_prints_and_begins_anew():
+    layer = MHSA2d(64, 4)
+    for name in ("start", "start_distance", "start_mean"):
+        del layer.__dict__[name]
+    layer = pickle.loads(pickle.dumps(layer))
+    layer.reset_parameters()
+    assert "start" not in repr(layer)
 
 
 def test_a_model_without_attention_has_no_statistics():

@@ -68,6 +68,6 @@ def test_a_layer_is_named_where_all_of_its_heads_average():
     found = heads("layer4.0", 1.0, 0.999) + heads("layer4.1", 1.0, 0.9) + heads("layer4.2", 0.995, 0.991)
     assert "over the map in layer4.0, layer4.2 (" in averaging(found)
     assert "start=directional" in averaging(found)
-    assert "start=directional" not in averaging(found, starts={"directional"})
+    assert "start=directional" not in averaging(found, can_look=False)
     assert averaging(found[2:4]) == ""
     assert averaging([]) == ""

@@ -8,7 +8,7 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics.nn import tasks
-from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2
+from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C3k2, Conv
 
 from botvision.attention import MHSA2d, attention_statistics
 from botvision_yolo import YOLO, write_yaml
@@ -80,6 +80,12 @@ def test_a_directional_start_reaches_the_layer(make):
     channels = next(p for p in make().parameters() if p.ndim == 4).shape[1]
     assert all(one.entropy > 0.99 for one in heads(make()))
     assert all(one.entropy < 0.93 for one in heads(make(start="directional")))
+
+
+def test_queries_of_a_directional_start_are_made_for_the_activation_that_the_yaml_has(monkeypatch):
+    assert ResidualMHSA2d(64, start="directional").mhsa.start_mean == 0.2
+    monkeypatch.setattr(Conv, "default_act", nn.ReLU())
+    assert ResidualMHSA2d(64, start="directional").mhsa.start_mean == 0.4
 
 
 def test_the_bottleneck_is_the_papers_block_in_the_papers_order():

@@ -10,6 +10,7 @@ from botvision.attention.statistics import (
     entropy_share,
     layer_statistics,
     on_inputs,
+    spread_out,
 )
 from botvision.attention.watching import Watched, Watching, watch
 
@@ -28,6 +29,7 @@ __all__ = [
     "entropy_share",
     "layer_statistics",
     "on_inputs",
+    "spread_out",
     "watch",
     "why_not",
 ]

@@ -64,6 +64,9 @@ class MHSA2d(nn.Module):
     content: Final[bool]  # the logits have q·k
     relative: Final[bool]  # … and q·r
     absolute: Final[bool]  # … and q·emb
+    start = "paper"  # of layers pickled whole before there was another
+    start_distance = 0.25
+    start_mean = BEHIND_RELU
 
     def __init__(
         self,
@@ -100,8 +103,8 @@ class MHSA2d(nn.Module):
         self.extend = extend
         self.backend = backend
         self.start = start
-        self.start_distance = start_distance
-        self.start_mean = start_mean
+        self.start_distance = float(start_distance)
+        self.start_mean = float(start_mean)
         looks = start == "directional"
         self.qkv_std = (dim**-0.5 / 2 if looks else 0.01) if qkv_std is None else qkv_std
         self.position_std = (0.1 if looks else self.scale) if position_std is None else position_std

@@ -2,8 +2,11 @@
 
 # M heads, D head dim, H×W map that the tables cover, L a side of it; offsets are key − query
 
+import numbers
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 STARTS = ("paper", "directional")
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # (down, right) of four heads
@@ -11,6 +14,7 @@ REACHES = (1.0, 0.5, 1.5)  # of the first four heads, the next and the third, in
 WIDTH = 1 / 3  # standard deviation of what a head sees, in units of the distance; at least half a cell
 DEPTH = 8.0  # how far, along each axis, the logits fall at most below that of the place looked at
 BEHIND_RELU = 0.4  # mean of a channel behind BatchNorm and ReLU, which is where BoT blocks have their attention
+MEANS = (1e-3, 1e3)  # what a mean of channels may be
 MOST = len(DIRECTIONS) * len(REACHES)  # heads with a direction
 
 
@@ -43,14 +47,27 @@ def hill(side: int, place: float, width: float) -> Tensor:
     return (-((offsets - place) ** 2) / (2 * width**2)).clamp(min=-DEPTH)
 
 
+def mean_behind(act_layer: Callable[..., nn.Module]) -> float:
+    """Mean of a channel behind BatchNorm and an activation at the start, to a tenth: 0.4 of ReLU, 0.2 of SiLU."""
+    if act_layer is nn.ReLU:
+        return BEHIND_RELU
+    with torch.device("cpu"), torch.no_grad():  # whatever device is the default
+        shares = torch.linspace(-1, 1, 2001, dtype=torch.float64)[1:-1]
+        act = act_layer().double()
+        return max(round(float(act(torch.erfinv(shares) * 2**0.5).mean()), 1), 0.1)
+
+
 def check_start(start: str, distance: float, mean: float, *, position: str, num_heads: int, head_dim: int) -> None:
     """Refuse a start that a layer cannot have, by rule, value and cure."""
     if start not in STARTS:
         raise ValueError(f"start={start!r} is unknown; use one of {', '.join(STARTS)}")
-    if not is_number(distance) or not 0 < distance <= 1:
-        raise ValueError(f"start_distance={distance!r} must be a share of the map's side above 0, at most 1; e.g. 0.25")
-    if not is_number(mean) or not 0 < mean < float("inf"):
-        raise ValueError(f"start_mean={mean!r} must be a mean above 0, of the input's channels; e.g. 0.4 behind ReLU")
+    if not is_number(distance) or not 0 < distance < 1:
+        raise ValueError(f"start_distance={distance!r} must be a share of the map's side between 0 and 1; e.g. 0.25")
+    if not is_number(mean) or not MEANS[0] <= mean <= MEANS[1]:
+        raise ValueError(
+            f"start_mean={mean!r} must be a mean of the input's channels between {MEANS[0]} and {MEANS[1]:g}; e.g. 0.4 "
+            "behind ReLU"
+        )
     if start == "paper":
         return
     if position not in {"relative", "relative_only"}:
@@ -63,6 +80,12 @@ def check_start(start: str, distance: float, mean: float, *, position: str, num_
             f"start='directional' needs a channel of the tables for each of up to {MOST} heads; got num_heads="
             f"{num_heads}, of {head_dim} channels each; use at most as many heads as a head has channels"
         )
+    reach = max(REACHES[: -(-min(num_heads, MOST) // len(DIRECTIONS))])
+    if distance * reach >= 1:
+        raise ValueError(
+            f"start_distance={distance!r} has some of {num_heads} heads look {reach} times as far, "
+            f"{distance * reach:.3g} of the map's side, which is beyond it; use less than {1 / reach:.3g}"
+        )
 
 
 def check_stds(**stds: float | None) -> None:
@@ -74,4 +97,4 @@ def check_stds(**stds: float | None) -> None:
 
 def is_number(value: object) -> bool:
     """Whether it is a number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

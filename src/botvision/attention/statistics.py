@@ -3,7 +3,9 @@
 # B batch, M heads, D head dim, H×W map, N = H·W tokens, Q ≤ N queries that are looked at
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -42,27 +44,43 @@ class HeadStatistics(NamedTuple):
 def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistics]:
     """Where each head of each attention layer looks on these images, an entry a head and call of its layer.
 
-    The model runs once, in the mode that it is in. A model that was never trained shows its start in training mode
-    alone: in evaluation BatchNorm does not normalise yet. In training mode its statistics move, as in any forward pass.
+    The model runs once, in the mode that it is in, and stays as it is: buffers, such as BatchNorm's statistics, and
+    torch's random numbers come back. A model that was never trained shows its start in training mode alone: in
+    evaluation BatchNorm does not normalise yet.
 
     Args:
         model: one that has `MHSA2d` in it.
         images: (B, channels, H, W), or whatever else the model takes as its one argument.
 
     Raises:
-        ValueError: a model without `MHSA2d`.
+        ValueError: a model without `MHSA2d`, or no image.
     """
     found: list[HeadStatistics] = []
     hooks = on_inputs(model, lambda name, layer, x: found.extend(layer_statistics(layer, x, name=name)))
     if not hooks:
         raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unmoved(model):
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Forward passes, in any mode, that leave no trace: buffers and torch's random numbers come back."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def on_inputs(model: nn.Module, see: Callable[[str, MHSA2d, Tensor], None]) -> list[RemovableHandle]:
@@ -93,11 +111,16 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
         name: of the layer, for the result.
         queries: at most so many places a map are looked at, evenly spread; on large maps fewer, so that weights take
             64 MB at most.
+
+    Raises:
+        ValueError: no image.
     """
+    if not len(x):
+        raise ValueError("attention_statistics needs an image at least; got a batch of 0")
     height, width = x.shape[2:]
     tokens = torch.arange(height * width, device=x.device)
     queries = max(1, min(queries, WEIGHTS // (len(x) * layer.num_heads * len(tokens))))
-    chosen = tokens[:: -(-len(tokens) // queries)]
+    chosen = spread_out((height, width), queries).to(x.device)
     with torch.autocast(x.device.type, enabled=False):
         weights = attention_weights(layer, x.to(layer.qkv.weight.dtype), chosen)  # B M Q N
         down = (tokens // width - (chosen // width)[:, None]).to(weights)  # Q N
@@ -110,6 +133,17 @@ def layer_statistics(layer: MHSA2d, x: Tensor, *, name: str = "", queries: int =
             zip(entropy_share(weights).mean((0, 2)).tolist(), seen.tolist(), strict=True)
         )
     ]
+
+
+def spread_out(size: tuple[int, int], most: int) -> Tensor:
+    """(Q,) places of a map of (H, W), numbered row by row: all, or `most`, of as many rows and columns as there are."""
+    height, width = size
+    if height * width <= most:
+        return torch.arange(height * width, device="cpu")  # whatever device is the default
+    step = next(step for step in count(max(1, round(0.618 * width))) if math.gcd(step, width) == 1)
+    number = torch.arange(most, device="cpu")
+    rows = (2 * number + 1) * height // (2 * most)
+    return rows * width + (number * step + width // 2) % width
 
 
 def attention_weights(layer: MHSA2d, x: Tensor, chosen: Tensor, *, part: str = "both") -> Tensor:

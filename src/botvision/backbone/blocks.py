@@ -2,7 +2,6 @@
 
 # B batch, C input channels, P planes (bottleneck width), H×W input map
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from botvision.attention import MHSA2d
 from botvision.attention.graphs import is_exported
+from botvision.attention.start import BEHIND_RELU, mean_behind
 
 POOLS_BIND_SIZES = torch.__version__ < "2.13"  # in an exported graph: whether a pooled side is odd, for good
 
@@ -78,7 +78,7 @@ class BoTBlock(nn.Module):
             extend=extend,
             start=start,
             start_distance=start_distance,
-            start_mean=mean_behind(act_layer),
+            start_mean=mean_behind(act_layer) if start == "directional" else BEHIND_RELU,
             qkv_std=qkv_std,
             position_std=position_std,
             device=device,
@@ -111,13 +111,6 @@ class BoTBlock(nn.Module):
         x = self.act2(self.drop_block(self.bn2(x)))
         x = self.drop_path(self.bn3(self.conv3(x)))  # B 4P H/stride W/stride
         return self.act3(x + shortcut)
-
-
-def mean_behind(act_layer: Callable[..., nn.Module]) -> float:
-    """Mean of a channel behind BatchNorm and an activation at the start, to a tenth: 0.4 of ReLU, 0.2 of SiLU."""
-    with torch.device("cpu"):  # whatever device is the default
-        shares = torch.linspace(-1, 1, 2001)[1:-1]
-        return max(round(float(act_layer()(torch.erfinv(shares) * 2**0.5).mean()), 1), 0.1)
 
 
 class HalvingPool(nn.Module):

@@ -30,7 +30,11 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
     try:
         return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
     except TypeError as error:  # an option that this model's constructor lacks
-        raise ValueError(f"{name} does not take these options: {error}; leave it out or correct its name") from error
+        reason = str(error).partition("() ")[2] or str(error)  # without the constructor's name
+        raise ValueError(
+            f"{name} does not take these options: {reason}; leave it out or correct its name (a recipe's options: "
+            "--model.options null, or --model.backbone_options null of a detector)"
+        ) from error
 
 
 def check_name(name: str) -> None:

@@ -1,7 +1,6 @@
 """Log attention entropy and distance of each head at each evaluation; warn where it averages."""
 
 import sys
-from collections.abc import Collection
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -52,8 +51,9 @@ class AttentionLog(Callback):
             pl_module.log(f"val/attention_entropy/{place}", one.entropy, rank_zero_only=True)
             pl_module.log(f"val/attention_distance/{place}", one.distance, rank_zero_only=True)
         is_late = 2 * (trainer.current_epoch + 1) >= (trainer.max_epochs or 1)
-        starts = {module.start for module in pl_module.modules() if isinstance(module, MHSA2d)}
-        if is_late and not self.warned and (warning := averaging(self.found, starts=starts)):
+        layers = [module for module in pl_module.modules() if isinstance(module, MHSA2d)]
+        can_look = any(layer.relative and layer.start == "paper" for layer in layers)
+        if is_late and not self.warned and (warning := averaging(self.found, can_look=can_look)):
             self.warned = True
             print(warning, file=sys.stderr)
 
@@ -63,14 +63,19 @@ def short(name: str) -> str:
     return name.removesuffix(".mhsa").removeprefix("model.").removeprefix("pyramid.body.")
 
 
-def averaging(found: list[HeadStatistics], *, starts: Collection[str] = ("paper",)) -> str:
-    """A warning of the layers whose every head averages over the map; empty where there is none."""
+def averaging(found: list[HeadStatistics], *, can_look: bool = True) -> str:
+    """A warning of the layers whose every head averages over the map; empty where there is none.
+
+    Args:
+        found: of all layers.
+        can_look: whether a layer could have the directional start and has not.
+    """
     layers = dict.fromkeys(one.layer for one in found)
     lazy = [name for name in layers if all(one.entropy >= AVERAGES for one in found if one.layer == name)]
     if not lazy:
         return ""
     cures = ["train longer", "begin from a trained ResNet's weights"]
-    if "directional" not in starts:
+    if can_look:
         cures.append("begin with the model option start=directional (docs/directional-start.md)")
     return (
         f"warning: attention is a plain average over the map in {', '.join(lazy)} (entropy / log N of every head at "

@@ -4,14 +4,13 @@
 
 import base64
 from dataclasses import dataclass, replace
-from itertools import count, product
-from math import gcd
+from itertools import product
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from botvision.attention import HeadStatistics, Watched, entropy_share
+from botvision.attention import HeadStatistics, Watched, entropy_share, spread_out
 from botvision.attention.position import coordinate_table, offset_table
 
 DType = Literal["auto", "float16", "float32"]
@@ -80,21 +79,12 @@ class Block:
         down, across = (query @ table.double().T * self.scale for table in (self.table_h, self.table_w))
         return down[:, :, None] + across[:, None, :]
 
-    def spread_out(self) -> Tensor:
-        """(Q,) places of the map: all, or 512 of as many of its rows and columns as there are."""
-        height, width = self.size
-        if height * width <= QUERIES:
-            return torch.arange(height * width)
-        step = next(step for step in count(max(1, round(0.618 * width))) if gcd(step, width) == 1)
-        number = torch.arange(QUERIES)
-        return number * height // QUERIES * width + number * step % width
-
     def stored_as(self, dtype: str) -> "Block":
         """The block with q and k rounded, and the error that this makes."""
         kind = DTYPES[dtype]
         q, k = self.q.to(kind).float(), None if self.k is None else self.k.to(kind).float()
         rounded = replace(self, q=q, k=k, dtype=dtype)
-        some = product(self.spread_out().split(PIECE), self.parts)
+        some = product(spread_out(self.size, QUERIES).split(PIECE), self.parts)
         differences = [(rounded.rows(chosen, part) - self.rows(chosen, part)).abs().max() for chosen, part in some]
         return replace(rounded, error=float(max(differences)))
 
@@ -143,7 +133,7 @@ def block_of(seen: Watched, dtype: DType) -> Block:
         table_w=tables[1] if tables else None,
         statistics=tuple(seen.statistics()),
     )
-    queries = block.spread_out()
+    queries = spread_out(block.size, QUERIES)
     together = torch.stack([block.rows(some).sum(1) for some in queries.split(PIECE)]).sum(0) / len(queries)  # M N
     block = replace(block, shared=tuple(entropy_share(together).tolist()))
     if dtype != "auto":

@@ -2,6 +2,7 @@
 
 # B batch, C channels, H×W map
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from botvision.attention import MHSA2d
+from botvision.attention.start import mean_behind
 
 HEAD_DIM = 32  # channels a head where num_heads is 0; the blocks here are 32 to 768 channels wide
-BEHIND_SILU = 0.2  # mean of a channel behind BatchNorm and SiLU
 MAP = (20, 20)  # the P5 map of a 640 px image: the largest whose every offset has a row of its own
 
 
@@ -54,7 +55,7 @@ class Attention(NamedTuple):
             extend="clamp",  # ultralytics evaluates on maps of a cell more than it trains on
             qkv_bias=qkv_bias,
             start=self.start,
-            start_mean=BEHIND_SILU,
+            start_mean=mean_behind(lambda: deepcopy(Conv.default_act)),  # SiLU, unless the yaml says otherwise
             qkv_std=self.qkv_std,
             position_std=self.position_std,
         )

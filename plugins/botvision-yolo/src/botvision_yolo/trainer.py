@@ -106,24 +106,20 @@ def entropies(trainer: Any) -> list[HeadStatistics]:
     seen = getattr(trainer, "seen", None)
     if seen is None or not any(isinstance(module, MHSA2d) for module in model.modules()):
         return []
-    with unmoved(model):
+    with as_in_training(model):
         return attention_statistics(model, seen.to(next(model.parameters()).dtype))
 
 
 @contextmanager
-def unmoved(model: nn.Module) -> Iterator[None]:
-    """Training mode that leaves no trace in a model: BatchNorms keep their running statistics."""
-    norms = [norm for norm in model.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    before, mode = [(norm.momentum, norm.num_batches_tracked) for norm in norms], model.training
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """Training mode for a while, whatever modes a model's parts are in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
         yield
     finally:
-        for norm, (momentum, tracked) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
 
 
 class DetectionTrainer(AlignedWeights, yolo.detect.DetectionTrainer):

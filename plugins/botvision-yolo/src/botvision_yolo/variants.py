@@ -209,7 +209,8 @@ def known_names(scale: str = "") -> list[str]:
     for base, variants in supported().items():
         stem, dash, rest = base.partition("-")
         scaled = with_scale(stem, scale) if scale and not re.match(r"yolov?\d+[a-z]", stem) else stem
-        names += [f"{scaled}-{variant}{dash}{rest}.yaml" for variant in variants]
+        starts = ["", *(f"-{start}" for start in STARTS if start != "paper")]
+        names += [f"{scaled}-{variant}{start}{dash}{rest}.yaml" for variant in variants for start in starts]
     return names
 
 
