@@ -1,6 +1,7 @@
 """The evidence as a page: numbers and tables of the runs there are, for the words of `page.md.jinja`."""
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,12 @@ DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is
     ("insert_c4_c5", "relative"),
     ("directional", "paper"),
     ("directional", "resnet"),
+    ("directional", "se"),
     ("directional", "deep"),
+    ("directional", "dilated"),
+    ("paper_auxiliary", "paper"),
+    ("directional_auxiliary", "directional"),
+    ("directional_auxiliary", "paper_auxiliary"),
 )
 Result = dict[str, Any]
 
@@ -127,8 +133,9 @@ def published(evidence: Evidence, variant: str) -> Coco | None:
 
 
 def differences_table(evidence: Evidence) -> str:
-    """The paper's differences, and ours in every world that has runs."""
+    """The paper's differences, and ours in every world that has runs; where the paper has none, of accuracy too."""
     worlds = [world for world in evidence.grid.worlds if evidence.found.get(world)]
+    has_paper = any(variant.paper for variant in evidence.grid.variants.values())
     rows = []
     for one, other in DIFFERENCES:
         if not {one, other} <= set(evidence.grid.variants):
@@ -137,9 +144,17 @@ def differences_table(evidence: Evidence) -> str:
         gain = (
             "" if theirs is None or base is None else f"{theirs.box - base.box:+.1f} / {theirs.mask - base.mask:+.1f}"
         )
+        title = f"{evidence.title(one)} − {evidence.title(other)}"
         cells = [difference_cell(evidence, world, one, other) for world in worlds]
-        rows.append([f"{evidence.title(one)} − {evidence.title(other)}", gain, *cells])
-    return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
+        if has_paper:
+            rows.append([title, gain, *cells])
+            continue
+        named_right = [named_cell(evidence, world, one, other) for world in worlds]
+        rows.append([title, *chain.from_iterable(zip(cells, named_right, strict=True))])
+    if has_paper:
+        return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
+    heads = [(f"{world}: box / mask AP", f"{world}: classified right, points") for world in worlds]
+    return table(["difference", *chain.from_iterable(heads)], rows)
 
 
 def difference_cell(evidence: Evidence, world: str, one: str, other: str) -> str:
@@ -152,6 +167,12 @@ def difference_cell(evidence: Evidence, world: str, one: str, other: str) -> str
     said = [verdict(boxes), verdict(masks)]
     where = said[0] if said[0] == said[1] else f"box {said[0]}, mask {said[1]}"
     return f"{boxes.text(sign=True)} / {masks.text(sign=True)} (n = {boxes.seeds}): {where}"
+
+
+def named_cell(evidence: Evidence, world: str, one: str, other: str) -> str:
+    """Our difference of the share of found objects that bear the right class."""
+    apart = difference(evidence.values(world, one, named), evidence.values(world, other, named))
+    return NOT_RUN if apart is None else f"{apart.text(sign=True)} (n = {apart.seeds}): {verdict(apart)}"
 
 
 def comparisons(evidence: Evidence) -> list[dict[str, Any]]:
