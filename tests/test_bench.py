@@ -120,6 +120,27 @@ def test_a_contender_that_cannot_run_says_why_and_the_others_go_on(tmp_path):
         race(build, ["a"], setting(engine=Engine(accelerator="quantum")), what="x", rounds=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": ("resnet26", "botnet62")}, "unknown model 'botnet62'; did you mean botnet26"),
+        ({"models": ("botnet14", "botnet14")}, "'botnet14' is named twice"),
+        ({"engine": Engine(threads=0)}, r"engine\.threads=0 must be at least 1"),
+        ({"out": Path("b.json")}, r"out='b\.json' must be a Markdown file"),
+        ({"out": Path()}, r"out='\.' must be a Markdown file"),
+    ],
+)
+def test_what_cannot_be_timed_or_written_is_refused_before_it_is(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        backbone(**{"models": ("resnet26", "botnet26"), "sizes": (64,), "rounds": 1, **options})
+
+
+def test_memory_of_a_size_whose_quarter_is_too_small():
+    small = setting(64, train=True)
+    assert 0 < peak_alone(build, "botnet14", small) < 500
+
+
 def test_memory_does_not_hide_what_was_held_and_freed_before(contenders):
     assert 70 < peak_alone(contenders.forgetful, "any", setting()) < 100
 
@@ -203,7 +224,10 @@ def test_ways_to_run_a_model_are_timed_beside_eager(tmp_path):
     [
         ({"models": ()}, "needs at least one model"),
         ({"models": ("botnet14",)}, "must say its image size"),
+        ({"models": ("botnet14@²",)}, "must say its image size"),
         ({"ways": ("tensorrt",)}, "way 'tensorrt' is unknown"),
+        ({"engine": Engine(precision="bfloat16")}, "has precision and compile among its ways"),
+        ({"engine": Engine(accelerator="gpu")}, "runs on the CPU; got accelerator='gpu'"),
     ],
 )
 def test_deployments_that_cannot_be_timed_are_refused(options, said):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -138,6 +138,27 @@ def test_seeds_beside_a_baseline(make, tmp_path):
     assert "6 runs of a detector" in text
 
 
+def test_folders_of_one_name_are_told_apart_and_other_images_are_told(make, scenes, tmp_path):
+    for folder in ("lr1", "lr2"):
+        (tmp_path / folder).mkdir()
+    ours, other = make("lr1/seed0"), make("lr2/seed0", ap=0.25)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["optim"]["lr"] = 0.5
+    document = json.loads((scenes / "annotations" / "val.json").read_text())
+    document["images"] = [{**image, "id": image["id"] + 50} for image in document["images"]]
+    for annotation in document["annotations"]:
+        annotation |= {"image_id": annotation["image_id"] + 50, "category_id": CLASSES[annotation["id"] % 3][0]}
+    document["categories"] = [{"id": number, "name": name} for number, name in CLASSES]
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    config["data"]["val_annotations"] = str(tmp_path / "other.json")
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    text = report((ours,), against=(other,), out=tmp_path / "both.html").out.read_text()
+    assert rows_of(text, "result")[0] == ["", "lr1/seed0", "lr2/seed0", "difference"]
+    assert [row[0] for row in rows_of(text, "calibration")[1:3]] == ["lr1/seed0", "lr2/seed0"]
+    assert "The runs were evaluated on different validation images" in text
+    assert "<figcaption>lr2/seed0: " not in text  # it has not seen these images
+
+
 def test_more_columns_than_dashes_have_panels_of_their_own(make, tmp_path):
     runs = tuple(make(f"run-{seed}", seed=seed, parts=("metrics",)) for seed in (0, 1))
     terms = [f"train/loss_{name}" for name in ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")]
@@ -211,6 +232,8 @@ def test_a_record_knows_runs_that_differ_by_their_seed(make):
     one, two, other = (read_record(make(name, seed=seed, backbone=backbone)) for name, seed, backbone in (
         ("a", 0, "botnet14"), ("b", 1, "botnet14"), ("c", 1, "resnet14t")))  # fmt: skip
     assert one.kind == two.kind != other.kind
+    low = replace(one, config={**one.config, "engine": {"precision": "bf16-mixed"}})
+    assert low.kind != one.kind
     assert (two.seed, two.model, two.last("train/loss"), two.checkpoint.name) == (1, "botnet14", 2.5, "last.ckpt")
 
 

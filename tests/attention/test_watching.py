@@ -1,5 +1,6 @@
 """Attention read from outside equals what the layer computes, and reading it changes nothing."""
 
+import copy
 import math
 
 import pytest
@@ -95,6 +96,14 @@ def test_it_computes_by_the_fast_path():
         layer(x)
     assert asked == ["auto"]
     assert seen[""].x.data_ptr() != x.data_ptr()
+
+
+def test_a_copy_that_runs_is_not_taken_for_the_model():
+    layer = MHSA2d(16, 2)
+    with watch(layer) as seen, torch.no_grad():
+        layer(torch.randn(2, 16, 4, 5))
+        copy.deepcopy(layer)(torch.randn(1, 16, 3, 3))
+    assert [one.size for one in seen] == [(4, 5)]
 
 
 def test_half_precision_weights_are_read_in_float32():

@@ -59,6 +59,23 @@ def test_options_given_on_opening_win(tmp_path):
     assert other.fc.out_features == 9
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"position": "none", "num_classes": 5},
+        {"position": "absolute", "features_only": True},
+        {"insert": ("c4",), "layers": (1, 1, 2, 1), "num_classes": 5},
+    ],
+)
+def test_options_that_are_not_the_weights_are_refused_beside_another_classifier_too(tmp_path, options):
+    model = botvision.create_model("botnet14", channels=(8, 16, 32, 64), img_size=64)
+    folder = botvision.save_pretrained(model, tmp_path / "m", how_trained="Initial weights.")
+    with pytest.raises(ValueError, match=r"does not fit a model with .*: no (place for|layer)"):
+        botvision.from_pretrained(folder, **options)
+    assert botvision.from_pretrained(folder, features_only=True, out_indices=(1, 2), in_chans=1)
+    assert botvision.from_pretrained(folder, num_classes=0)
+
+
 def test_the_card_says_what_one_must_know(tmp_path):
     model = shaken(position="absolute", img_size=(64, 96))
     folder = botvision.save_pretrained(model, tmp_path / "m", how_trained="On nothing.", licence="cc-by-4.0")

@@ -173,6 +173,26 @@ def test_names_of_wrapped_models_are_unwrapped(wrapper):
     assert torch.equal(model.module.fc.weight, source.fc.weight)
 
 
+def replica_of(module):
+    """As nn.DataParallel makes them: weights are attributes, and no parameters."""
+    replica = module._replicate_for_data_parallel()
+    for name, child in module.named_children():
+        replica._modules[name] = replica_of(child)
+    for name, parameter in module._parameters.items():
+        replica._parameters.pop(name, None)
+        replica.__dict__[name] = None if parameter is None else parameter.detach()
+    return replica
+
+
+def test_a_replica_of_data_parallel_runs():
+    model = botvision.create_model("botnet14", channels=(8, 16, 32, 64), img_size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    replica = replica_of(model)
+    assert not list(replica.parameters())
+    with torch.no_grad():
+        assert torch.equal(replica(images), model(images))
+
+
 def test_what_fits_is_loaded_where_exactness_is_not_asked_for():
     source = botvision.create_model("botnet14", img_size=64, num_classes=4)
     model = botvision.create_model("botnet26", img_size=96)

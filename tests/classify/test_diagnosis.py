@@ -1,5 +1,7 @@
 """A classifier's figures against answers counted by hand, and its page."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def one():
 
 def test_figures_of_known_answers(one):
     assert one.confusion.tolist() == [[2, 1, 0], [0, 1, 0], [0, 1, 0]]
-    assert by_class(one) == [("<b>cat</b>", pytest.approx(2 / 3), 3), ("dog", 1.0, 1), ("cow", 0.0, 1)]
+    assert by_class(one) == [(0, pytest.approx(2 / 3), 3), (1, 1.0, 1), (2, 0.0, 1)]
     assert one.right.tolist() == [True, False, True, False, True]
     assert one.bins() == [
         (pytest.approx(0.35), 0, 1), (pytest.approx(0.725), 0.5, 2), (pytest.approx(0.925), 1, 2)
@@ -37,12 +39,32 @@ def test_figures_of_known_answers(one):
     assert confused(one.confusion.tolist(), CLASSES, CLASSES, most=1) == [["<b>cat</b>", "dog", "1"]]
 
 
+def test_two_classes_of_one_name_are_two_rows(one, tmp_path):
+    twice = replace(one, classes=("crane", "ox", "crane"), every=5)
+    text = assemble(ClassifierReporter({}), [Group("mine", [Entry(Record(tmp_path, {}, (), {}, None), twice)])])
+    part = text[text.index("Accuracy by class</h2>") :]
+    assert part.index("0.0 %") < part.index("66.7 %") < part.index("100.0 %")
+    assert "<strong>0.0 %</strong><span>worst class</span>" in text
+    assert "were evaluated on different" not in text
+
+
+def test_weights_that_are_no_numbers_have_no_calibration_gap(one):
+    assert replace(one, sure=np.array([0.9, np.nan, 0.7, 0.3, 0.9])).gap is None
+
+
+def test_other_validation_images_are_told(one, tmp_path):
+    record = Record(tmp_path, {}, (), {}, None)
+    other = replace(one, labels=np.array([1, 0, 1, 2, 0]))
+    groups = [Group("mine", [Entry(record, one)]), Group("theirs", [Entry(record, other)], True)]
+    assert "were evaluated on different validation images" in assemble(ClassifierReporter({}), groups)
+
+
 def test_the_page_of_a_classifier(one, tmp_path):
     rows = ({"step": 1.0, "train/loss": 2.0}, {"step": 2.0, "val/top1": 0.5, "val/top5": 0.75})
     record = Record(tmp_path, {"model": {"name": "botnet14"}}, rows, {"top1": 0.625, "top5": 1.0}, None)
     text = assemble(ClassifierReporter(Classification.panels), [Group("mine", [Entry(record, one)])])
     assert "<strong>62.5 %</strong><span>top-1</span>" in text
-    assert "<strong>0.0 %</strong><span>worst class</span>" in text
+    assert "<span>worst class</span>" not in text  # of 5 of 9 images
     assert "dog 0.70, is &lt;b&gt;cat&lt;/b&gt;: the truth is answer 2" in text
     assert "<b>cat" not in text
     wrong = text[text.index("Surest wrong answers") : text.index("Surest right answers")]

@@ -97,3 +97,4 @@ def test_nothing_found_is_all_missed():
     assert counted["confusion"][:3, 3].tolist() == [1, 2, 0]
     assert counted["box"].ap() == 0
     assert np.sum(counted["confusion"]) >= 3
+    assert (counted["calibration"], counted["gap"], counted["errors"]) == ([], None, {})

@@ -90,15 +90,16 @@ def on_inputs(model: nn.Module, see: Callable[[str, MHSA2d, Tensor], None]) -> l
         A handle a layer; `remove()` ends it.
     """
 
-    def hook(name: str) -> Any:
+    def hook(name: str, own: MHSA2d) -> Any:
         def look(layer: MHSA2d, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             (x,) = (*inputs, *named.values())
-            see(name, layer, x)
+            if layer is own:  # a copy of the model has copies of its hooks
+                see(name, layer, x)
 
         return look
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, MHSA2d)}
-    return [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
+    return [layer.register_forward_pre_hook(hook(name, layer), with_kwargs=True) for name, layer in layers.items()]
 
 
 @torch.no_grad()

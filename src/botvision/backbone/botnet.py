@@ -131,8 +131,9 @@ class BoTNet(ResNet):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Refuse what no image is, then run; here and not in `forward`, which must stay scriptable."""
-        if not is_recorded():
-            check_image(x, channels=self.in_chans, like=next(self.parameters()))
+        like = next(self.parameters(), None)  # a replica of nn.DataParallel has none
+        if like is not None and not is_recorded():
+            check_image(x, channels=self.in_chans, like=like)
         return super().__call__(x)
 
     @torch.jit.ignore

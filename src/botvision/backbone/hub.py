@@ -7,10 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData, try_to_load_from_cache
+from safetensors import safe_open
 from timm.models import save_for_hf
 from torch import nn
 
+from botvision.attention import MHSA2d
 from botvision.backbone.botnet import BoTNet
 from botvision.backbone.counts import count
 from botvision.backbone.registry import create_model
@@ -91,7 +93,13 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
     else:
         address = f"hf-hub:{source}"
     try:
-        return create_model(address, pretrained=True, **options)
+        model = create_model(address, pretrained=True, **options)
+        weights = (
+            path / "model.safetensors" if path.is_dir() else try_to_load_from_cache(str(source), "model.safetensors")
+        )
+        if isinstance(weights, str | Path):
+            check_filled(model, weights)
+        return model
     except RuntimeError as error:  # torch's list of names and shapes, on several lines
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error
@@ -106,6 +114,29 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
         ) from error
     except OSError as error:  # of huggingface_hub: no such repository, no network
         raise FileNotFoundError(f"neither a folder nor on the hub: {source}; {error}") from error
+
+
+def check_filled(model: nn.Module, weights: str | Path) -> None:
+    """Refuse a model with attention of ours whose options are not its weights': timm fills what fits, and is silent.
+
+    Args:
+        model: filled; its classifier may be another.
+        weights: a safetensors file. Stages that the model has left out, of features, may be there.
+
+    Raises:
+        RuntimeError: tensors that the file lacks, or that the model has no place for.
+    """
+    if not any(isinstance(module, MHSA2d) for module in model.modules()):
+        return
+    with safe_open(weights, framework="pt") as file:
+        names = set(file.keys())
+    own = set(model.state_dict())
+    stages = {name.partition(".")[0] for name in own}
+    apart = [f"no {name} in the file" for name in sorted(own - names)]
+    apart += [f"no place for {name}" for name in sorted(names - own) if name.partition(".")[0] in stages]
+    apart = [one for one in apart if " fc." not in one and "num_batches_tracked" not in one]
+    if apart:
+        raise RuntimeError(", ".join(apart[:4]) + (f" and {len(apart) - 4} more" if len(apart) > 4 else ""))
 
 
 def push_to_hub(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from botvision.backbone import BoTNet, create_model, fuse
 from botvision.backbone.blocks import BoTBlock
+from botvision.backbone.registry import check_name
+from botvision.backbone.spec import VARIANTS
 from botvision.bench.race import Engine, Report, Row, Setting, race, trained
 
 FUSED, TIMMS = " fused", " with timm's layer"
@@ -31,6 +33,11 @@ def race_backbone(
     names = [name for name in models if not (train and name.endswith(FUSED))]
     if len(names) == 0 or names[0] != models[0]:
         raise ValueError(f"{models[0]!r} cannot be trained and is the baseline; put a model that is not fused first")
+    for name in models:
+        ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
+        check_name(base := name.removesuffix(ending))
+        if ending == TIMMS and base not in VARIANTS:
+            raise ValueError(f"{name!r}: only a BoTNet has attention to put timm's layer for; leave the ending out")
     if not sizes:
         raise ValueError("bench backbone needs at least one size; e.g. --sizes 1024")
     rows: list[Row] = []
@@ -38,6 +45,8 @@ def race_backbone(
         setting = Setting(size, batch, train, engine)
         rows += race(build, names, setting, what="backbone", rounds=rounds, memory=memory)
     note = "Backbones without classifier, channels_last, random weights; rounds in random order."
+    if left_out := [name for name in models if name not in names]:
+        note += f" Not here, since fused models cannot be trained: {', '.join(left_out)}."
     return Report("Backbones", note, str(engine), rows)
 
 
@@ -62,9 +71,7 @@ def prepared(name: str, setting: Setting) -> nn.Module:
     ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
     model = create_model(name.removesuffix(ending), num_classes=0, global_pool="").train(setting.train)
     if ending == TIMMS:
-        if not isinstance(model, BoTNet):
-            raise ValueError(f"{name!r}: only a BoTNet has attention to put timm's layer for; leave the ending out")
-        with_timms_layer(model, setting.size)
+        with_timms_layer(cast("BoTNet", model), setting.size)
     return fuse(model) if ending == FUSED else model
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from botvision.backbone import VARIANTS, create_model
+from botvision.backbone.registry import check_name
 from botvision.bench.race import Engine, Report, Setting, race
 
 TOP1 = {  # published, ImageNet: arXiv 2101.11605 and a secondary source for it
@@ -22,6 +23,8 @@ def race_classify(
     """The races of `botvision bench classify`, which says what its arguments are."""
     if not models:
         raise ValueError("bench classify needs at least one model; e.g. tf_efficientnet_b7@600 botnet_s1_128@384")
+    for model in models:
+        check_name(name_and_size(model)[0])
     sizes = [name_and_size(model)[1] for model in models]
     setting = Setting(max(sizes), batch, train, engine)
     rows = race(build, models, setting, what="classifiers, up to", rounds=rounds, memory=memory)
@@ -36,7 +39,7 @@ def race_classify(
 def name_and_size(model: str) -> tuple[str, int]:
     """`botnet_s1_59@224` → its name and px."""
     name, _, size = model.partition("@")
-    if not size.isdigit():
+    if not size.isdecimal():
         raise ValueError(f"{model!r} must say its image size, e.g. {name}@224")
     return name, int(size)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from botvision.bench.config import Engine
+from botvision.files import check_writable
 from botvision.maskrcnn.config import PresetName
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def attention(
     Raises:
         ValueError: no round, or a side below 1.
     """
+    check_out(out)
     from botvision.bench.attention import race_attention
 
     return saved(race_attention(sides, rounds=rounds, train=train, memory=memory, engine=engine), out)
@@ -69,8 +71,9 @@ def backbone(
     """Time whole backbones without classifier, channels_last, in turn.
 
     Args:
-        models: timm or BoTNet names; the first is the baseline. A name may end in " fused" (BatchNorms folded, not to
-            train) or, a BoTNet's, in " with timm's layer" (timm's BottleneckAttn at the same places, fixed size).
+        models: timm or BoTNet names; the first is the baseline. A name may end in " fused" (BatchNorms folded; left
+            out where models train) or, a BoTNet's, in " with timm's layer" (timm's BottleneckAttn at the same places,
+            fixed size).
         sizes: px of the square images.
         batch: images at a time.
         rounds: how often every contender runs.
@@ -80,8 +83,9 @@ def backbone(
         out: Markdown file for the table; every round's seconds go beside it as JSON, and the ratios as a plot.
 
     Raises:
-        ValueError: an unknown name, a fused model to train, timm's layer in no BoTNet, a size or number below 1.
+        ValueError: an unknown name, a fused baseline to train, timm's layer in no BoTNet, a size or number below 1.
     """
+    check_out(out)
     from botvision.bench.backbone import race_backbone
 
     return saved(
@@ -113,6 +117,7 @@ def classify(
     Raises:
         ValueError: no model, an unknown name, one without px, or a number below 1.
     """
+    check_out(out)
     from botvision.bench.classify import race_classify
 
     return saved(race_classify(models, batch=batch, rounds=rounds, train=train, memory=memory, engine=engine), out)
@@ -147,6 +152,7 @@ def detector(
     Raises:
         ValueError: an unknown name, no model, or a number below 1.
     """
+    check_out(out)
     from botvision.bench.detector import race_detector
 
     return saved(
@@ -182,10 +188,24 @@ def deploy(
     Raises:
         ValueError: an unknown name or way, a model without px, or a number below 1.
     """
+    check_out(out)
     from botvision.bench.deploy import race_deploy
 
     report = race_deploy(models, ways=ways, batch=batch, preset=preset, rounds=rounds, engine=engine)
     return saved(report, out)
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a place for the table before anything is timed.
+
+    Raises:
+        ValueError: a folder, one that cannot be written into, or the name of one of the files that go beside it.
+    """
+    if out is None:
+        return
+    if out.is_dir() or out.suffix in (".json", ".png"):
+        raise ValueError(f"out={str(out)!r} must be a Markdown file, beside which a .json and a .png go; e.g. bench.md")
+    check_writable(out.parent)
 
 
 def saved(report: "Report", out: Path | None) -> "Report":

@@ -1,6 +1,7 @@
 """Benchmark of ways to run one model: eager torch, fused, compiled, onnxruntime, OpenVINO; int8."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,10 +39,17 @@ def race_deploy(
         raise ValueError(f"way {unknown[0]!r} is unknown; use {', '.join(WAYS)}")
     if EAGER not in ways[:1]:
         ways = (EAGER, *(way for way in ways if way != EAGER))
+    if engine.precision != "float32" or engine.compile:
+        raise ValueError(
+            "bench deploy has precision and compile among its ways; e.g. --ways 'channels_last bf16' compiled"
+        )
+    if engine.accelerator not in ("auto", "cpu"):
+        raise ValueError(f"bench deploy runs on the CPU; got accelerator={engine.accelerator!r}; leave it out")
+    engine = replace(engine, accelerator="cpu")
     rows: list[Row] = []
     for model in models:
         name, _, size = model.rpartition("@")
-        if not name or not size.isdigit():
+        if not name or not size.isdecimal():
             raise ValueError(f"{model!r} must say its image size, e.g. botnet50@224, or detector:botnet26@512")
         setting = Setting(int(size), batch, False, engine)
         with TemporaryDirectory() as folder:

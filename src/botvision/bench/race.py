@@ -2,6 +2,7 @@
 
 import random
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -112,6 +113,10 @@ def race(
     if min(rounds, setting.size, setting.batch) < 1:
         got = f"rounds={rounds}, size={setting.size}, batch={setting.batch}"
         raise ValueError(f"rounds, sizes and batch must be at least 1; got {got}; e.g. 7, 64 and 1")
+    if setting.engine.threads is not None and setting.engine.threads < 1:
+        raise ValueError(f"engine.threads={setting.engine.threads} must be at least 1; leave it out for torch's choice")
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise ValueError(f"{twice[0]!r} is named twice; name each contender once, and raise rounds to see the spread")
     _ = setting.engine.device  # refused before anything is built, where it is not there
     heat = heat_name(what, setting)
     if setting.engine.threads is not None:
@@ -182,6 +187,9 @@ def peak_alone(build: Build, name: str, setting: Setting) -> float | None:
             small = setting._replace(size=max(setting.size // WARM_UP, 1))
             return alone.submit(peak, build, name, setting, small).result()
         except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
+            return None
+        except Exception as error:  # what was timed is not lost
+            print(f"warning: {name}: no peak of memory ({sentence(error)})", file=sys.stderr)
             return None
 
 

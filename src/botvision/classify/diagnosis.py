@@ -88,8 +88,13 @@ class Diagnosis:
         ]
 
     @property
-    def gap(self) -> float:
-        """Expected calibration error: how far probability and share of right ones are apart, a mean over the images."""
+    def gap(self) -> float | None:
+        """Expected calibration error: how far probability and share of right ones are apart, a mean over the images.
+
+        None where a probability is no number, of weights that are none.
+        """
+        if not np.isfinite(self.sure).all():
+            return None
         return sum(abs(sure - right) * count for sure, right, count in self.bins()) / len(self.labels)
 
 

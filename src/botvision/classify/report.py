@@ -23,6 +23,7 @@ from botvision.engine.reporter import (
 )
 
 WORST, BEST = 12, 6  # images shown
+ENOUGH = 20  # images of a class, to call it the worst
 CLASSES = 60  # rows of the table, the worst ones of more
 
 
@@ -42,8 +43,8 @@ class ClassifierReporter(Reporter[Diagnosis]):
         ),
         Headline(
             "worst class",
-            "Top-1 of the class that fares worst.",
-            of_analysis(lambda one: min((accuracy for _, accuracy, _ in by_class(one)), default=None)),
+            f"Top-1 of the class that fares worst; of a part of the images, among classes with {ENOUGH} or more.",
+            of_analysis(lambda one: worst_class(one)),
             per_cent=True,
         ),
         Headline(
@@ -61,6 +62,11 @@ class ClassifierReporter(Reporter[Diagnosis]):
         """At most 1,024 validation images."""
         return diagnose(record, checkpoint, device=device, seconds=seconds)
 
+    def other_images(self, one: Diagnosis, other: Diagnosis) -> bool:
+        """By their true classes in order; one may have looked at more of the same."""
+        least = min(len(one.labels), len(other.labels))
+        return not np.array_equal(one.labels[:least], other.labels[:least])
+
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
         """All but curves, head entropies and configuration."""
         if not groups:
@@ -74,24 +80,29 @@ class ClassifierReporter(Reporter[Diagnosis]):
         yield examples(groups)
 
 
-def by_class(one: Diagnosis) -> list[tuple[str, float, int]]:
-    """Name, top-1 and images of each class that has images."""
+def worst_class(one: Diagnosis) -> float | None:
+    """Its top-1. Of a draw, only classes count that have enough images: the least of many is low by chance."""
+    is_all = len(one.labels) + one.skipped >= one.every
+    return min((top1 for _, top1, count in by_class(one) if is_all or count >= ENOUGH), default=None)
+
+
+def by_class(one: Diagnosis) -> list[tuple[int, float, int]]:
+    """Number, top-1 and images of each class that has images."""
     counts = one.confusion
     totals = counts.sum(1)
-    return [
-        (name, float(counts[at, at] / totals[at]), int(totals[at])) for at, name in enumerate(one.classes) if totals[at]
-    ]
+    return [(at, float(counts[at, at] / totals[at]), int(totals[at])) for at in np.flatnonzero(totals).tolist()]
 
 
 def accuracies(groups: Sequence[Group]) -> Section:
     """Top-1 of each class, the worst first; of several seeds the mean."""
-    first = by_class(groups[0].analysed[0])
-    known = [[{name: accuracy for name, accuracy, _ in by_class(one)} for one in group.analysed] for group in groups]
+    one: Diagnosis = groups[0].analysed[0]
+    first = by_class(one)
+    known = [[{at: accuracy for at, accuracy, _ in by_class(one)} for one in group.analysed] for group in groups]
     rows: list[list[Cell]] = []
-    for name, _, count in sorted(first, key=lambda entry: (entry[1], entry[0]))[:CLASSES]:
-        row: list[Cell] = [name, f"{count:,}"]
+    for at, _, count in sorted(first, key=lambda entry: (entry[1], one.classes[entry[0]]))[:CLASSES]:
+        row: list[Cell] = [one.classes[at], f"{count:,}"]
         for colour, runs in enumerate(known):
-            value = mean_of([run.get(name) for run in runs])
+            value = mean_of([run.get(at) for run in runs])
             row.append("–" if value is None else Bar(f"{100 * value:.1f} %", value, colour))
         rows.append(row)
     about = "Share of each class's images whose first answer is right, the worst class first."

@@ -11,6 +11,7 @@ from botvision.engine.settings import read_yaml
 from botvision.files import read_json, read_text
 
 LEFT_OUT = {"workers", "seed"}  # options that make no other kind of run
+PRECISION = "precision"  # the one of the engine's that changes what is computed
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Record:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         options = {name: group for name, group in self.config.items() if name not in ("engine", "out")}
-        return json.dumps(kept(options, own=f"{self.name}/annotations/"), sort_keys=True)
+        options[PRECISION] = self.config.get("engine", {}).get(PRECISION)
+        return json.dumps(kept(options, own=f"/{self.name}/annotations/"), sort_keys=True)
 
     def points(self, column: str, *, along: str) -> list[tuple[float, float]]:
         """A column of metrics.csv over another, where both are."""
@@ -67,7 +69,7 @@ def kept(options: Any, *, own: str) -> Any:
     """Options less those that make no other kind of run; labels that lie in the run's own folder have no name."""
     if isinstance(options, dict):
         return {name: kept(value, own=own) for name, value in options.items() if name not in LEFT_OUT}
-    return own[-1] if isinstance(options, str) and own in options else options
+    return own[-1] if isinstance(options, str) and own in f"/{options}" else options
 
 
 def read_record(path: Path) -> Record:

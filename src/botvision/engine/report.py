@@ -149,16 +149,23 @@ def check_classes(reporter: Reporter[Any], records: Sequence[Record]) -> None:
 
 
 def grouped(ours: Sequence[Entry[Any]], others: Sequence[Entry[Any]]) -> list[Group]:
-    """Runs by kind, the baseline's last; labelled by their models where these differ, otherwise by their folders."""
+    """Runs by kind, the baseline's last; labelled by their models where these differ, otherwise by their folders.
+
+    Of folders of one name as many parents are told as tell them apart.
+    """
     kinds: dict[tuple[bool, str], list[Entry[Any]]] = {}
     for is_baseline, entries in ((False, ours), (True, others)):
         for entry in entries:
             kinds.setdefault((is_baseline, entry.record.kind), []).append(entry)
     models = [entries[0].record.model for entries in kinds.values()]
     by_model = len(kinds) > 1 and all(models) and len(set(models)) == len(models)
+    paths = [entries[0].record.path.resolve().parts for entries in kinds.values()]
+    known = max(map(len, paths))
+    needed = next(n for n in range(1, known + 1) if len({path[-n:] for path in paths}) == len(paths))
     groups = []
     for (is_baseline, _), entries in kinds.items():
-        label = entries[0].record.model if by_model else entries[0].record.name
+        folder = "/".join(entries[0].record.path.resolve().parts[-needed:])
+        label = entries[0].record.model if by_model else folder
         label += f" ({len(entries)} seeds)" if len(entries) > 1 else ""
         groups.append(Group(label, entries, is_baseline))
     return groups
@@ -173,10 +180,14 @@ def assemble(reporter: Reporter[Any], groups: Sequence[Group]) -> str:
     about = f'<p class="quiet">{escaped(subtitle(reporter, groups))}</p>'
     head = f"<header><div><h1>{escaped(title)}</h1>{about}</div>{THEME}</header>"
     notes = [note(entry.why_not) for group in groups for entry in group.entries if entry.why_not]
+    first, *others = [one for group in groups for one in group.analysed] or [None]
+    if any(reporter.other_images(first, other) for other in others):
+        notes.append(note(OTHER_IMAGES))
     body = "".join([head, contents(sections), *notes, *map(str, sections), FOOTER])
     return page(title, f"<main>{body}</main>", data={}, styles=[web("botvision.draw", "report.css")])
 
 
+OTHER_IMAGES = "The runs were evaluated on different validation images: differences are not the models' alone."
 THEME = Markup('<button type="button" id="theme" aria-pressed="false">dark</button>')
 FOOTER = Markup(
     "<footer>Made by botvision report. The file asks for nothing: mail it, open it without a network.</footer>"

@@ -1,5 +1,6 @@
 """What a task's report is made of: runs in groups, numbers of its head, shared sections."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,14 +58,12 @@ class Headline(NamedTuple):
         words: what it says, for a person who does not know it.
         of: the number of a run; none where the run has none.
         per_cent: whether it is shown in per cent, not as a fraction.
-        details: left to the table, not among the large numbers.
     """
 
     name: str
     words: str
     of: Callable[[Entry[Any]], float | None]
     per_cent: bool = False
-    details: bool = False
 
     def text(self, value: float) -> str:
         """As it is shown."""
@@ -112,6 +111,10 @@ class Reporter(ABC, Generic[Analysis]):
             FileNotFoundError, ValueError: images or a checkpoint that are not there any more, or cannot be read.
         """
 
+    def other_images(self, one: Analysis, other: Analysis) -> bool:
+        """Whether two runs were evaluated on different images, so that their difference is not the models' alone."""
+        return False
+
     @abstractmethod
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
         """Between the curves and the configuration, of groups that have something analysed."""
@@ -133,7 +136,8 @@ def of_summary(name: str, column: str) -> Callable[[Entry[Any]], float | None]:
 
     def find(entry: Entry[Any]) -> float | None:
         value = entry.record.summary.get(name)
-        return float(value) if isinstance(value, int | float) else entry.record.last(column)
+        number = float(value) if isinstance(value, int | float) else entry.record.last(column)
+        return number if number is not None and 0 <= number < math.inf else None  # COCO's -1: there is no such object
 
     return find
 

@@ -80,9 +80,9 @@ class Diagnosis:
         mask: of masks; none without.
         confusion: (K + 1, K + 1) counts, truth down, from score 0.5 on; the last row is background, the last column
             missed.
-        errors: AP50 that each of TIDE's kinds of error costs.
-        calibration: bins with their confidence, share of right ones and count; and the mean gap.
-        gap: expected calibration error.
+        errors: AP50 that each of TIDE's kinds of error costs; empty where nothing was found.
+        calibration: bins with their confidence, share of right ones and count; none where nothing was found.
+        gap: expected calibration error; none where nothing was found.
     """
 
     model: nn.Module
@@ -96,7 +96,7 @@ class Diagnosis:
     confusion: NDArray[np.int64]
     errors: Mapping[str, float]
     calibration: Sequence[Mapping[str, float]]
-    gap: float
+    gap: float | None
 
     @property
     def names(self) -> list[str]:
@@ -241,14 +241,14 @@ def count(
         apart = evaluated(alone, [result for own in counting for result in own], "bbox", masks=masks)
     seen = apart.confusion_matrix(min_score=SHOWN)
     places = [list(seen["cat_ids"]).index(number) for number in order] + [len(order)]
-    calibrated = apart.calibration()
+    calibrated = apart.calibration() if results else {"bins": [], "ece": None}
     return {
         "box": counted(counter, order),
         "mask": counted(evaluated(document, results, "segm", masks=True), order) if masks else None,
         "confusion": np.asarray(seen["matrix"]).astype(np.int64)[np.ix_(places, places)],
-        "errors": {name: float(value) for name, value in counter.tide_errors()["delta_ap"].items()},
+        "errors": {name: float(value) for name, value in counter.tide_errors()["delta_ap"].items()} if results else {},
         "calibration": calibrated["bins"],
-        "gap": float(calibrated["ece"]),
+        "gap": calibrated["ece"],
     }
 
 

@@ -68,7 +68,7 @@ class DetectorReporter(Reporter[Diagnosis]):
         Headline("mask AP", "The same by masks instead of boxes.", of_summary("mask_ap", "val/mask_ap")),
         Headline(
             "box AP50",
-            "The same where an overlap of 0.5 is enough: found and named, however loosely placed.",
+            "Of the images looked at, where an overlap of 0.5 is enough: found and named, however loosely placed.",
             of_analysis(lambda one: one.box.ap(overlap=0.5)),
         ),
         Headline(
@@ -92,6 +92,11 @@ class DetectorReporter(Reporter[Diagnosis]):
     def analyse(self, record: Record, checkpoint: Path, *, device: torch.device, seconds: float | None) -> Diagnosis:
         """At most 256 validation images."""
         return diagnose(record, checkpoint, device=device, seconds=seconds)
+
+    def other_images(self, one: Diagnosis, other: Diagnosis) -> bool:
+        """One may have looked at more of the same."""
+        own, theirs = ({told_by(which, at) for at in range(len(which.chosen))} for which in (one, other))
+        return not (own <= theirs or own >= theirs)
 
     def sections(self, groups: Sequence[Group]) -> Iterator[Section]:
         """All but curves, head entropies and configuration."""
@@ -174,17 +179,20 @@ def confusion(groups: Sequence[Group]) -> Section:
 def errors(groups: Sequence[Group]) -> Section:
     """TIDE's: the AP50 that each kind costs."""
     rows: list[list[Cell]] = []
-    worst = max((one.errors[key] for group in groups for one in group.analysed for key in ERRORS), default=0.0) or 1.0
+    every = [one.errors for group in groups for one in group.analysed if one.errors]
+    worst = max((found[key] for found in every for key in ERRORS), default=0.0) or 1.0
     for key, words in ERRORS.items():
         row: list[Cell] = [words]
         for colour, group in enumerate(groups):
-            value = mean_of([one.errors[key] for one in group.analysed]) or 0.0
-            row.append(Bar(f"{value:.3f}", value / worst, colour))
+            value = mean_of([one.errors[key] for one in group.analysed if one.errors])
+            row.append("–" if value is None else Bar(f"{value:.3f}", value / worst, colour))
         rows.append(row)
     about = (
         "How much higher box AP50 would be without one kind of error (TIDE, arXiv 2008.08115). The kinds overlap, so "
         "they do not add up."
     )
+    if not every:
+        return Section("What costs AP", about, note("Nothing was found, so all that is lost is what was missed."))
     return Section("What costs AP", about, table(["kind of error", *(group.label for group in groups)], rows))
 
 
@@ -215,7 +223,7 @@ def examples(groups: Sequence[Group]) -> Section:
             pictures = [truth_picture(first, at)]
             for group in groups:
                 one: Diagnosis = group.analysed[0]
-                if (there := same_image(one, int(entry["id"]))) is not None:
+                if (there := same_image(one, first, at)) is not None:
                     told = f"{group.label}: {one.verdicts[there]}" if len(groups) > 1 else "prediction"
                     pictures.append(found_picture(one, there, told))
             parts.append(card(f"{heading}: {entry['file_name']}", str(verdicts[at]), pictures))
@@ -231,9 +239,16 @@ def examples(groups: Sequence[Group]) -> Section:
     return Section("Worst and best images", about, body)
 
 
-def same_image(one: Diagnosis, image_id: int) -> int | None:
-    """Where another run has looked at the same image."""
-    return next((at for at, place in enumerate(one.chosen) if int(one.data.record(place)[0]["id"]) == image_id), None)
+def same_image(one: Diagnosis, first: Diagnosis, at: int) -> int | None:
+    """Where another run has looked at the same image: of one name and size, with as many objects."""
+    wanted = told_by(first, at)
+    return next((there for there in range(len(one.chosen)) if told_by(one, there) == wanted), None)
+
+
+def told_by(one: Diagnosis, at: int) -> tuple[Any, ...]:
+    """What tells an image from others, wherever its data set lies now."""
+    entry, objects = one.data.record(one.chosen[at])
+    return entry["id"], entry["file_name"], entry.get("width"), entry.get("height"), len(objects)
 
 
 def truth_picture(one: Diagnosis, at: int) -> str:
