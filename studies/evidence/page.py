@@ -35,6 +35,7 @@ DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is
     ("directional", "se"),
     ("directional", "deep"),
     ("directional", "dilated"),
+    ("directional_farther", "directional"),
     ("paper_auxiliary", "paper"),
     ("directional_auxiliary", "directional"),
     ("directional_auxiliary", "paper_auxiliary"),
