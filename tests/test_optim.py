@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import botvision
-from botvision.optim import build_optimizer, learning_rate_factor
+from botvision.optim import build_optimizer, learning_rate_factor, rate_for
 
 STEPS = {"total": 900, "schedule": "steps", "warmup_steps": 100, "warmup_from": 0.1}
 
@@ -31,6 +31,13 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert not any(n.endswith(("conv1.weight", "qkv.weight")) for n in spared)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("sgd", 0.025), ("sgdw", 0.025), ("nesterovw", 0.025), ("lars", 0.025), ("adamw", 0.05)]
+)
+def test_rates_go_in_proportion_to_the_batch_for_sgd_in_all_its_forms(name, rate):
+    assert rate_for(0.1, name, batch=1, meant_for=4) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("name", "cls"), [("momentum", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -11,18 +11,23 @@ from torch.optim import Optimizer
 
 from botvision.attention import MHSA2d
 
-IN_PROPORTION = {"sgd", "momentum", "nesterov", "lars", "nlars"}  # Goyal et al. 2017; the others: Malladi et al. 2022
+IN_PROPORTION = ("sgd", "momentum", "nesterov", "lars")  # within a name; Goyal et al. 2017; others: Malladi et al. 2022
 
 
 def check_optimizer(name: str) -> None:
-    """Refuse what timm does not know.
+    """Refuse what timm does not know, or cannot build here.
 
     Raises:
-        ValueError: an unknown name, with those that are near.
+        ValueError: an unknown name, with those that are near; one whose package is missing.
     """
     if name not in list_optimizers():
         near = ", ".join(get_close_matches(name, list_optimizers(), n=3)) or "momentum, adamw, lamb"
         raise ValueError(f"unknown optimizer {name!r}; timm knows {near} and others")
+    try:
+        create_optimizer_v2(nn.Linear(2, 2), opt=name, lr=1e-3)
+    except Exception as error:  # an assertion or an import, each package's own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"optimizer {name!r} cannot be built here: {reason}; e.g. momentum, adamw or lamb") from error
 
 
 def build_optimizer(
@@ -88,7 +93,7 @@ def rate_for(lr: float, name: str, *, batch: int, meant_for: int | None) -> floa
     if meant_for is None:
         return lr
     ratio = batch / meant_for
-    return lr * (ratio if name.lower() in IN_PROPORTION else ratio**0.5)
+    return lr * (ratio if any(kind in name.lower() for kind in IN_PROPORTION) else ratio**0.5)
 
 
 INSERTED = "extra"  # name of a block that a ResNet does not have (botvision.backbone.botnet)

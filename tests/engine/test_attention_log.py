@@ -56,7 +56,7 @@ def test_a_model_without_attention_and_a_compiled_one_are_left_alone(folders, tm
     assert "attention" not in (tmp_path / "plain" / "metrics.csv").read_text()
     trainer = SimpleNamespace(is_global_zero=True)
     for compiled, hooks in ((True, 0), (False, 1)):
-        log = AttentionLog(compiled=compiled)
+        log = AttentionLog(compiled=compiled, epochs=2)
         log.on_validation_epoch_start(trainer, MHSA2d(8, 2))
         assert len(log.hooks) == hooks
 

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from botvision.maskrcnn import masks
+from botvision.maskrcnn.checkpoint import load_detector
 from botvision.maskrcnn.coco import Category
-from botvision.maskrcnn.evaluation import FIGURES, coco_metrics
+from botvision.maskrcnn.evaluation import FIGURES, coco_metrics, evaluate_detector
+from botvision.maskrcnn.resize import image_size
 from botvision.maskrcnn.results import image_results
 
 
@@ -142,3 +145,33 @@ def test_the_results_are_the_callers_own(truth, backend):
     coco_metrics(document, results, backend=backend)
     assert json.dumps(results) == kept
     assert json.dumps(document) == before
+
+
+def test_on_free_sizes_what_is_found_does_not_depend_on_the_batch(untrained, tmp_path):
+    """Attention sees padding, and a batch of free sizes is padded to its largest image."""
+    sizes = [(64, 64), (64, 150), (150, 64), (90, 90)]
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(sizes, 1):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    document = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": h, "width": w} for n, (h, w) in enumerate(sizes, 1)],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}, {"id": 11, "name": "cow"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": kind, "bbox": [5, 5, 30, 30], "area": 900, "iscrowd": 0}
+            for n, kind in enumerate((7, 8, 11, 7), 1)
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    detector = load_detector(untrained)
+    detector.model.eval().resize.rule = image_size((64, 192))
+    found = {}
+    for batch_size in (1, 4):
+        _, results = evaluate_detector(
+            detector, tmp_path / "val.json", tmp_path, device=torch.device("cpu"), batch_size=batch_size, workers=0,
+            backend="auto",
+        )  # fmt: skip
+        found[batch_size] = [[one["image_id"], one["category_id"], *one["bbox"], one["score"]] for one in results]
+    assert len(found[1]) > 20
+    assert len(found[4]) == len(found[1])
+    for ours, alone in zip(*(sorted(results) for results in found.values()), strict=True):
+        assert ours == pytest.approx(alone, abs=1e-3)

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -300,6 +301,28 @@ def test_train_refuses_counts_below_one(scenes, tmp_path, name):
         train(data_of(scenes), tmp_path, model=MODEL, optim=optim, engine=engine)
 
 
+@pytest.mark.parametrize(
+    ("optim", "said"),
+    [
+        ({"lr": -1.0}, "optim.lr=-1 must be a number above 0"),
+        ({"lr_batch_size": 0}, "optim.lr_batch_size=0 must be at least 1: the batch that lr is given for"),
+        ({"backbone_lr": -1e-3}, "optim.backbone_lr=-0.001 must be a number above 0"),
+        ({"weight_decay": -0.1}, "optim.weight_decay=-0.1 must be 0 or more"),
+        ({"warmup_steps": -5}, "optim.warmup_steps=-5 must be 0 or more; 0 is no warm-up"),
+        ({"warmup_from": 5.0}, "optim.warmup_from=5 must be a share in 0 … 1"),
+        ({"ema": 1.0}, "optim.ema=1.0 must be at least 0 and below 1"),
+        ({"optimizer": "fusedsgd"}, "optimizer 'fusedsgd' cannot be built here: "),
+    ],
+)
+def test_numbers_that_are_none_are_refused_before_an_old_run_is_replaced(run, scenes, tmp_path, optim, said):
+    shutil.copytree(run.out, tmp_path / "old")
+    kept = sorted(p for p in (tmp_path / "old").rglob("*"))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        train(data_of(scenes), tmp_path / "old", model=MODEL, optim=replace(OPTIM, **optim), engine=ENGINE,
+              on_existing="replace")  # fmt: skip
+    assert sorted(p for p in (tmp_path / "old").rglob("*")) == kept
+
+
 def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path):
     path = run.out / "checkpoints" / "last.ckpt"
     state = {k.removeprefix("model."): v for k, v in read_checkpoint(path, task="maskrcnn")["state_dict"].items()}
@@ -314,6 +337,30 @@ def test_a_detector_begins_from_another_and_says_what_stays_fresh(run, tmp_path)
         "roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}  # fmt: skip
     with pytest.raises(ValueError, match="these weights are another model's"):
         carry_over(build_model(ModelConfig("resnet50", "tiny", 64), 10), path)
+
+
+def test_heads_are_carried_over_by_the_names_of_their_classes(run, tmp_path):
+    content = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    known = [name for _, name in content["botvision"]["categories"]]
+    assert len(known) == 10
+    classes = [known[3], "zebra", known[0]]
+    path = run.out / "checkpoints" / "last.ckpt"
+    state = {k.removeprefix("model."): v for k, v in content["state_dict"].items()}
+    model = build_model(MODEL, 3)
+    began = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = carry_over(model, path, classes=classes)
+    heads = {"box_predictor.cls_score": 1, "box_predictor.bbox_pred": 4, "mask_predictor.mask_fcn_logits": 1}
+    for name, rows in heads.items():
+        for part in ("weight", "bias"):
+            key = f"roi_heads.{name}.{part}"
+            head, came, own = (tensors[key].split(rows) for tensors in (model.state_dict(), state, began))
+            expected = [came[0], came[4], own[2], came[1]]  # background first
+            assert all(torch.equal(got, wanted) for got, wanted in zip(head, expected, strict=True))
+            assert f"{key} of zebra" in report.fresh
+    strange = build_model(MODEL, 10)
+    report = carry_over(strange, path, classes=[f"new {number}" for number in range(10)])
+    assert {name for name in report.fresh if "predictor.cls" in name} == {
+        "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.cls_score.bias"}  # fmt: skip
 
 
 def carry_over_fresh(model, folder):

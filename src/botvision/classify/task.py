@@ -17,7 +17,7 @@ from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.classify.report import ClassifierReporter
 from botvision.draw.classes import draw_confusion, draw_predictions
-from botvision.engine.config import EngineConfig, check_counts, check_milestones, epochs_for
+from botvision.engine.config import EngineConfig, check_counts, check_milestones, check_rates, epochs_for
 from botvision.engine.loader import EpochPosition, Share
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
@@ -98,6 +98,11 @@ class Classification(Task[Summary]):
         """An optimiser that timm knows, and batches to sum."""
         check_optimizer(self.optim.optimizer)
         check_milestones(self.optim.milestones)
+        o = self.optim
+        check_rates(
+            lr_per_256=o.lr_per_256, backbone_lr=o.backbone_lr, weight_decay=o.weight_decay, momentum=o.momentum,
+            layer_decay=o.layer_decay, warmup_epochs=o.warmup_epochs, warmup=o.warmup,
+        )  # fmt: skip
         check_shares(**{"data.crop": self.data.crop})
         check_augment(self.data.augment)
         if "num_classes" in (self.model.options or {}):

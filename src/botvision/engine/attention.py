@@ -23,8 +23,10 @@ class AttentionLog(Callback):
     A compiled model is left alone: to look into it would compile it anew.
     """
 
-    def __init__(self, *, compiled: bool) -> None:
+    def __init__(self, *, compiled: bool, epochs: int) -> None:
+        """`epochs` of the whole run, of which a session may train some."""
         self.compiled = compiled
+        self.epochs = epochs
         self.found: list[HeadStatistics] = []
         self.hooks: list[RemovableHandle] = []
         self.warned = False
@@ -50,7 +52,7 @@ class AttentionLog(Callback):
             place = f"{one.layer}.head{one.head}"
             pl_module.log(f"val/attention_entropy/{place}", one.entropy, rank_zero_only=True)
             pl_module.log(f"val/attention_distance/{place}", one.distance, rank_zero_only=True)
-        is_late = 2 * (trainer.current_epoch + 1) >= (trainer.max_epochs or 1)
+        is_late = 2 * (trainer.current_epoch + 1) >= self.epochs
         layers = [module for module in pl_module.modules() if isinstance(module, MHSA2d)]
         can_look = any(layer.relative and layer.start == "paper" for layer in layers)
         if is_late and not self.warned and (warning := averaging(self.found, can_look=can_look)):

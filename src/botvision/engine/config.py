@@ -1,8 +1,9 @@
 """Options of hardware, precision and logging; loads no torch."""
 
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,6 +111,32 @@ def check_milestones(milestones: Sequence[float]) -> None:
         raise ValueError(
             f"optim.milestones ({given}) must be rising fractions of the run, in 0 … 1; e.g. 0.67 for epoch 60 of 90"
         )
+
+
+def check_rates(**rates: float | None) -> None:
+    """Refuse numbers of an optimiser that are no such: torch takes negative ones of a group without a word.
+
+    Args:
+        **rates: by their names; none of what is left out. Each name has its rule in `RATES`.
+
+    Raises:
+        ValueError: a number that its rule refuses.
+    """
+    for name, value in rates.items():
+        rule, words = RATES[name]
+        if value is not None and not rule(value):
+            raise ValueError(f"optim.{name}={value:g} must be {words}")
+
+
+RATES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("lr", "lr_per_256", "backbone_lr"), (lambda x: 0 < x < math.inf, "a number above 0")),
+    "layer_decay": (lambda x: 0 < x <= 1, "a share above 0, at most 1; e.g. 0.75"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more; e.g. 0.05"),
+    "momentum": (lambda x: 0 <= x < 1, "at least 0 and below 1; e.g. 0.9"),
+    "lr_batch_size": (lambda x: x >= 1, "at least 1: the batch that lr is given for"),
+    **dict.fromkeys(("warmup_steps", "warmup_epochs"), (lambda x: 0 <= x < math.inf, "0 or more; 0 is no warm-up")),
+    **dict.fromkeys(("warmup", "warmup_from"), (lambda x: 0 <= x <= 1, "a share in 0 … 1")),
+}
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:

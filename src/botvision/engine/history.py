@@ -36,6 +36,7 @@ class History(Callback):
         self.seconds_before = 0.0
         self.rows: list[dict[str, float]] = []
         self.logged = 0
+        self.rate = 0.0
         self.drawn = started
 
     def seconds(self) -> float:
@@ -50,13 +51,16 @@ class History(Callback):
         """The row of the evaluation of the weights after so many steps; none where there was none."""
         return next((row for row in reversed(self.rows) if metric in row and row["step"] == step), None)
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Note the rate of the step to come: lightning steps the schedule before it calls what follows a batch."""
+        self.rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """A row of training losses, every so many steps."""
         is_new = trainer.global_step > self.logged  # batches that are summed up to one step share its number
         if is_new and trainer.global_step % self.log_every == 0:
             self.logged = trainer.global_step
-            rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-            self.add(trainer, {"lr": rate, **numbers(trainer, "train/")})
+            self.add(trainer, {"lr": self.rate, **numbers(trainer, "train/")})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where a run is resumed inside its last epoch, which lightning does not begin again."""

@@ -59,7 +59,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     """Lightning's Trainer with our callbacks."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
-        AttentionLog(compiled=engine.compile),  # before the history, which writes what it logs
+        AttentionLog(compiled=engine.compile, epochs=fitting.epochs),  # before the history, which writes what it logs
         history,
         # whole, not weights alone: lightning puts averaged weights only into whole checkpoints
         BestCheckpoint(folder, "best", monitor=fitting.monitor, mode="max", enable_version_counter=False),

@@ -149,7 +149,7 @@ def predict(
         source: an image, its http(s) URL, a video, a folder, a glob in quotes, or a camera (camera:0, or 0), which
             Ctrl-C ends.
         out: folder for the drawings and the results.
-        threshold: lowest score that is kept.
+        threshold: lowest score that is kept; below 0.05 nothing is found.
         batch_size: images, or frames of a video, at a time.
         format: of the results: coco (predictions.json, COCO results form, with each image's file_name), csv or parquet.
         draw: write each image with its objects, and each video as MP4.

@@ -17,6 +17,7 @@ from botvision.maskrcnn.coco import for_counting, forget, read_document
 from botvision.maskrcnn.config import Backend, BoxFormat
 from botvision.maskrcnn.data import CocoInstances, collate
 from botvision.maskrcnn.masks import encode
+from botvision.maskrcnn.resize import padded_alike
 from botvision.maskrcnn.results import Result, batch_results
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small",
@@ -69,7 +70,11 @@ def evaluate_detector(
     results: list[Result] = []
     with torch.inference_mode():
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None):
-            found = model([image.to(device) for image in batch.images]).detections
+            found: list[dict[str, torch.Tensor]] = [{}] * len(batch.images)
+            for places in padded_alike(model.resize.rule, batch.images):
+                some_found = model([batch.images[place].to(device) for place in places]).detections
+                for place, one in zip(places, some_found, strict=True):
+                    found[place] = one
             some = batch_results(found, batch.images, batch.targets, dataset.categories)
             if shared is None:
                 results += some

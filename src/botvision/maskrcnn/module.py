@@ -11,6 +11,7 @@ from botvision.maskrcnn.config import ModelConfig, OptimConfig
 from botvision.maskrcnn.data import Batch, CocoInstances
 from botvision.maskrcnn.evaluation import Metrics, coco_metrics
 from botvision.maskrcnn.model import MaskRCNN
+from botvision.maskrcnn.resize import padded_alike
 from botvision.maskrcnn.results import Result, batch_results
 from botvision.maskrcnn.targets import CROP_SIDE
 from botvision.optim import build_optimizer, freeze, rate_for, trained_before
@@ -78,11 +79,13 @@ class MaskRCNNModule(TaskModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Detections as COCO results, and the losses."""
-        output = self.model(batch.images, batch.targets)
-        self.results += batch_results(output.detections, batch.images, batch.targets, self.categories)
-        losses = {f"val/{k}": v for k, v in output.losses.items()}
-        losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
-        self.log_dict(losses, batch_size=len(batch.images), sync_dist=True)
+        for places in padded_alike(self.detector.resize.rule, batch.images):
+            images, targets = [batch.images[place] for place in places], [batch.targets[place] for place in places]
+            output = self.model(images, targets)
+            self.results += batch_results(output.detections, images, targets, self.categories)
+            losses = {f"val/{k}": v for k, v in output.losses.items()}
+            losses["val/loss"] = torch.stack(list(output.losses.values())).sum()
+            self.log_dict(losses, batch_size=len(images), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Box and mask AP over all processes, whose loaders give each image once."""

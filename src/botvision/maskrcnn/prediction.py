@@ -9,11 +9,11 @@ import supervision as sv
 import torch
 from torch import Tensor
 
-from botvision.deploy.predictor import alike, check_numbers
+from botvision.deploy.predictor import check_numbers
 from botvision.engine.config import DeviceConfig
 from botvision.inputs import as_tensor, lots
 from botvision.maskrcnn.checkpoint import Detector, load_detector
-from botvision.maskrcnn.resize import padded
+from botvision.maskrcnn.resize import padded_alike
 from botvision.maskrcnn.results import image_results, to_supervision
 
 
@@ -74,17 +74,12 @@ class Predictor:
         """
         lowest = self.threshold if threshold is None else threshold
         results: list[dict[str, Tensor]] = [{}] * len(images)
-        for _, numbers in alike(map(self.padded_size, images)):
+        for numbers in padded_alike(self.detector.model.resize.rule, images):
             given = [images[number].to(self.device) for number in numbers]
             for number, found in zip(numbers, self.detector.model(given).detections, strict=True):
                 keep = found["scores"] >= lowest
                 results[number] = {key: value[keep].cpu() for key, value in found.items()}
         return results
-
-    def padded_size(self, image: Tensor) -> tuple[int, ...]:
-        """Of the batch that the image would be alone in; of a square rule it is always the same."""
-        rule = self.detector.model.resize.rule
-        return () if rule.square else tuple(map(padded, rule.fit(*image.shape[-2:])))
 
     def __call__(self, images: Any) -> Any:
         """Objects in an image, or in each of several.

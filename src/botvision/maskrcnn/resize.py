@@ -2,12 +2,15 @@
 
 # B batch, H×W image, h×w image resized, S side of the padded batch
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as F
+
+from botvision.deploy.predictor import alike
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as timm's ResNets expect
 DIVISOR = 64  # batches are padded to it, so every map's stride is exact, the pyramid's last one's too
@@ -50,6 +53,19 @@ class ImageSize(NamedTuple):
 def padded(side: int) -> int:
     """The next multiple of `DIVISOR`."""
     return (side + DIVISOR - 1) // DIVISOR * DIVISOR
+
+
+def padded_alike(rule: ImageSize, images: Sequence[Tensor]) -> list[list[int]]:
+    """Numbers of images that are padded to one size, for what is found in one not to depend on the others.
+
+    Attention sees padding, and a batch of free sizes is padded to its largest image. Of a square rule all go together.
+
+    Args:
+        rule: the detector's.
+        images: (…, H, W) each.
+    """
+    sizes = [() if rule.square else tuple(map(padded, rule.fit(*image.shape[-2:]))) for image in images]
+    return [numbers for _, numbers in alike(sizes)]
 
 
 def image_size(img_size: int | tuple[int, int]) -> ImageSize:

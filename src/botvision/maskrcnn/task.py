@@ -12,7 +12,7 @@ import torch
 
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_image
-from botvision.engine.config import EngineConfig, check_milestones, epochs_for
+from botvision.engine.config import EngineConfig, check_milestones, check_rates, epochs_for
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
 from botvision.maskrcnn.checkpoint import build_model, carry_over
@@ -79,9 +79,6 @@ class InstanceSegmentation(Task[Summary]):
         return FitOptions(
             cast("int", o.epochs),
             "val/mask_ap" if self.model.masks else "val/box_ap",
-            clip=o.clip,
-            ema=o.ema,
-            patience=o.patience,
             final=o.final,
             shown={"val/box_ap": "box AP", "val/mask_ap": "mask AP"},
         )
@@ -108,6 +105,11 @@ class InstanceSegmentation(Task[Summary]):
         check_precision(engine.precision)
         check_optimizer(self.optim.optimizer)
         check_milestones(self.optim.milestones)
+        o = self.optim
+        check_rates(
+            lr=o.lr, backbone_lr=o.backbone_lr, lr_batch_size=o.lr_batch_size, weight_decay=o.weight_decay,
+            momentum=o.momentum, warmup_steps=o.warmup_steps, warmup=o.warmup, warmup_from=o.warmup_from,
+        )  # fmt: skip
         if self.backbone_weights is not None and self.init_from is not None:
             raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
         if self.optim.freeze and self.backbone_weights is None and self.init_from is None:
@@ -138,7 +140,8 @@ class InstanceSegmentation(Task[Summary]):
         val = build_loader(val_images, self.data, session.share.validation())
         detector = build_model(self.model, len(train_images.categories))
         if self.init_from is not None and not session.resumes:
-            print(f"detector: {carry_over(detector, self.init_from)}")
+            classes = [category.name for category in train_images.categories]
+            print(f"detector: {carry_over(detector, self.init_from, classes=classes)}")
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(detector.pyramid.body, self.backbone_weights)}")
         detector = session.prepared(detector, detector.pyramid)
