@@ -79,6 +79,9 @@ class InstanceSegmentation(Task[Summary]):
         return FitOptions(
             cast("int", o.epochs),
             "val/mask_ap" if self.model.masks else "val/box_ap",
+            clip=o.clip,
+            ema=o.ema,
+            patience=o.patience,
             final=o.final,
             shown={"val/box_ap": "box AP", "val/mask_ap": "mask AP"},
         )
