@@ -39,6 +39,7 @@ DIFFERENCES = (  # one, other, by the grid's variants; the paper's difference is
     ("paper_auxiliary", "paper"),
     ("directional_auxiliary", "directional"),
     ("directional_auxiliary", "paper_auxiliary"),
+    ("directional_auxiliary", "deep_auxiliary"),
     ("directional_auxiliary", "dilated_auxiliary"),
 )
 Result = dict[str, Any]
