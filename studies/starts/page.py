@@ -8,12 +8,15 @@ from typing import Any
 
 from botvision.engine.intervals import Interval, difference, interval, verdict
 from botvision.files import write_text
+from studies.grid import read_grid
 from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import BATCH, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS, Recipe
 from studies.starts.results import by_seed, read_results
 
+GRID = "starts"
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
+DETECTORS = "evidence_starts"  # folder of the grid's run files, beside the trials'
 COIN = 0.55  # a share up to which nothing was learnt, of two classes
 Shares = Mapping[tuple[str, str], Mapping[int, float]]  # (contender, world) → seed → share named right
 
@@ -39,6 +42,8 @@ def build_page(results: Path) -> str:
         seeds=sorted({one["seed"] for one in found}),
         hardware=sorted({one["hardware"] for one in found}),
         missing=missing(shares),
+        detector=detector_table(detectors := read_detectors(results.parent / DETECTORS)),
+        near_box=box_difference(detectors, "pair_near", "directional", "paper"),
         commits=sorted({one["commit"] for one in found}),
         setting={
             "size": SIZE,
@@ -122,6 +127,42 @@ def head_table(found: Sequence[dict[str, Any]], worlds: Sequence[str]) -> str:
         ["", "", "entropy / log N before", "distance before, cells", "entropy / log N after", "distance after, cells"],
         rows,
     )
+
+
+Detectors = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]  # (variant, world) → seed → figures
+
+
+def read_detectors(folder: Path) -> Detectors:
+    """What the grid `starts` found over the objects whose class is in question."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
+    for one in read_results(folder):
+        found.setdefault((one["variant"], one["world"]), {})[one["seed"]] = one["whole"]
+    return found
+
+
+def detector_table(found: Detectors) -> str:
+    """Variants × worlds: box AP, and the share of the found objects that bear the right class, run by run."""
+    grid = read_grid(GRID)
+    worlds = [world for world in grid.worlds if any(key[1] == world for key in found)]
+    rows = []
+    for name, variant in grid.variants.items():
+        cells = []
+        for world in worlds:
+            runs = found.get((name, world), {})
+            each = ", ".join(f"{100 * runs[seed]['named']:.1f}" for seed in sorted(runs))
+            boxes = interval([run["box"] for run in runs.values()]).text() if runs else NOT_RUN
+            cells += [boxes, each]
+        if any(cell not in ("", NOT_RUN) for cell in cells):
+            rows.append([variant.title, *cells])
+    head = [name for world in worlds for name in (f"*{world}*, box AP", "classified right by seed, %")]
+    return table(["", *head], rows) if rows else NOT_RUN
+
+
+def box_difference(found: Detectors, world: str, one: str, other: str) -> str:
+    """Of box AP, in per cent."""
+    ours, theirs = ({seed: run["box"] for seed, run in found.get((name, world), {}).items()} for name in (one, other))
+    apart = difference(ours, theirs)
+    return NOT_RUN if apart is None else f"{apart.text(sign=True)} (n = {apart.seeds})"
 
 
 def missing(shares: Shares) -> list[str]:
