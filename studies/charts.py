@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from botvision.files import whole_file
 
 BAND = 12  # points from which an interval is a band instead of bars
+SEEDS = ", n = "  # before a name's number of seeds
+LETTER, KEY = 0.07, 0.6  # inches of the legend's letters and of a line's sample
 APART = 0.008  # of the axis, by which neighbouring lines' bars are set apart
 
 
@@ -29,21 +31,27 @@ def draw_intervals(
     """One panel a comparison, the same colour for a name in all of them, one legend below.
 
     Args:
-        panels: panel title → name → points in order; a panel without points is left out.
+        panels: panel title → name → points in order; a panel without points is left out. A name may end in its number
+            of seeds, ", n = 3", which makes no other colour.
         path: of the PNG.
         along: what the horizontal axis is.
         within: what values can be; wider intervals are cut off there.
         levels: panel title → a value to mark by a line, e.g. what chance gives.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     filled = {title: lines for title, lines in panels.items() if any(lines.values())}
     if not filled:
         return
-    colours = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(n for lines in filled.values() for n in lines))}
+    known = dict.fromkeys(name for lines in filled.values() for name in lines)
+    titles = list(dict.fromkeys(name.partition(SEEDS)[0] for name in known))
+    palette = colormaps["tab10" if len(titles) <= 10 else "tab20"]
+    colours = {name: palette(titles.index(name.partition(SEEDS)[0])) for name in known}
     columns = min(len(filled), 3)
     lines_of_panels = -(-len(filled) // columns)
-    legend_rows = -(-len(colours) // (2 * columns))
+    in_a_row = max(1, int(4.8 * columns / (LETTER * max(map(len, known)) + KEY)))
+    legend_rows = -(-len(colours) // in_a_row)
     height = 3.5 * lines_of_panels + 0.2 * legend_rows
     figure = Figure(figsize=(4.8 * columns, height), layout="constrained")
     axes = figure.subplots(lines_of_panels, columns, squeeze=False).flatten()
@@ -72,7 +80,7 @@ def draw_intervals(
     for axis in axes[: len(filled)]:
         handles, names = axis.get_legend_handles_labels()
         named |= dict(zip(names, handles, strict=True))
-    figure.legend(named.values(), named, loc="outside lower center", ncols=2 * columns, fontsize=8, frameon=False)
+    figure.legend(named.values(), named, loc="outside lower center", ncols=in_a_row, fontsize=8, frameon=False)
     for axis in axes[len(filled) :]:
         axis.set_visible(False)
     with whole_file(path) as unfinished:
