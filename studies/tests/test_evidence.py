@@ -208,7 +208,8 @@ def test_shipped_grids_build_and_differ_in_the_backbone_alone(name):
         models = {name: create_model(v.backbone, **v.options).state_dict() for name, v in grid.variants.items()}
     for name, state in models.items():
         fresh = set(state) - set(models[grid.baseline])
-        own = {"se": (".se.",), "deep": (".layer4.1.", ".layer4.2.")}.get(name, (".mhsa.", ".extra."))
+        more = {"se": (".se.",), "deep": (".layer4.1.", ".layer4.2."), "dilated": (".layer4.1.",)}
+        own = more.get(name.removesuffix("_auxiliary"), (".mhsa.", ".extra."))
         assert all(any(part in f".{key}" for part in own) for key in fresh), name
         assert {key: t.shape for key, t in state.items() if key not in fresh}.items() <= {
             key: t.shape for key, t in models[grid.baseline].items()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.attention import HeadStatistics, MHSA2d, attend, spread_out, watch
+from botvision.attention import HeadStatistics, MHSA2d, attend, watch
+from botvision.attention.statistics import spread_out
 from botvision.cli import main
 from botvision.explore import blocks, explore
 from botvision.explore.blocks import block_of, in_words

@@ -10,7 +10,6 @@ from botvision.attention.statistics import (
     entropy_share,
     layer_statistics,
     on_inputs,
-    spread_out,
 )
 from botvision.attention.watching import Watched, Watching, watch
 
@@ -29,7 +28,6 @@ __all__ = [
     "entropy_share",
     "layer_statistics",
     "on_inputs",
-    "spread_out",
     "watch",
     "why_not",
 ]

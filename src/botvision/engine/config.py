@@ -135,7 +135,8 @@ RATES: dict[str, tuple[Callable[[float], bool], str]] = {
     "momentum": (lambda x: 0 <= x < 1, "at least 0 and below 1; e.g. 0.9"),
     "lr_batch_size": (lambda x: x >= 1, "at least 1: the batch that lr is given for"),
     **dict.fromkeys(("warmup_steps", "warmup_epochs"), (lambda x: 0 <= x < math.inf, "0 or more; 0 is no warm-up")),
-    **dict.fromkeys(("warmup", "warmup_from"), (lambda x: 0 <= x <= 1, "a share in 0 … 1")),
+    "warmup": (lambda x: 0 <= x < math.inf, "0 or more, a share of the run; e.g. 0.05"),
+    "warmup_from": (lambda x: 0 <= x <= 1, "a share in 0 … 1"),
 }
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from botvision.attention import HeadStatistics, Watched, entropy_share, spread_out
+from botvision.attention import HeadStatistics, Watched, entropy_share
 from botvision.attention.position import coordinate_table, offset_table
+from botvision.attention.statistics import spread_out
 
 DType = Literal["auto", "float16", "float32"]
 EXACT = 1e-6  # largest error of a weight that a row may have
