@@ -47,9 +47,12 @@ def hill(side: int, place: float, width: float) -> Tensor:
     return (-((offsets - place) ** 2) / (2 * width**2)).clamp(min=-DEPTH)
 
 
-def mean_behind(act_layer: Callable[..., nn.Module]) -> float:
-    """Mean of a channel behind BatchNorm and an activation at the start, to a tenth: 0.4 of ReLU, 0.2 of SiLU."""
-    if act_layer is nn.ReLU:
+def mean_behind(act_layer: Callable[..., nn.Module], *, start: str) -> float:
+    """Mean of a channel behind BatchNorm and an activation, to a tenth: 0.4 of ReLU, 0.2 of SiLU.
+
+    Only a directional start needs it: for another nothing is computed.
+    """
+    if start != "directional" or act_layer is nn.ReLU:
         return BEHIND_RELU
     with torch.device("cpu"), torch.no_grad():  # whatever device is the default
         shares = torch.linspace(-1, 1, 2001, dtype=torch.float64)[1:-1]

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from botvision.attention import MHSA2d
 from botvision.attention.graphs import is_exported
-from botvision.attention.start import BEHIND_RELU, mean_behind
+from botvision.attention.start import mean_behind
 
 POOLS_BIND_SIZES = torch.__version__ < "2.13"  # in an exported graph: whether a pooled side is odd, for good
 
@@ -78,7 +78,7 @@ class BoTBlock(nn.Module):
             extend=extend,
             start=start,
             start_distance=start_distance,
-            start_mean=mean_behind(act_layer) if start == "directional" else BEHIND_RELU,
+            start_mean=mean_behind(act_layer, start=start),
             qkv_std=qkv_std,
             position_std=position_std,
             device=device,

@@ -34,8 +34,8 @@ def race_backbone(
     if len(names) == 0 or names[0] != models[0]:
         raise ValueError(f"{models[0]!r} cannot be trained and is the baseline; put a model that is not fused first")
     for name in models:
-        ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
-        check_name(base := name.removesuffix(ending))
+        base, ending = parted(name)
+        check_name(base)
         if ending == TIMMS and base not in VARIANTS:
             raise ValueError(f"{name!r}: only a BoTNet has attention to put timm's layer for; leave the ending out")
     if not sizes:
@@ -66,10 +66,16 @@ def build(name: str, setting: Setting) -> Callable[[], Any]:
     return trained(forward, list(model.parameters())) if setting.train else forward
 
 
+def parted(name: str) -> tuple[str, str]:
+    """A contender's name as its model's and the ending, if it has one."""
+    ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
+    return name.removesuffix(ending), ending
+
+
 def prepared(name: str, setting: Setting) -> nn.Module:
     """The model that a contender's name says."""
-    ending = next((ending for ending in CHANCES if name.endswith(ending)), "")
-    model = create_model(name.removesuffix(ending), num_classes=0, global_pool="").train(setting.train)
+    base, ending = parted(name)
+    model = create_model(base, num_classes=0, global_pool="").train(setting.train)
     if ending == TIMMS:
         with_timms_layer(cast("BoTNet", model), setting.size)
     return fuse(model) if ending == FUSED else model

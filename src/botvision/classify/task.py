@@ -98,11 +98,7 @@ class Classification(Task[Summary]):
         """An optimiser that timm knows, and batches to sum."""
         check_optimizer(self.optim.optimizer)
         check_milestones(self.optim.milestones)
-        o = self.optim
-        check_rates(
-            lr_per_256=o.lr_per_256, backbone_lr=o.backbone_lr, weight_decay=o.weight_decay, momentum=o.momentum,
-            layer_decay=o.layer_decay, warmup_epochs=o.warmup_epochs, warmup=o.warmup,
-        )  # fmt: skip
+        check_rates(self.optim)
         check_shares(**{"data.crop": self.data.crop})
         check_augment(self.data.augment)
         if "num_classes" in (self.model.options or {}):

@@ -113,21 +113,6 @@ def check_milestones(milestones: Sequence[float]) -> None:
         )
 
 
-def check_rates(**rates: float | None) -> None:
-    """Refuse numbers of an optimiser that are no such: torch takes negative ones of a group without a word.
-
-    Args:
-        **rates: by their names; none of what is left out. Each name has its rule in `RATES`.
-
-    Raises:
-        ValueError: a number that its rule refuses.
-    """
-    for name, value in rates.items():
-        rule, words = RATES[name]
-        if value is not None and not rule(value):
-            raise ValueError(f"optim.{name}={value:g} must be {words}")
-
-
 RATES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("lr", "lr_per_256", "backbone_lr"), (lambda x: 0 < x < math.inf, "a number above 0")),
     "layer_decay": (lambda x: 0 < x <= 1, "a share above 0, at most 1; e.g. 0.75"),
@@ -138,6 +123,21 @@ RATES: dict[str, tuple[Callable[[float], bool], str]] = {
     "warmup": (lambda x: 0 <= x < math.inf, "0 or more, a share of the run; e.g. 0.05"),
     "warmup_from": (lambda x: 0 <= x <= 1, "a share in 0 … 1"),
 }
+
+
+def check_rates(optim: object) -> None:
+    """Refuse numbers of an optimiser that are no such: torch takes negative ones of a group without a word.
+
+    Args:
+        optim: a task's; those of its fields that `RATES` has a rule for are looked at.
+
+    Raises:
+        ValueError: a number that its rule refuses.
+    """
+    for name, (rule, words) in RATES.items():
+        value = getattr(optim, name, None)
+        if value is not None and not rule(value):
+            raise ValueError(f"optim.{name}={value:g} must be {words}")
 
 
 def check_counts(engine: EngineConfig, **counts: int) -> None:

@@ -160,12 +160,11 @@ def grouped(ours: Sequence[Entry[Any]], others: Sequence[Entry[Any]]) -> list[Gr
     models = [entries[0].record.model for entries in kinds.values()]
     by_model = len(kinds) > 1 and all(models) and len(set(models)) == len(models)
     paths = [entries[0].record.path.resolve().parts for entries in kinds.values()]
-    known = max(map(len, paths))
-    needed = next(n for n in range(1, known + 1) if len({path[-n:] for path in paths}) == len(paths))
+    lengths = range(1, max(map(len, paths)) + 1)
+    needed = next(n for n in lengths if len({path[-n:] for path in paths}) == len(paths))
     groups = []
-    for (is_baseline, _), entries in kinds.items():
-        folder = "/".join(entries[0].record.path.resolve().parts[-needed:])
-        label = entries[0].record.model if by_model else folder
+    for ((is_baseline, _), entries), path in zip(kinds.items(), paths, strict=True):
+        label = entries[0].record.model if by_model else "/".join(path[-needed:])
         label += f" ({len(entries)} seeds)" if len(entries) > 1 else ""
         groups.append(Group(label, entries, is_baseline))
     return groups

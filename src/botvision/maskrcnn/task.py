@@ -108,11 +108,7 @@ class InstanceSegmentation(Task[Summary]):
         check_precision(engine.precision)
         check_optimizer(self.optim.optimizer)
         check_milestones(self.optim.milestones)
-        o = self.optim
-        check_rates(
-            lr=o.lr, backbone_lr=o.backbone_lr, lr_batch_size=o.lr_batch_size, weight_decay=o.weight_decay,
-            momentum=o.momentum, warmup_steps=o.warmup_steps, warmup=o.warmup, warmup_from=o.warmup_from,
-        )  # fmt: skip
+        check_rates(self.optim)
         if self.backbone_weights is not None and self.init_from is not None:
             raise ValueError("backbone_weights and init_from both bring the backbone's weights; give one of them")
         if self.optim.freeze and self.backbone_weights is None and self.init_from is None:

@@ -55,7 +55,7 @@ class Attention(NamedTuple):
             extend="clamp",  # ultralytics evaluates on maps of a cell more than it trains on
             qkv_bias=qkv_bias,
             start=self.start,
-            start_mean=mean_behind(lambda: deepcopy(Conv.default_act)),  # SiLU, unless the yaml says otherwise
+            start_mean=mean_behind(lambda: deepcopy(Conv.default_act), start=self.start),  # SiLU, or the yaml's own
             qkv_std=self.qkv_std,
             position_std=self.position_std,
         )
