@@ -55,6 +55,7 @@ class Grid:
         train: options of the data, model, optim and engine that `botvision.maskrcnn.train` takes, by part; the
             same for all that do not say otherwise.
         note: what a reader should know of the recipe, for the page.
+        heading: what is compared, for the page's title.
         finding: what its runs show, and what they do not, for the page's head.
         remarks: what a reader should know of a world's runs before their figures, by the world's name.
     """
@@ -66,6 +67,7 @@ class Grid:
     worlds: dict[str, dict[str, Any]]
     variants: dict[str, Variant]
     train: dict[str, dict[str, Any]]
+    heading: str = "BoTNet, ResNet and controls"
     note: str = ""
     finding: str = ""
     remarks: dict[str, str] = field(default_factory=dict)
@@ -175,7 +177,7 @@ def read_grid(name: str) -> Grid:
     except yaml.YAMLError as error:
         raise ValueError(f"grid {path} is not YAML: {str(error).splitlines()[0]}; mend the file") from error
     wanted = {f.name for f in fields(Grid)} - {"name"}
-    check_keys(content, wanted, needed=wanted - {"note", "finding", "remarks"}, what=f"grid {path}")
+    check_keys(content, wanted, needed=wanted - {"heading", "note", "finding", "remarks"}, what=f"grid {path}")
     check_keys(content.get("remarks", {}), set(content["worlds"]), what=f"grid {path}, remarks")
     drawn = set(signature(make_scenes).parameters) - {"out", "seed"}
     for world, options in [("scenes", content["scenes"]), *content["worlds"].items()]:

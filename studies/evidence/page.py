@@ -100,6 +100,9 @@ def build_page(evidence: Evidence, field: Path) -> str:
         differences=differences_table(evidence),
         comparisons=comparisons(evidence),
         tasks=grid.relations(),
+        is_again=any(
+            len({variant for variant, _ in rows}) < len(rows) for rows in (rows_of(evidence, w) for w in grid.worlds)
+        ),
         worlds=[world_context(evidence, world) for world in grid.worlds],
         path=path(evidence),
         field=read_json(field, what="receptive fields") if field.is_file() else {},
@@ -263,18 +266,20 @@ def overall(evidence: Evidence, world: str) -> str:
     """One row a variant, the paper's figures beside ours."""
     base = evidence.grid.baseline
     steps = evidence.values(world, base, lambda r: r["step_ms"])
+    has_paper = any(variant.paper for variant in evidence.grid.variants.values())
     rows = []
     for variant, seeds in rows_of(evidence, world):
         theirs = published(evidence, variant)
-        paper = f"{theirs.box} / {theirs.mask}" if theirs else ""
+        paper = [f"{theirs.box} / {theirs.mask}" if theirs else ""] if has_paper else []
         if not seeds:
-            rows.append([evidence.title(variant), paper, *[NOT_RUN] * 2, *[""] * 7])
+            rows.append([evidence.title(variant), *paper, *[NOT_RUN] * 2, *[""] * 7])
             continue
-        row = [evidence.grid.label(variant, seeds), paper]
+        row = [evidence.grid.label(variant, seeds), *paper]
         row += [mean(evidence, world, variant, pick, seeds) for pick in (box, mask)]
         for pick in (box, mask):
             apart = difference(evidence.values(world, variant, pick), evidence.values(world, base, pick))
-            row.append("" if variant == base or apart is None else apart.text(sign=True))
+            fewer = f" (n = {apart.seeds})" if apart and apart.seeds != len(seeds) else ""
+            row.append("" if variant == base or apart is None else apart.text(sign=True) + fewer)
         row.append(mean(evidence, world, variant, named, seeds))
         one = evidence.of(world, variant)[seeds[0]]
         ours = evidence.values(world, variant, lambda r: r["step_ms"])
@@ -282,7 +287,7 @@ def overall(evidence: Evidence, world: str) -> str:
         slower = interval(common).text(times=1, digits=2) if common else ""
         row += [str(len(seeds)), f"{one['parameters'] / 1e6:.2f}M", f"{one['madds'] / 1e9:.3f}G", slower]
         rows.append(row)
-    head = ["", "paper: box / mask", "box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds",
+    head = ["", *(["paper: box / mask"] if has_paper else []), "box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds",
             "parameters", "M.Adds", "step, × baseline"]  # fmt: skip
     return table(head, rows)
 

@@ -13,6 +13,7 @@ from studies.pages import NOT_RUN, listed, render, table
 from studies.starts.contenders import CONTENDERS
 from studies.starts.reading import BATCH, SIZE, STEPS, TRAIN, VAL, WARMUP, WORLDS, Recipe
 from studies.starts.results import by_seed, read_results
+from studies.starts.summary import BASELINES, Task, linear_tasks, recipe_tasks, summary_table
 
 GRID = "starts"
 STRONG = ("se", "deep")  # baselines that any claim over a ResNet is held against
@@ -31,8 +32,11 @@ def build_page(results: Path) -> str:
     found = read_results(results)
     shares = by_seed(found)
     worlds = [world for world in WORLDS if any(key[1] == world for key in shares)]
+    detectors = read_detectors(results.parent / DETECTORS)
+    tasks = [*linear_tasks(shares, worlds), *detector_tasks(detectors), *recipe_tasks(results.parent)]
     return render(
         Path(__file__).with_name("page.md.jinja"),
+        summary=summary_table(tasks),
         shares=share_table(shares, worlds, found),
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),
@@ -42,7 +46,7 @@ def build_page(results: Path) -> str:
         seeds=sorted({one["seed"] for one in found}),
         hardware=sorted({one["hardware"] for one in found}),
         missing=missing(shares),
-        detector=detector_table(detectors := read_detectors(results.parent / DETECTORS)),
+        detector=detector_table(detectors),
         near_box=box_difference(detectors, "pair_near", "directional", "paper"),
         commits=sorted({one["commit"] for one in found}),
         setting={
@@ -156,6 +160,17 @@ def detector_table(found: Detectors) -> str:
             rows.append([variant.title, *cells])
     head = [name for world in worlds for name in (f"*{world}*, box AP", "classified right by seed, %")]
     return table(["", *head], rows) if rows else NOT_RUN
+
+
+def detector_tasks(found: Detectors) -> list[Task]:
+    """The worlds in which both starts were trained without the auxiliary classifier."""
+    grid, tasks = read_grid(GRID), []
+    for world in grid.worlds:
+        boxes = {name: {seed: run["box"] for seed, run in found.get((name, world), {}).items()} for name in grid.variants}
+        if boxes["paper"] and boxes["directional"]:
+            without = {grid.variants[name].title: boxes[name] for name in BASELINES if boxes[name]}
+            tasks.append(Task(f"*{world}*, Mask R-CNN", "box AP", boxes["paper"], boxes["directional"], without))
+    return tasks
 
 
 def box_difference(found: Detectors, world: str, one: str, other: str) -> str:
