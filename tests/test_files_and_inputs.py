@@ -59,6 +59,18 @@ def test_a_image_without_a_range_is_refused_by_name(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("turn", [3, 6])
+def test_a_turn_by_xmp_alone_is_none(tmp_path, turn):
+    """Pillow turns by it; headers, other readers and labelling tools do not."""
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'
+    left = np.zeros((16, 24, 3), np.uint8)
+    left[:, :12] = 255
+    Image.fromarray(left).save(tmp_path / "a.jpg", quality=95, xmp=xmp.encode())
+    seen = read_image(tmp_path / "a.jpg")
+    assert header_size(tmp_path / "a.jpg") == tuple(seen.shape[1:]) == (16, 24)
+    assert seen[:, :, 2].float().mean() > 250
+
+
 def test_exif_turns_the_image_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter right

@@ -285,8 +285,8 @@ def fetch(url: str) -> bytes:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned by its EXIF tag, as RGB."""
-    return to_rgb(ImageOps.exif_transpose(image))
+    """Turned by its EXIF tag, as RGB; not by XMP's, which Pillow takes too and other readers do not."""
+    return to_rgb(image if orientation(image) == 1 else ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

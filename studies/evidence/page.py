@@ -287,9 +287,9 @@ def overall(evidence: Evidence, world: str) -> str:
         slower = interval(common).text(times=1, digits=2) if common else ""
         row += [str(len(seeds)), f"{one['parameters'] / 1e6:.2f}M", f"{one['madds'] / 1e9:.3f}G", slower]
         rows.append(row)
-    head = ["", *(["paper: box / mask"] if has_paper else []), "box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds",
-            "parameters", "M.Adds", "step, × baseline"]  # fmt: skip
-    return table(head, rows)
+    head = ["box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds", "parameters", "M.Adds",
+            "step, × baseline"]  # fmt: skip
+    return table(["", *(["paper: box / mask"] if has_paper else []), *head], rows)
 
 
 def split_table(evidence: Evidence, world: str, key: str) -> str:

@@ -166,7 +166,7 @@ def detector_tasks(found: Detectors) -> list[Task]:
     """The worlds in which both starts were trained without the auxiliary classifier."""
     grid, tasks = read_grid(GRID), []
     for world in grid.worlds:
-        boxes = {name: {seed: run["box"] for seed, run in found.get((name, world), {}).items()} for name in grid.variants}
+        boxes = {n: {seed: run["box"] for seed, run in found.get((n, world), {}).items()} for n in grid.variants}
         if boxes["paper"] and boxes["directional"]:
             without = {grid.variants[name].title: boxes[name] for name in BASELINES if boxes[name]}
             tasks.append(Task(f"*{world}*, Mask R-CNN", "box AP", boxes["paper"], boxes["directional"], without))

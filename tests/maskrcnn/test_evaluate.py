@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from botvision.maskrcnn import masks
+from botvision.maskrcnn import evaluate, masks
 from botvision.maskrcnn.checkpoint import load_detector
 from botvision.maskrcnn.coco import Category
+from botvision.maskrcnn.diagnosis import count, not_judged
 from botvision.maskrcnn.evaluation import FIGURES, coco_metrics, evaluate_detector
+from botvision.maskrcnn.mistakes import outside_crowds
 from botvision.maskrcnn.resize import image_size
 from botvision.maskrcnn.results import image_results
 
@@ -134,6 +136,57 @@ def test_mask_ap_by_size_goes_by_the_masks_own_area(backend):
     assert scores.mask["AP_medium"] == pytest.approx(1.0)
     assert scores.box["AP_medium"] == pytest.approx(0.5, abs=0.01)  # as a box it is of medium size, and wrong
     assert scores.mask["AP"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("without", [{}, {"segmentation": [[]]}, {"segmentation": [[1, 1]]}])
+def test_an_object_without_a_mask_counts_in_box_ap_alone(without, backend):
+    """Three objects, two without a mask: all found are all right, one missed is missed as a box alone."""
+    places = [[5, 5, 20, 30], [40, 5, 20, 30], [80, 5, 20, 30]]
+    dense = []
+    for x, y, width, height in places:
+        dense.append(np.zeros((64, 128), np.uint8))
+        dense[-1][y : y + height, x : x + width] = 1
+    forms = [{"segmentation": masks.encode(dense[0])}, without, without]
+    document = {
+        "images": [{"id": 1, "height": 64, "width": 128}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "area": 600, "iscrowd": 0, **form}
+            for n, (box, form) in enumerate(zip(places, forms, strict=True), 1)
+        ],
+    }
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9 - n / 10, "segmentation": masks.encode(mask)}
+        for n, (box, mask) in enumerate(zip(places, dense, strict=True))
+    ]
+    scores = coco_metrics(document, found, backend=backend)
+    assert (scores.box["AP"], scores.mask["AP"]) == pytest.approx((1, 1))
+    scores = coco_metrics(document, found[1:], backend=backend)
+    assert scores.box["AP"] == pytest.approx(67 / 101)
+    assert scores.mask["AP"] == 0
+    crowds = not_judged(document, masks=True)
+    told = count(document, found, masks=True, counting=[outside_crowds(found, document["annotations"][:1], crowds)])
+    assert told["confusion"].tolist() == [[1, 0], [0, 0]]
+    assert told["mask"].ap() == pytest.approx(1)
+
+
+def test_a_class_that_a_file_lacks_is_left_out_of_the_mean(untrained, tmp_path, capsys):
+    """The detector finds cat, dog, cow; Pascal VOC's files list what occurs alone."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    document = {
+        "images": [{"id": 1, "height": 48, "width": 64, "file_name": "a.png"}],
+        "categories": [{"id": 5, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 1, 20, 20], "area": 400, "iscrowd": 0}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    found = evaluate(untrained, tmp_path / "a.json", tmp_path, workers=0)
+    assert 0 <= found.box["AP"] <= 1
+    assert "has no class cat, cow: AP is a mean over the others" in capsys.readouterr().err
+    document["categories"][0]["name"] = "horse"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="give annotations with the categories that it was trained on"):
+        evaluate(untrained, tmp_path / "a.json", tmp_path, workers=0)
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])

@@ -11,7 +11,7 @@ import supervision as sv
 from PIL import Image
 
 from botvision.maskrcnn.data import CocoInstances
-from botvision.maskrcnn.layouts import drawn, find_splits, split_by_image
+from botvision.maskrcnn.layouts import Split, drawn, find_splits, split_by_image
 
 
 def digits_of(document, image):
@@ -328,3 +328,43 @@ def test_folders_that_cannot_be_read_say_why(files, error, match, tmp_path):
             path.write_text(text)
     with pytest.raises(error, match=match):
         find_splits(tmp_path)
+
+
+def test_a_test_split_of_coco_is_left_alone(tmp_path):
+    document = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{name}.json").write_text(json.dumps(document))
+    found = find_splits(tmp_path)
+    assert (found.train.annotations, found.val) == (tmp_path / "annotations" / "instances_train.json", None)
+    (tmp_path / "annotations" / "instances_train.json").unlink()
+    assert find_splits(tmp_path).train.images == tmp_path / "test"  # the only one is what is meant
+
+
+@pytest.mark.parametrize("useless", [{"iscrowd": 1}, {"bbox": [10, 10, 0, 5]}])
+def test_each_part_of_a_split_has_an_object_that_counts(useless):
+    own = {"category_id": 1, "bbox": [1, 1, 9, 9]}
+    document = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)],
+        "annotations": [{"image_id": number, **own, **(useless if number % 2 else {})} for number in range(6)],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    for seed in range(20):
+        for part in split_by_image(Split(document, Path()), fraction=0.2, seed=seed):
+            images = {image["id"] for image in part.document()["images"]}
+            assert any(number % 2 == 0 for number in images)
+
+
+def test_copies_that_a_mac_leaves_are_no_images(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+    (tmp_path / "a.xml").write_text(
+        f"<annotation><filename>a.jpg</filename>{size}<object><name>cat</name>{box}</object></annotation>"
+    )
+    for name in ("._a.jpg", "._a.xml"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    (image,) = find_splits(tmp_path).train.document()["images"]
+    assert image["file_name"] == "a.jpg"

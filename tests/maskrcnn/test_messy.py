@@ -212,6 +212,16 @@ def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
     assert told["gap"] == pytest.approx(0.1)  # one of one is right, at a score of 0.9
 
 
+def test_the_second_find_of_an_object_in_a_crowd_is_the_crowds():
+    cat = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+    crowd = {**cat, "id": 2, "bbox": [0, 0, 100, 80], "area": 8000, "iscrowd": 1}
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": [10 + n, 10, 20, 20], "score": score}
+        for n, score in ((1, 0.6), (0, 0.9), (2, 0.7))
+    ]
+    assert outside_crowds(found, [cat], [crowd]) == [found[1]]
+
+
 def test_areas_of_zero_throughout_are_none(folder):
     large = {"bbox": [1, 1, 90, 70], "area": 0}
     document = json.loads(coco(folder, large).read_text())

@@ -183,6 +183,9 @@ def test_few_masks_among_boxes_are_not_trained_on(coco, caplog):
     assert has_masks(document, path, on_bad="refuse")
     del document["annotations"][0]["segmentation"]
     assert has_masks(document, path, on_bad="skip")
+    for annotation in document["annotations"]:
+        annotation["segmentation"] = [[]]  # as some tools write of a box
+    assert not has_masks(document, path, on_bad="refuse")
 
 
 def test_patience_waits_for_a_first_finding_and_outlives_a_resume():

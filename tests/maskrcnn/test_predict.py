@@ -26,6 +26,7 @@ from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.prediction import Predictor
 from botvision.maskrcnn.results import image_results, to_supervision
+from botvision.maskrcnn.task import draw_examples
 from botvision.video import read_video, video_writer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -464,3 +465,26 @@ def test_boxes_without_masks_are_results_and_drawings_too():
     drawn = streaming.draw_instances(np.zeros((64, 64, 3), np.uint8), detections, ["cat", "dog", "cow"])
     assert drawn[300, 40].any()
     assert not drawn[200, 200].any()
+
+
+def test_drawings_of_equal_names_are_all_there(tmp_path):
+    names = ["cam1/0001.jpg", "cam2/0001.jpg", "sheet.jpg"]
+
+    class Data:
+        def __len__(self):
+            return len(names)
+
+        def __getitem__(self, index):
+            return torch.zeros(3, 32, 32, dtype=torch.uint8), {}
+
+        def record(self, index):
+            return {"id": index + 5, "file_name": names[index]}, []
+
+    class Nothing:
+        names = ()
+
+        def __call__(self, image):
+            return sv.Detections.empty()
+
+    draw_examples(Nothing(), Data(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"0001_5.jpg", "0001_6.jpg", "sheet_7.jpg", "sheet.jpg"}

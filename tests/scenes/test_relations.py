@@ -275,6 +275,12 @@ def test_rows_that_find_no_room_end_in_a_line_and_leave_nothing(tmp_path, option
     assert not list(tmp_path.iterdir())
 
 
+def test_a_key_that_finds_no_room_ends_in_a_line(tmp_path):
+    with pytest.raises(ValueError, match="finds no room for a key on both sides of a digit at size=128"):
+        make_scenes(tmp_path / "x", task="side", train=1, val=1, size=128, distance=(0.77, 0.78))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -17,6 +17,7 @@ from botvision.maskrcnn.labels import (
     bad_box,
     bad_mask,
     from_corners,
+    has_mask,
     look_at_boxes,
     shown,
     told_as_corners,
@@ -81,20 +82,26 @@ def read_coco(
     reasons = [
         bad_box(a, *sizes[a["image_id"]]) or (bad_mask(a, *sizes[a["image_id"]]) if masks else "") for a in annotations
     ]
-    bad = [(shown(a.get("id")), why) for a, why in zip(annotations, reasons, strict=True) if why]
+    names = {image["id"]: image["file_name"] for image in document["images"]}
+    bad = [
+        (shown(a.get("id")), why, f", in image {names[a['image_id']]:.200}")
+        for a, why in zip(annotations, reasons, strict=True)
+        if why
+    ]
     boxes = "; --model.masks false trains on boxes alone" if bad and bad[0][1] == NO_MASK else ""
     if bad and on_bad == "refuse":
-        number, why = bad[0]
+        number, why, where = bad[0]
         more = f" ({len(bad)} such annotations)" if len(bad) > 1 else ""
         raise ValueError(
-            f"{path}: annotation {number} {why}{more}; correct it, or leave such out by --data.on_bad skip{boxes}"
+            f"{path}: annotation {number} {why}{where}{more}; correct it, or leave such out by --data.on_bad "
+            f"skip{boxes}"
         )
     if len(bad) == len(annotations):
-        number, why = bad[0] if bad else ("", "")
-        first = f" that can be used: annotation {number} {why}" if bad else ""
+        number, why, where = bad[0] if bad else ("", "", "")
+        first = f" that can be used: annotation {number} {why}{where}" if bad else ""
         raise ValueError(f"{path} has no annotation{first}; nothing can be learnt or evaluated from it")
     if bad:
-        log.warning("%s: left out %d annotations; the first, %s, %s%s", path, len(bad), *bad[0], boxes)
+        log.warning("%s: left out %d annotations; the first, %s, %s%s%s", path, len(bad), *bad[0], boxes)
     kept = [a for a, why in zip(annotations, reasons, strict=True) if not why]
     if all(a.get("iscrowd") for a in kept):
         raise ValueError(
@@ -198,7 +205,7 @@ def has_masks(document: Document, path: Path, *, on_bad: OnBad) -> bool:
         ValueError: some have and some have not, and none may be left out.
     """
     annotations = [a for a in document["annotations"] if not a.get("iscrowd", 0)]
-    bare = sum(not annotation.get("segmentation") for annotation in annotations)
+    bare = sum(not has_mask(annotation) for annotation in annotations)
     if bare <= FEW * len(annotations) and on_bad == "skip":
         return bool(annotations)
     if bare < len(annotations) and on_bad == "skip":
@@ -384,32 +391,48 @@ def for_counting(document: Document, *, masks: bool = True) -> Document:
     """A COCO document as both AP packages read it alike: what they count by and nothing else, ids from 1.
 
     An area that is no number is the mask's, or without `masks` the box's. Without `masks` its annotations are boxes
-    alone.
+    alone. With them an object whose mask cannot be used has its box for it, and its id in the list `maskless`: its box
+    counts, and `for_masks` makes it a crowd.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
     annotations: list[dict[str, Any]] = []
+    maskless: list[int] = []
     areas = [annotation.get("area") for annotation in document["annotations"]]
     zeros = 2 * sum(type(area) in (int, float) and not area for area in areas) > len(
         areas
     )  # converters write 0 for all
     for given in map(without_scraps, document["annotations"]):
         height, width = sizes[given["image_id"]]
-        if bad_box(given, height, width) or (masks and bad_mask(given, height, width)):
+        if bad_box(given, height, width):
             continue
+        by_box = not masks or bool(bad_mask(given, height, width))
         kept = {key: given[key] for key in ("image_id", "category_id", "bbox")}
         annotation = {**kept, "id": len(annotations) + 1, "iscrowd": int(bool(given.get("iscrowd")))}
         area = given.get("area")
+        x, y, side, other = given["bbox"]
         if masks:
-            annotation["segmentation"] = given["segmentation"]
+            box = [[x, y, x + side, y, x + side, y + other, x, y + other]]
+            annotation["segmentation"] = box if by_box else given["segmentation"]
+        if masks and by_box:
+            maskless.append(annotation["id"])
         if not is_area(area) or (zeros and not area):
-            side, other = given["bbox"][2:]
-            area = float(decode(given["segmentation"], height=height, width=width).sum()) if masks else side * other
+            area = side * other if by_box else float(decode(given["segmentation"], height=height, width=width).sum())
         annotations.append({**annotation, "area": area})
     return {
         "images": [{key: image[key] for key in ("id", "height", "width")} for image in document["images"]],
         "annotations": annotations,
         "categories": [{key: category[key] for key in ("id", "name")} for category in document["categories"]],
+        "maskless": maskless,
     }
+
+
+def for_masks(counted: Document) -> Document:
+    """What `for_counting` gave, for masks: an object without one is a crowd, where finds count for nothing."""
+    maskless = set(counted["maskless"])
+    if not maskless:
+        return counted
+    annotations = [{**one, "iscrowd": 1} if one["id"] in maskless else one for one in counted["annotations"]]
+    return {**counted, "annotations": annotations}
 
 
 def is_area(value: object) -> bool:

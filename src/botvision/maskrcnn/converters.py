@@ -112,6 +112,8 @@ def read_voc(
     read: dict[str, VocFile] = {}
     places: dict[str, Path] = {}
     for path in sorted(path for path in images.iterdir() if path.suffix.lower() in image_suffixes()):
+        if is_hidden(path, images):
+            continue
         if path.stem in but or (only is not None and path.stem not in only):
             continue
         label = annotations / f"{path.stem}.xml"

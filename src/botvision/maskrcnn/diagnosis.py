@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from botvision.engine.record import Record
 from botvision.engine.settings import built
 from botvision.maskrcnn.checkpoint import load_detector
-from botvision.maskrcnn.coco import for_counting
+from botvision.maskrcnn.coco import for_counting, for_masks
 from botvision.maskrcnn.config import DataConfig
 from botvision.maskrcnn.data import CocoInstances, val_set
 from botvision.maskrcnn.evaluation import nothing, use_classes_of
+from botvision.maskrcnn.labels import bad_box, bad_mask
 from botvision.maskrcnn.mistakes import SHOWN, Verdict, judge, outside_crowds
 from botvision.maskrcnn.prediction import Predictor, lots
 from botvision.maskrcnn.results import Result, image_results
@@ -197,15 +198,25 @@ def diagnosed(
     results = [result for own in found.values() for result in own]
     document, objects = part_of(data, chosen), [data.record(place)[1] for place in chosen]
     crowds: dict[int, list[Any]] = {}
-    for one in document["annotations"]:
-        if one.get("iscrowd"):
-            crowds.setdefault(one["image_id"], []).append(one)
+    for one in not_judged(document, masks=data.masks):
+        crowds.setdefault(one["image_id"], []).append(one)
     counting = [
         outside_crowds(found[place], own, crowds.get(data.record(place)[0]["id"], []))
         for place, own in zip(chosen, objects, strict=True)
     ]
     figures = count(document, results, masks=data.masks, counting=counting if crowds else None)
     return Diagnosis(model, look, data, chosen, objects, counting, **figures)
+
+
+def not_judged(document: dict[str, Any], *, masks: bool) -> list[dict[str, Any]]:
+    """Crowds; and where masks are counted, objects without one: on them a detection is neither right nor wrong."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
+    return [
+        one
+        for one in document["annotations"]
+        if not bad_box(one, *sizes[one["image_id"]])
+        and (one.get("iscrowd") or (masks and bad_mask(one, *sizes[one["image_id"]])))
+    ]
 
 
 def part_of(data: CocoInstances, chosen: Sequence[int]) -> dict[str, Any]:
@@ -237,7 +248,8 @@ def count(
     order = [category["id"] for category in document["categories"]]
     apart = counter
     if counting is not None:
-        alone = {**document, "annotations": [one for one in document["annotations"] if not one.get("iscrowd")]}
+        left = {id(one) for one in not_judged(document, masks=masks)}
+        alone = {**document, "annotations": [one for one in document["annotations"] if id(one) not in left]}
         apart = evaluated(alone, [result for own in counting for result in own], "bbox", masks=masks)
     seen = apart.confusion_matrix(min_score=SHOWN)
     places = [list(seen["cat_ids"]).index(number) for number in order] + [len(order)]
@@ -257,6 +269,7 @@ def evaluated(document: dict[str, Any], results: list[Result], kind: str, *, mas
     import hotcoco
 
     truth = for_counting(document, masks=masks)
+    truth = for_masks(truth) if kind == "segm" else truth
     other = "segmentation" if kind == "bbox" else "bbox"
     copies = [{name: v for name, v in result.items() if name != other} for result in results or [nothing(truth)]]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own

@@ -4,6 +4,7 @@ import contextlib
 import io
 import sys
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from botvision.engine.shared_results import EvaluatedPart, SharedResults
 from botvision.maskrcnn.checkpoint import Detector
-from botvision.maskrcnn.coco import for_counting, forget, read_document
+from botvision.maskrcnn.coco import Category, for_counting, for_masks, forget, read_document
 from botvision.maskrcnn.config import Backend, BoxFormat
 from botvision.maskrcnn.data import CocoInstances, collate
+from botvision.maskrcnn.labels import has_mask
 from botvision.maskrcnn.masks import encode
 from botvision.maskrcnn.resize import padded_alike
 from botvision.maskrcnn.results import Result, batch_results
@@ -59,10 +61,18 @@ def evaluate_detector(
         FileNotFoundError, ValueError: as `botvision.maskrcnn.evaluate`.
     """
     model = detector.model.to(device)
-    masks = model.masks and any(one.get("segmentation") for one in read_document(annotations)["annotations"])
+    objects = [one for one in read_document(annotations)["annotations"] if not one.get("iscrowd")]
+    bare = sum(not has_mask(one) for one in objects)
+    masks = model.masks and bare < len(objects)
     if masks != model.masks:
         print(f"data: {annotations} has boxes alone, so box AP is counted alone", file=sys.stderr)
-    dataset = CocoInstances(annotations, images, on_bad="skip", masks=masks, box_format=box_format)
+    elif masks and bare:
+        print(
+            f"data: {bare} of {len(objects)} objects of {annotations} have no mask: they count in box AP, and in mask "
+            "AP what is found on them is neither right nor wrong",
+            file=sys.stderr,
+        )
+    dataset = CocoInstances(annotations, images, on_bad="skip", masks=False, box_format=box_format)
     use_classes_of(detector, dataset)
     names = [str(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
     read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(names))
@@ -91,22 +101,30 @@ def evaluate_detector(
 
 
 def use_classes_of(detector: Detector, dataset: CocoInstances) -> None:
-    """Number a file's classes as the detector does, by their names.
+    """Number a file's classes as the detector does, by their names; one that the file lacks has no object, with a line.
 
     Raises:
-        ValueError: the file lacks some, or has objects of others.
+        ValueError: the file has objects of others.
     """
     own = [category.name for category in detector.categories]
     # of two of one name, as Roboflow's first and empty one may have, the one that has objects
     by_name = {c.name: c for c in sorted(dataset.categories, key=lambda category: dataset.counts[category.id])}
     strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
-    if strange or not set(own) <= set(by_name):
+    if strange or not set(own) & set(by_name):
         raise ValueError(
             f"the detector finds {len(detector.categories)} classes ({detector.category_names}), but "
             f"{dataset.annotations} has {len(dataset.categories)} "
             f"({', '.join(c.name for c in dataset.categories[:5])}); "
             "give annotations with the categories that it was trained on"
         )
+    absent = [name for name in own if name not in by_name]
+    if absent:  # as Pascal VOC's files, which list no classes
+        print(
+            f"data: {dataset.annotations} has no class {', '.join(absent[:5])}: AP is a mean over the others",
+            file=sys.stderr,
+        )
+        unused = count(max(category.id for category in dataset.categories) + 1)
+        by_name |= {name: Category(next(unused), name) for name in absent}
     if [category.name for category in dataset.categories] != own:
         dataset.restrict([by_name[name] for name in own])
 
@@ -120,7 +138,8 @@ def coco_metrics(
         truth: COCO JSON, or its content.
         results: COCO results; several for one image from several processes must be taken apart before.
         backend: who counts; both give the same figures, hotcoco some thirty times sooner.
-        masks: whether masks are counted too.
+        masks: whether masks are counted too. An object whose mask is missing or cannot be used counts in box AP; in
+            mask AP it is a crowd.
 
     Raises:
         ValueError: an unknown backend.
@@ -131,11 +150,11 @@ def coco_metrics(
     if isinstance(truth, Path):
         forget(truth)
     with contextlib.redirect_stdout(io.StringIO()):  # both print tables of their own
-        gt = coco()
-        gt.dataset = document
-        gt.createIndex()
         figures: list[dict[str, float]] = []
         for kind, other in (("bbox", "segmentation"), ("segm", "bbox"))[: 1 + masks]:
+            gt = coco()
+            gt.dataset = document if kind == "bbox" else for_masks(document)
+            gt.createIndex()
             # each by its own area: a result with a box is taken to be as large as it, its mask too; the copies are the
             # package's to write into
             copies = [{k: v for k, v in result.items() if k != other} for result in results or [nothing(document)]]

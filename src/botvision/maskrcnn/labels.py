@@ -69,10 +69,16 @@ def far(box: Box, height: int, width: int) -> bool:
     return min(box[:2]) < -longest or max(box[2:]) > 2 * longest
 
 
+def has_mask(annotation: Annotation) -> bool:
+    """Whether an annotation has polygons or RLE, of whatever form; a list of empty polygons is none."""
+    form = annotation.get("segmentation")
+    return any(form) if isinstance(form, list) else bool(form)
+
+
 def bad_mask(annotation: Annotation, height: int, width: int) -> str:
     """What is wrong with the polygons or RLE of an annotation whose box is right, or nothing."""
     form = annotation.get("segmentation")
-    if not form:
+    if not has_mask(annotation):
         return NO_MASK
     if wrong := bad_form(form, height, width):
         return wrong

@@ -14,6 +14,7 @@ from botvision.engine.settings import read_yaml
 from botvision.files import read_names, read_text
 from botvision.maskrcnn.coco import read_document
 from botvision.maskrcnn.converters import Document, read_voc, read_yolo, say, with_names
+from botvision.maskrcnn.labels import is_box
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
@@ -80,7 +81,8 @@ def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, 
     document = split.document()
     classes: dict[Any, set[Any]] = {image.get("id"): set() for image in document["images"]}
     for annotation in document["annotations"]:
-        classes.get(annotation.get("image_id"), set()).add(annotation.get("category_id"))
+        if counts(annotation):
+            classes.get(annotation.get("image_id"), set()).add(annotation.get("category_id"))
     with_objects = {image: own for image, own in classes.items() if own}
     if len(with_objects) < 2:
         raise ValueError(
@@ -101,6 +103,12 @@ def split_by_image(split: Split, *, fraction: float, seed: int) -> tuple[Split, 
         )
 
     return part(False), part(True)
+
+
+def counts(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is an object that can be learnt and evaluated: no crowd, and no box without area."""
+    box = annotation.get("bbox")
+    return not annotation.get("iscrowd") and not (is_box(box) and min(box[2:]) <= 0)
 
 
 def drawn(classes: Mapping[Any, Collection[Any]], count: int, *, seed: int) -> set[Any]:
@@ -167,6 +175,7 @@ def find_coco(root: Path) -> Found | None:
 def find_single(root: Path) -> Found | None:
     """One COCO file for all images."""
     every = json_files(root)
+    every = [path for path in every if "test" not in words(path.stem)] or every  # a test split is left alone
     paths = [path for path in every if is_coco(path)] or every[:1]
     if not paths:
         return None
@@ -263,8 +272,13 @@ def is_coco(path: Path) -> bool:
 
 def split_name(stem: str) -> str:
     """`instances_train2017` → train; empty where a name says neither."""
-    said = set(re.findall("[a-z]+", stem.lower()))
+    said = words(stem)
     return "train" if said & set(TRAIN) else "val" if said & set(VAL) else ""
+
+
+def words(stem: str) -> set[str]:
+    """Of a file's name."""
+    return set(re.findall("[a-z]+", stem.lower()))
 
 
 def images_of(annotations: Path, root: Path) -> Path:

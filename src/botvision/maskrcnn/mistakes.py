@@ -76,12 +76,7 @@ def judge(
     sure = sorted((one for one in found if one["score"] >= SHOWN), key=lambda one: -one["score"])
     overlaps = ious([one["bbox"] for one in sure], [one["bbox"] for one in objects])
     classes = [one["category_id"] for one in objects]
-    owner: dict[int, int] = {}  # object → detection
-    for number, one in enumerate(sure):
-        free = [at for at, kind in enumerate(classes) if kind == one["category_id"] and at not in owner]
-        best = max(free, key=lambda at: overlaps[number, at], default=None)
-        if best is not None and overlaps[number, best] >= RIGHT:
-            owner[best] = number
+    owner = owners(sure, overlaps, classes)
     mistakes, excused = [], set(owner)
     for number, one in enumerate(sure):
         if number in owner.values():
@@ -94,6 +89,17 @@ def judge(
     return Verdict(len(objects), len(owner), (*missed, *mistakes))
 
 
+def owners(sure: Sequence[Mapping[str, Any]], overlaps: NDArray[np.float64], classes: Sequence[int]) -> dict[int, int]:
+    """Object → detection that takes it; detections with the surest first."""
+    owner: dict[int, int] = {}
+    for number, one in enumerate(sure):
+        free = [at for at, kind in enumerate(classes) if kind == one["category_id"] and at not in owner]
+        best = max(free, key=lambda at: overlaps[number, at], default=None)
+        if best is not None and overlaps[number, best] >= RIGHT:
+            owner[best] = number
+    return owner
+
+
 def outside_crowds(
     found: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]], crowds: Sequence[Mapping[str, Any]]
 ) -> list[Any]:
@@ -101,21 +107,25 @@ def outside_crowds(
 
     Args:
         found: COCO results with bbox and category_id.
-        objects: the image's annotations, without crowds; what is on one of its class counts.
+        objects: the image's annotations, without crowds; the surest that is on one of its class counts.
         crowds: its crowds.
     """
-    boxes = [one["bbox"] for one in found]
-    inside = ious(boxes, [crowd["bbox"] for crowd in crowds], crowds=True)
+    order = sorted(range(len(found)), key=lambda number: -found[number]["score"])
+    boxes = [found[number]["bbox"] for number in order]
     onto = ious(boxes, [one["bbox"] for one in objects])
-    kept = []
-    for number, one in enumerate(found):
-        in_crowd, on_object = (
-            any(row[at] >= RIGHT for at, other in enumerate(others) if other["category_id"] == one["category_id"])
-            for row, others in ((inside[number], crowds), (onto[number], objects))
+    taking = owners([found[number] for number in order], onto, [one["category_id"] for one in objects])
+    inside = ious(boxes, [crowd["bbox"] for crowd in crowds], crowds=True)
+    dropped = {
+        number
+        for place, number in enumerate(order)
+        if place not in taking.values()
+        and any(
+            inside[place, at] >= RIGHT
+            for at, crowd in enumerate(crowds)
+            if crowd["category_id"] == found[number]["category_id"]
         )
-        if on_object or not in_crowd:
-            kept.append(one)
-    return kept
+    }
+    return [one for number, one in enumerate(found) if number not in dropped]
 
 
 def blame(

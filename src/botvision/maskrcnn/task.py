@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -26,6 +27,7 @@ from botvision.maskrcnn.report import DetectorReporter
 from botvision.optim import check_optimizer
 
 EXAMPLES = 12  # images that a finished run draws
+SHEET = "sheet"  # name of the drawing of all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +202,13 @@ def check_precision(precision: object) -> None:
 def draw_examples(predictor: Predictor, data: CocoInstances, folder: Path) -> None:
     """Draw what the model finds in some validation images, and a sheet of them."""
     chosen = sorted(random.Random(0).sample(range(len(data)), min(EXAMPLES, len(data))))
+    names = [Path(data.record(index)[0]["file_name"]).stem for index in chosen]
+    often = Counter(map(str.casefold, [*names, SHEET]))
     drawn = []
-    for index in chosen:
+    for index, name in zip(chosen, names, strict=True):
         image, _ = data[index]
         detections = predictor(image)
         drawn.append(draw_instances(image.permute(1, 2, 0).numpy(), detections, predictor.names))
-        save_image(drawn[-1], folder / f"{Path(data.record(index)[0]['file_name']).stem}.jpg")
-    save_image(contact_sheet(drawn), folder / "sheet.jpg")
+        own = name if often[name.casefold()] == 1 else f"{name}_{data.record(index)[0]['id']}"
+        save_image(drawn[-1], folder / f"{own}.jpg")
+    save_image(contact_sheet(drawn), folder / f"{SHEET}.jpg")

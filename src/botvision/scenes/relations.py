@@ -140,11 +140,17 @@ def side(field: Field, rng: np.random.Generator) -> list[Thing]:
     """
     fewest, most = field.world.digits
     count = int(rng.integers(fewest, most + 1))
-    while True:
+    for _attempt in range(ATTEMPTS * ATTEMPTS):
         x, y = field.anywhere(rng)
         right, down = field.step(rng, steepest=STEEPEST)
         if field.holds(x - right, x + right, y + down):
             break
+    else:
+        world = field.world
+        raise ValueError(
+            f"task={world.task!r} finds no room for a key on both sides of a digit at size={world.size}, scale="
+            f"{world.scale}, distance={world.distance}; lower distance or scale"
+        )
     is_left = bool(rng.random() < 0.5)
     middle = Thing(x + right if is_left else x - right, y + down, field.side(rng), KEYS[0], CATEGORIES["side"][2])
     things = [middle, beside(field, (x, y), rng, is_left=is_left)]
