@@ -42,7 +42,7 @@ def test_forward_and_every_gradient(batch, heads, height, width, dim, value_dim,
 @pytest.mark.parametrize("memory", [232_448, 120_000, 101_376])
 def test_tiles_of_every_gpu_give_the_same(memory, monkeypatch):
     """What fits a large GPU's shared memory, and less of it; a row beyond 64 columns has tiles of its own."""
-    monkeypatch.setattr(tiled, "on_chip", lambda _: (memory, 0))
+    monkeypatch.setattr(tiled, "on_chip", lambda _: (memory, 0, 9))
     for height, width in ((5, 27), (2, 70)):
         tensors = [torch.randn(1, 2, height * width, side).half().requires_grad_() for side in (8, 8, 8, height, width)]
         seed_gradient = torch.randn(1, 2, height * width, 8).half()

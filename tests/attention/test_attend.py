@@ -136,7 +136,8 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_chunked_gradients_in_bfloat16_are_those_of_float32_to_rounding(monkeypatch):
+@pytest.mark.parametrize("backend", ["chunked", "explicit"])
+def test_strong_logits_in_bfloat16_are_those_of_float32_to_rounding(backend, monkeypatch):
     """Large logits over several blocks: rounded to bfloat16 they would be off by tens of per cent."""
     monkeypatch.setattr(chunked, "BLOCK_QUERIES", 16)
     tensors = [t.detach().bfloat16() for t in thin_tensors(9, 10, dim=32)]
@@ -144,11 +145,34 @@ def test_chunked_gradients_in_bfloat16_are_those_of_float32_to_rounding(monkeypa
     seed_gradient = torch.randn_like(tensors[2])
     exact = [t.double().requires_grad_() for t in tensors]
     low = [t.requires_grad_() for t in tensors]
-    _, expected = outcome(exact, "reference", seed_gradient.double())
-    _, grads = outcome(low, "chunked", seed_gradient)
-    for grad, want in zip(grads, expected, strict=True):
+    out, expected = outcome(exact, "reference", seed_gradient.double())
+    found, grads = outcome(low, backend, seed_gradient)
+    for grad, want in zip([found, *grads], [out, *expected], strict=True):
         assert grad.dtype == torch.bfloat16
         assert (grad.double() - want).abs().max() <= 2e-2 * want.abs().max()
+
+
+def test_many_gradients_at_once(monkeypatch):
+    """`jacobian(…, vectorize=True)` runs a backward under torch's old vmap, which writes nothing in place."""
+    monkeypatch.setattr(chunked, "BLOCK_QUERIES", 5)
+    tensors = [t.detach().float() for t in thin_tensors(2, 3)]
+
+    def run(backend):
+        def sums(*inputs):
+            return attend(*inputs, scale=0.3, backend=backend).sum((0, 1, 3))
+
+        return torch.autograd.functional.jacobian(sums, tuple(tensors), vectorize=True)
+
+    for ours, want in zip(run("chunked"), run("explicit"), strict=True):
+        assert torch.allclose(ours, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_every_backend_keeps_the_callers_dtype_under_autocast(backend):
+    tensors = [t.detach().float() for t in thin_tensors(3, 5)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(*tensors, scale=0.3, backend=backend)
+    assert torch.equal(out, attend(*tensors, scale=0.3, backend=backend))
 
 
 @pytest.mark.parametrize("queries", [5, 1024])

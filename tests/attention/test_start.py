@@ -186,6 +186,29 @@ def test_other_positions_have_statistics_too(position):
     assert all(one.entropy > 0.99 for one in layer_statistics(MHSA2d(64, 2, position=position), features(1, 64, 6, 6)))
 
 
+def test_a_compiled_model_that_has_run_has_statistics():
+    """A graph that torch.compile has made does not look at hooks."""
+    model = torch.nn.Sequential(MHSA2d(16, 2, max_size=(4, 4), start="directional"))
+    compiled, x = torch.compile(model, backend="eager"), torch.rand(1, 16, 4, 4)
+    with torch.no_grad():
+        compiled(x)
+    assert attention_statistics(compiled, x)[0][1:] == attention_statistics(model, x)[0][1:]
+
+
+def test_a_model_that_leaves_its_attention_out_is_refused():
+    class Left(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = MHSA2d(16, 2)
+
+        def forward(self, x):
+            return x
+
+    model = Left()
+    with pytest.raises(ValueError, match="called none of its attention layers"):
+        attention_statistics(model, torch.rand(1, 16, 4, 4))
+
+
 def test_a_bfloat16_layer_and_autocast_have_statistics():
     layer = MHSA2d(64, 4, max_size=(8, 8), start="directional")
     x = features(1, 64, 8, 8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from botvision.attention.graphs import why_not_eager
+from botvision.attention.graphs import is_batched, why_not_eager
 from botvision.attention.twice import differentiable_gradients
 
 BLOCK_QUERIES = 1024  # torch's CPU kernel works fastest on runs of 256 queries, and needs a few to share among cores
@@ -81,7 +81,7 @@ class _Chunked(torch.autograd.Function):
         In float32 at least, as torch's kernels hold logits inside.
         """
         saved = ctx.saved_tensors  # once: gradient checkpointing gives them out a single time
-        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+        if torch.is_grad_enabled() or is_batched(grad):  # create_graph: these gradients will be differentiated
             inputs, needed = [t[None] for t in saved], ctx.needs_input_grad[:5]
             found = differentiable_gradients(inputs, grad[None], scale=ctx.scale, needed=needed)
             return *(None if t is None else t[0] for t in found), None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from botvision.attention import chunked, explicit, onehot, plain, reference, tiled
-from botvision.attention.graphs import is_recorded, is_transformed
+from botvision.attention.graphs import autocast_off, is_recorded, is_transformed
 from botvision.attention.measured import fastest
 from botvision.attention.onehot import attend_onehot
 from botvision.attention.plain import attend_plain
@@ -68,7 +68,7 @@ def attend(
         backend: a name of `BACKENDS`, or "auto".
 
     Returns:
-        (B, heads, N, D_v).
+        (B, heads, N, D_v) in the inputs' dtype, under autocast too.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown backend, or one that cannot run, with its reason.
@@ -99,7 +99,8 @@ def chosen(
     if backend != "auto" and (reason := why_not(backend, q, rel_h, rel_w, v=v)):
         raise ValueError(f"attention backend {backend!r} cannot run: {reason}")
     inputs = once(q, k, v, rel_h, rel_w) if BACKENDS[name].once else (q, k, v, rel_h, rel_w)
-    return BACKENDS[name].attend(*inputs, scale=scale)
+    with autocast_off(q.device):
+        return BACKENDS[name].attend(*inputs, scale=scale)
 
 
 def why_not(

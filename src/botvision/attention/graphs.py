@@ -1,5 +1,7 @@
 """Whether torch.compile, torch.export, torch.jit.trace or torch.func follows this run."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 
@@ -25,6 +27,20 @@ def is_traced_for_onnx() -> bool:
 def is_transformed() -> bool:
     """Whether torch.func or forward-mode differentiation transforms this run: they know torch's own formulas alone."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+@torch.jit.ignore
+def autocast_off(device: torch.device) -> AbstractContextManager[None]:
+    """Operators in the dtype of their inputs; a graph that is recorded stays as it would be."""
+    if is_recorded() or device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+@torch.jit.ignore
+def is_batched(grad: torch.Tensor) -> bool:
+    """Whether a gradient is many at once, as `torch.autograd.grad(…, is_grads_batched=True)` gives it."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 @torch.jit.ignore

@@ -3,8 +3,9 @@
 # B batch, M heads, D head dim, H×W map, N = H·W tokens, Q ≤ N queries that are looked at
 
 import math
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -53,19 +54,26 @@ def attention_statistics(model: nn.Module, images: Tensor) -> list[HeadStatistic
         images: (B, channels, H, W), or whatever else the model takes as its one argument.
 
     Raises:
-        ValueError: a model without `MHSA2d`, or no image.
+        ValueError: a model without `MHSA2d`, one that does not call it, or no image.
     """
     found: list[HeadStatistics] = []
     hooks = on_inputs(model, lambda name, layer, x: found.extend(layer_statistics(layer, x, name=name)))
     if not hooks:
         raise ValueError("attention_statistics needs a model with MHSA2d in it, e.g. a BoTNet; this one has none")
     try:
-        with torch.no_grad(), unmoved(model):
+        with torch.no_grad(), unmoved(model), eager():
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
+    if not found:
+        raise ValueError("the model ran and called none of its attention layers; give the model that calls them")
     return found
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Forward passes without graphs that torch.compile has made: these do not look at hooks."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from botvision.attention.graphs import why_not_eager
+from botvision.attention.graphs import is_batched, why_not_eager
 from botvision.attention.twice import differentiable_gradients
 
 LONGEST_ROW = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}  # of keys, that shared memory holds
 WIDEST_HEAD = 128
 KEYS = 64  # of a tile in 16 bits, where a row is not longer
+BLACKWELL = 10  # first number of its compute capability, whose compiler asks for more shared memory
 MOST_GROUPS = 65_535  # blocks along a grid's second axis
 
 
@@ -85,7 +86,7 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Over the queries for dq and the positions, then over the keys for dk and dv; weights computed again."""
         *inputs, out, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+        if torch.is_grad_enabled() or is_batched(grad):  # create_graph: these gradients will be differentiated
             return *differentiable_gradients(inputs, grad, scale=ctx.scale, needed=ctx.needs_input_grad[:5]), None
         from botvision.attention.tiled_kernels import key_gradient_kernel, query_gradient_kernel
 
@@ -136,26 +137,31 @@ def tiles(q: Tensor, row: int) -> dict[str, int]:
     Chosen by what the compiler reports for compute capability 9.0, heads of 128 channels. Of chained products each warp
     group takes 64 queries, so 8 warps need 128, or half of them multiply the others' numbers again; 64 keys a
     tile spill next to nothing in 16 bits, 128 keys do. The key gradients then hold 199,680 bytes; with 64 queries and 4
-    warps 116,224 in two stages, 73,728 in one.
+    warps 116,224 in two stages, 73,728 in one. For capability 10.x the compiler keeps products elsewhere, and tiles of
+    128 queries come to 280,640 bytes, more than a block may have; with 64 to 165,440.
     """
     if q.dtype == torch.float32:
         return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 1}
     if row > KEYS:
         return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 2}
-    memory, processors = on_chip(q.device)
+    memory, processors, major = on_chip(q.device)
     rows = KEYS // row
-    if memory >= 200_000 and q.shape[:2].numel() * -(-q.shape[2] // 128) >= processors:
+    if memory >= 200_000 and major != BLACKWELL and q.shape[:2].numel() * -(-q.shape[2] // 128) >= processors:
         return {"BLOCK": 128, "ROWS": rows, "num_warps": 8, "num_stages": 2}
     return {"BLOCK": 64, "ROWS": rows, "num_warps": 4, "num_stages": 2 if memory >= 117_000 else 1}
 
 
 @lru_cache
-def on_chip(device: torch.device) -> tuple[int, int]:
-    """Bytes of shared memory that a block may have, and multiprocessors; an interpreted kernel has a large GPU's."""
+def on_chip(device: torch.device) -> tuple[int, int, int]:
+    """Bytes of shared memory that a block may have, multiprocessors, and the compute capability's first number.
+
+    An interpreted kernel has a large GPU's.
+    """
     if device.type != "cuda":
-        return 232_448, 0
+        return 232_448, 0, 9
     about = torch.cuda.get_device_properties(device)
-    return getattr(about, "shared_memory_per_block_optin", 101_376), about.multi_processor_count
+    memory = getattr(about, "shared_memory_per_block_optin", 101_376)
+    return memory, about.multi_processor_count, about.major
 
 
 def loop_bound(side: int) -> Any:

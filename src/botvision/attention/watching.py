@@ -19,6 +19,8 @@ from botvision.attention.statistics import (
     on_inputs,
 )
 
+CALL = 'call the model, a compiled one in torch.compiler.set_stance("force_eager")'
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -96,7 +98,7 @@ class Watching:
 
     def __getitem__(self, name: str) -> Watched:
         if name not in self.seen:
-            there = f"those that ran: {', '.join(self.seen)}" if self.seen else "none has run yet; call the model"
+            there = f"those that ran: {', '.join(self.seen)}" if self.seen else f"none has run yet; {CALL}"
             raise KeyError(f"no attention layer {name!r}; {there}")
         return self.seen[name]
 
@@ -125,7 +127,8 @@ class Watching:
 def watch(model: nn.Module) -> Watching:
     """See what comes into each attention layer from now on; the layers run as they did, by the same backend.
 
-    Use it as a context, or call `close()`:
+    A graph that torch.compile has made before does not look at hooks: run a compiled model in
+    `torch.compiler.set_stance("force_eager")`. Use it as a context, or call `close()`:
 
         with watch(model) as seen:
             model(images)
