@@ -2,10 +2,12 @@
 
 import errno
 import importlib
+import os
 import re
 import subprocess
 import sys
 from importlib.metadata import metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -109,6 +111,25 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys,
     assert message in error
     assert "\n" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes as POSIX has them")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_fault_and_a_full_disk_is_one(unbuffered):
+    """`botvision completion bash | head -1`, and `> /dev/full`."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "botvision", "completion", "bash"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writing)
+    assert (gone.returncode, gone.stderr) == (0, "")
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        assert told.returncode == 2
+        assert "No space left on device" in told.stderr
+        assert told.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -338,10 +359,14 @@ def test_one_value_of_a_list_needs_no_brackets(capsys):
             ["--config", "{folder}/old.yaml"],
             ["Group 'engine' does not accept", "'score_every'; did you mean evaluate_every?"],
         ),
+        (["--config", "{folder}/typo.yaml"], ["'rot'; did you mean root?"]),
+        (["--config", "{folder}/top.yaml"], ["'backbone_weight'", "did you mean backbone_weights?"]),
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_right_one(tmp_path, capsys, flags, said):
     (tmp_path / "old.yaml").write_text("engine: {score_every: 2}\n")
+    (tmp_path / "typo.yaml").write_text("data: {rot: mine}\n")
+    (tmp_path / "top.yaml").write_text("backbone_weight: mine.pth\n")
     with pytest.raises(SystemExit) as stop:
         main(["maskrcnn", "train", *(flag.format(folder=tmp_path) for flag in flags)])
     assert stop.value.code == 2

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import threading
 from functools import partial
@@ -93,6 +94,21 @@ def test_files_folders_and_globs(tmp_path):
         find_images(tmp_path)
     pattern = re.search(r"give '(.*)' for all", str(told.value))[1]
     assert [p.name for p in find_images(pattern)] == ["b.png"]  # and not notes.txt
+
+
+def test_a_glob_does_not_find_what_was_drawn_before(tmp_path):
+    for name in ("set [2]/a.jpg", "set [2]/b/c.jpg", "set [2]/predictions/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "set [2]" / "a.jpg").rename(tmp_path / "set [2]" / "b" / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="but in folders below it") as told:
+        find_images(tmp_path / "set [2]")
+    (pattern,) = shlex.split(re.search(r"give ('.*') for all", str(told.value))[1])
+    found = find_images(pattern, out=tmp_path / "set [2]" / "predictions")
+    assert [p.name for p in found] == ["a.jpg", "c.jpg"]
+    assert len(find_images(pattern, out=tmp_path / "set [2]")) == 3  # drawings among the images are refused elsewhere
+    with pytest.raises(FileNotFoundError, match="the source is empty"):
+        find_images("")
 
 
 def test_a_image_is_named_where_another_library_opens_it(tmp_path, monkeypatch):

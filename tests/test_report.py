@@ -207,6 +207,7 @@ def test_validation_images_that_are_gone_are_said(make, capsys):
         (["mine", "line"], "is a run of maskrcnn and "),
         (["mine", "--out", "empty"], "is a folder; give a file as --out"),
         (["torn"], "metrics.csv is no table of numbers"),
+        (["mine", "--out", "notes.txt"], "out=notes.txt must end in .html"),
     ],
 )
 def test_bad_input_is_one_line(make, given, said, checkpoint, tmp_path, monkeypatch, capsys):

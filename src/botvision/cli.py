@@ -145,8 +145,23 @@ def run(arguments: list[str]) -> int:
     with extras_named(command, " ".join(words)):
         result = called(command, words, arguments[len(words) :])
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not once a process
-        print(result)
+        tell(result)
     return 0
+
+
+def tell(result: Any) -> None:
+    """Print a result, to the last byte: a reader that has gone, as `head` does, is no fault.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is buffered is not to be tried again as the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:

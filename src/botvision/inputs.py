@@ -109,7 +109,7 @@ def is_video(path: PurePath) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
+def find_images(source: str | Path, *, videos: bool = False, out: Path | None = None) -> list[Path]:
     """Paths of an image, of a folder's images (sorted, not in subfolders), or of a glob's.
 
     A folder's images are the files that Pillow reads by their suffix, and those whose suffix tells what it lacks; a
@@ -118,10 +118,13 @@ def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
     Args:
         source: an image, a folder or a glob.
         videos: find a folder's videos too.
+        out: folder of earlier drawings: what lies there a glob does not find, unless all does.
 
     Raises:
         FileNotFoundError: nothing there, or no image in it.
     """
+    if not str(source):
+        raise FileNotFoundError("the source is empty; give an image, a folder or a quoted glob")
     path = Path(source)
     wanted = image_names() | (VIDEOS if videos else set())
     if path.is_dir():
@@ -130,13 +133,16 @@ def find_images(source: str | Path, *, videos: bool = False) -> list[Path]:
         found = [path]
     else:
         every = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
+        if out is not None:
+            drawn = out.resolve()
+            every = [p for p in every if not p.resolve().is_relative_to(drawn)] or every
         found = [p for p in every if p.suffix.lower() in wanted] or every
     if not found:
         below = next((p for p in path.glob("*/**/*") if p.suffix.lower() in wanted), None)
         if below is not None:
             raise FileNotFoundError(
                 f"no image in {source} itself, but in folders below it, e.g. {below}; give "
-                f"{shlex.quote(str(path / '**' / '*'))} for all of them"
+                f"{shlex.quote(str(Path(glob.escape(str(path))) / '**' / '*'))} for all of them"
             )
         raise FileNotFoundError(
             f"no image at {source}; give an image, a folder or a quoted glob of files that Pillow reads, such as .jpg, "

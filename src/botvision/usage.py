@@ -224,7 +224,9 @@ def unknown(message: str, flags: Mapping[str, Flag], recipes: Collection[str]) -
     if flag := re.search(r"arguments: .*?--([\w.-]+)", message):
         near = nearest(flag[1], [*flags, "config", *(["recipe"] if recipes else [])])
         return f"; did you mean --{near}?" if near else ""
-    if key := re.search(r"(?:option|key) '([\w.]+)'", message):
-        near = nearest(key[1], flags).rpartition(".")[2]
+    if key := re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)'", message):
+        group = re.search(r"[Gg]roup '([\w.]+)'", message)
+        own = [flag for flag in flags if group and flag.startswith(f"{group[1]}.")]
+        near = (nearest(f"{group[1]}.{key[1]}" if group else "", own) or nearest(key[1], flags)).rpartition(".")[2]
         return f"; did you mean {near}?" if near else ""
     return ""

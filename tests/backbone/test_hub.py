@@ -1,6 +1,7 @@
 """Weights out and in again: a folder, and what would go to the hub, caught in a folder."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,6 +140,18 @@ def test_pushing_uploads_the_same_folder(tmp_path, monkeypatch):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(botvision.from_pretrained(tmp_path / "uploaded").eval()(x), model(x), atol=1e-6)
+
+
+def test_folders_beside_it_stay_and_torn_weights_are_told(tmp_path):
+    (tmp_path / ".m-original").mkdir()
+    (tmp_path / ".m-original" / "mine").touch()
+    os.utime(tmp_path / ".m-original", (0, 0))
+    folder = botvision.save_pretrained(shaken(), tmp_path / "m", how_trained="Shaken.")
+    assert (tmp_path / ".m-original" / "mine").exists()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="its weights are not whole"):
+        botvision.from_pretrained(folder)
 
 
 def test_what_cannot_be_saved_or_opened_says_so(tmp_path):

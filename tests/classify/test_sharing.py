@@ -13,6 +13,7 @@ from botvision.classify.config import ModelConfig
 from botvision.classify.model import build_model, describe
 from botvision.digits import make_digits
 from botvision.engine.config import DeviceConfig
+from botvision.engine.journal import claim
 from botvision.engine.shared_results import SharedResults
 from botvision.engine.stopping import Notice, Stopped
 
@@ -147,3 +148,51 @@ def test_what_cannot_be_shared_is_refused(checkpoint, images, tmp_path):
         evaluate(checkpoint, str(images), part="0/22", workers=0, out=tmp_path / "out")
     with pytest.raises(ValueError, match="part='2/2' must be a number from 0 and their count"):
         predict(checkpoint, str(images / "**" / "*"), part="2/2", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("on_existing", ["resume", "replace"])
+def test_lines_that_another_process_writes_are_an_error_and_no_unreadable_images(
+    checkpoint, images, tmp_path, on_existing
+):
+    given = {"out": tmp_path / "out", "engine": CPU}
+    predict(checkpoint, str(images / "0"), **given)
+    path = tmp_path / "out" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    with path.open("a") as other:
+        claim(other, path)
+        with pytest.raises(ValueError, match=r"another process is writing .*; give each its own --part"):
+            predict(checkpoint, str(images / "0"), on_existing=on_existing, **given)
+    assert path.read_text() == "".join(lines[:2])
+
+
+def test_where_nothing_can_be_read_an_earlier_prediction_is_not_handed_out_again(checkpoint, images, tmp_path):
+    given = {"out": tmp_path / "out", "engine": CPU}
+    predict(checkpoint, str(images / "1"), **given)
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    for path in (images / "1").iterdir():
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="none of 2 images could be read"):
+        predict(checkpoint, str(images / "1"), on_existing="replace", **given)
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_the_sheet_replaces_no_image_and_is_none_the_next_time(checkpoint, images, tmp_path):
+    sheet = images / "2" / "sheet.jpg"
+    Image.new("RGB", (40, 32)).save(sheet)
+    before = sheet.read_bytes()
+    with pytest.raises(ValueError, match=r"sheet\.jpg would replace the image itself; give another --out"):
+        predict(checkpoint, str(images / "2"), out=images / "2", on_existing="replace", engine=CPU)
+    assert sheet.read_bytes() == before
+    with pytest.raises(ValueError, match="would be taken for an image the next time"):
+        predict(checkpoint, str(images / "4"), out=images / "4", engine=CPU)
+    for on_existing in ("refuse", "replace"):
+        found = predict(checkpoint, str(images / "**" / "*"), out=images / "found", on_existing=on_existing, engine=CPU)
+        assert (len(found.predictions), len(found.skipped)) == (21, 1)
+
+
+def test_an_evaluation_that_cannot_be_written_is_not_begun(checkpoint, images, tmp_path):
+    with pytest.raises(ValueError, match="nothing can be written into"):
+        evaluate(checkpoint, str(images), out=checkpoint / "x", engine=CPU)
+    with pytest.raises(ValueError, match="workers=-1 must be at least 0"):
+        evaluate(checkpoint, str(images), workers=-1, engine=CPU)

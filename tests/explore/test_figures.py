@@ -1,9 +1,11 @@
 """`botvision draw`: images for papers, and what is refused."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from botvision.cli import main
+from botvision.draw.instances import save_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 SMALL = ["--img_size", "64"]
@@ -35,6 +37,13 @@ def test_objects_and_curves_are_drawn(untrained, image, tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss,val/box_ap\n1,2.0,\n2,1.5,0.1\n")
     assert main(["draw", "curves", str(tmp_path), "--out", str(tmp_path / "c.svg")]) == 0
     assert "<svg" in (tmp_path / "c.svg").read_text()
+    (tmp_path / "metrics.csv").write_text("step\n")  # a run that has not evaluated: an older picture is not its own
+    assert main(["draw", "curves", str(tmp_path), "--out", str(tmp_path / "c.svg")]) == 2
+
+
+def test_a_drawing_that_is_too_long_for_jpeg_is_smaller(tmp_path):
+    save_image(np.zeros((40, 66_000, 3), np.uint8), tmp_path / "a.jpg")
+    assert Image.open(tmp_path / "a.jpg").size[0] == 65_500
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, try_to_load_from_cache
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from timm.models import save_for_hf
 from torch import nn
 
@@ -17,7 +17,7 @@ from botvision.backbone.botnet import BoTNet
 from botvision.backbone.counts import count
 from botvision.backbone.registry import create_model
 from botvision.backbone.weights import unwrapped
-from botvision.files import clear_leftovers, held
+from botvision.files import UNFINISHED, clear_leftovers, held
 
 PAPER = "arXiv 2101.11605"
 
@@ -60,8 +60,9 @@ def save_pretrained(
     folder.parent.mkdir(parents=True, exist_ok=True)
     plain: Any = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants
     plain.pretrained_cfg = dict(plain.pretrained_cfg, license=licence, input_size=input_size(model))
-    clear_leftovers(folder.parent, prefix=f".{folder.name}-")
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished, held(Path(unfinished)):
+    prefix = f"{UNFINISHED}{folder.name}-"
+    clear_leftovers(folder.parent, prefix=prefix)
+    with TemporaryDirectory(dir=folder.parent, prefix=prefix) as unfinished, held(Path(unfinished)):
         save_for_hf(plain, unfinished, model_args=options or None, safe_serialization=True)
         card = model_card(model, how_trained=how_trained, licence=licence, name=name or str(folder))
         (Path(unfinished) / "README.md").write_text(card, encoding="utf-8")
@@ -100,6 +101,8 @@ def from_pretrained(source: str | Path, **options: Any) -> nn.Module:
         if isinstance(weights, str | Path):
             check_filled(model, weights)
         return model
+    except SafetensorError as error:
+        raise ValueError(f"{source}: its weights are not whole ({error}); write or download them anew") from error
     except RuntimeError as error:  # torch's list of names and shapes, on several lines
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} does not fit a model with {options}: {reason}; leave the options out") from error

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig, check_shares
-from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_no_file, sha256, write_json
+from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting, check_loader
+from botvision.files import check_no_file, check_writable, sha256, write_json
 
 if TYPE_CHECKING:
     from botvision.classify.evaluation import Evaluations
@@ -95,10 +95,10 @@ def evaluate(
     if out is not None:
         out = Path(out)
         check_no_file(out)
+        check_writable(out)
+    check_loader(batch_size=batch_size, workers=workers)
     share = own_part(part)
     classifier = load_classifier(Path(checkpoint), device=engine.device)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 64")
     if images != DIGITS and not images.startswith(TIMM_PREFIXES):  # whose name stands for several splits
         warn_of_training_images(Path(checkpoint), images, field="train", unless="val")
     data = DataConfig(images, images, batch_size=batch_size, workers=workers)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,8 @@ def predict_files(
     """
     label = Labeller(classifier, img_size=img_size, top=top)
     root = folder_of(source)
-    images = {path.relative_to(root).as_posix(): path for path in find_images(source)}
+    images = {path.relative_to(root).as_posix(): path for path in find_images(source, out=output.folder)}
+    check_sheet(output, images.values(), source)
     settings = {"checkpoint": sha256(checkpoint), "source": str(Path(source).absolute()), "img_size": label.size}
     settings |= {"top": label.top, "crop": classifier.crop}
     own = output.part.of(list(images))
@@ -136,15 +137,31 @@ def predict_files(
     with closing(journal), noticing("image") as notice:
         for name in tqdm([name for name in own if name not in done], desc="predict", unit="image", disable=None):
             try:
-                journal.add({"file_name": name, **label(open_image(images[name]))})
+                image = open_image(images[name])
             except (ValueError, FileNotFoundError) as error:
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
                 skipped[name] = str(error)
                 journal.skip(name, str(error))
+            else:
+                journal.add({"file_name": name, **label(image)})
             check_signal(notice, journal)
         if output.part.is_shared and journal.unread:
             journal.flush()
     return finish(images, journal, output, skipped)
+
+
+def check_sheet(output: Output, images: Iterable[Path], source: str) -> None:
+    """Refuse a sheet that would replace an image that was given, or be taken for one the next time.
+
+    Raises:
+        ValueError: it would.
+    """
+    if output.sheet.resolve() in {path.resolve() for path in images}:
+        raise ValueError(f"the drawing of {output.sheet} would replace the image itself; give another --out")
+    if Path(source).is_dir() and output.folder.resolve() == Path(source).resolve():
+        raise ValueError(
+            f"{output.sheet}, in the images' own folder, would be taken for an image the next time; give another --out"
+        )
 
 
 def check_signal(notice: Notice, journal: Journal) -> None:
@@ -170,7 +187,7 @@ def finish(images: Mapping[str, Path], journal: Journal, output: Output, own: Ma
         output: where to.
         own: what this process could not read, with the reason.
     """
-    written, skipped = everything(output.folder, NAME, journal.settings)
+    written, skipped = everything(output.folder, NAME, journal.settings, but=journal.replaced)
     skipped |= {name: reason for name, reason in own.items() if name not in written}
     left = sum(name not in written and name not in skipped for name in images)
     if left:

@@ -11,8 +11,8 @@ Row = Mapping[str, float]
 LEGIBLE = 8  # lines of a legend
 
 
-def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequence[str]], along: str = "step") -> None:
-    """One panel a group of columns, over a common axis.
+def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequence[str]], along: str = "step") -> bool:
+    """One panel a group of columns, over a common axis; whether there was one to draw.
 
     Args:
         rows: of the metrics; a row may lack any column.
@@ -30,7 +30,7 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
     }
     filled = {title: columns for title, columns in filled.items() if columns}
     if not filled:
-        return
+        return False
     figure = Figure(figsize=(4.6 * len(filled), 3.4), layout="constrained")
     axes = figure.subplots(1, len(filled), squeeze=False)
     for axis, (title, columns) in zip(axes[0], filled.items(), strict=True):
@@ -48,6 +48,7 @@ def draw_curves(rows: Sequence[Row], path: Path, *, panels: Mapping[str, Sequenc
         axis.legend(fontsize=8 if len(groups) <= LEGIBLE else 5, frameon=False, ncols=1 + len(groups) // (LEGIBLE + 1))
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
+    return True
 
 
 def group_of(column: str) -> str:

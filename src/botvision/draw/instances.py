@@ -10,6 +10,7 @@ from PIL import Image
 
 from botvision.files import whole_file
 
+LONGEST_JPEG = 65_500  # px of a side
 LEGIBLE = 750  # px of a side to which text of scale 1 is legible when it is shown at half of it
 
 Pixels = NDArray[np.uint8]
@@ -62,9 +63,12 @@ def magnify(detections: sv.Detections, times: int) -> sv.Detections:
 
 
 def save_image(image: Pixels, path: Path) -> None:
-    """Write an RGB image whole."""
+    """Write an RGB image whole; one that is too long for JPEG smaller."""
+    picture = Image.fromarray(image)
+    if path.suffix.lower() in (".jpg", ".jpeg") and max(picture.size) > LONGEST_JPEG:
+        picture.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
     encoded = io.BytesIO()  # Pillow's own writer does not see that a disk takes only half of it
-    Image.fromarray(image).save(encoded, Image.registered_extensions()[path.suffix.lower()], quality=92)
+    picture.save(encoded, Image.registered_extensions()[path.suffix.lower()], quality=92)
     with whole_file(path) as unfinished:
         unfinished.write_bytes(encoded.getvalue())
 

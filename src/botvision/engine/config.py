@@ -140,6 +140,18 @@ def check_rates(optim: object) -> None:
             raise ValueError(f"optim.{name}={value:g} must be {words}")
 
 
+def check_loader(*, batch_size: int, workers: int) -> None:
+    """Refuse what no loader can have, before anything is read.
+
+    Raises:
+        ValueError: no image in a batch, or less than no worker.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1; e.g. 8")
+    if workers < 0:
+        raise ValueError(f"workers={workers} must be at least 0, which reads in the process itself")
+
+
 def check_counts(engine: EngineConfig, **counts: int) -> None:
     """Refuse counts below 1."""
     counts |= {"engine.evaluate_every": engine.evaluate_every, "engine.log_every": engine.log_every}

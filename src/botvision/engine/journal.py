@@ -49,6 +49,10 @@ class OtherSettingsError(ValueError):
     """A journal of another prediction."""
 
 
+class TakenError(ValueError):
+    """A journal that another process writes."""
+
+
 def read_lines(path: Path, settings: Record) -> Lines:
     """A journal's lines; what is not whole at its end is left out: its process may be writing it, or was killed.
 
@@ -158,6 +162,7 @@ class Journal:
         self.unread: list[Record] = []
         self.file: IO[str] | None = None
         self.resumes = False
+        self.begun = False
         self.size = 0
 
     def resume(self) -> None:
@@ -199,7 +204,7 @@ class Journal:
 
         Raises:
             OSError: it cannot be; of a full disk the line says what to do.
-            ValueError: another process writes these lines.
+            TakenError: another process writes these lines.
         """
         try:
             self.put()
@@ -217,6 +222,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a", encoding="utf-8")
             claim(self.file, self.path)
+            self.begun = True
             if not self.resumes:
                 self.file.truncate(0)
                 for path in self.stale:
@@ -229,6 +235,11 @@ class Journal:
         self.unread.clear()
         self.file.flush()
 
+    @property
+    def replaced(self) -> Path | None:
+        """The file of an earlier prediction that was to be replaced, and of which no line has been."""
+        return None if self.begun or self.resumes else self.path
+
     def close(self) -> None:
         """Nothing more is written."""
         if self.file is not None:
@@ -240,14 +251,14 @@ def claim(file: IO[str], path: Path) -> None:
     """Keep a journal to this process as long as its file is open.
 
     Raises:
-        ValueError: another process writes it.
+        TakenError: another process writes it.
     """
     if fcntl is None:
         return
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"another process is writing {path}; give each its own --part, or let that one end") from None
+        raise TakenError(f"another process is writing {path}; give each its own --part, or let that one end") from None
     except OSError:  # a file system that has no locks
         return
 
@@ -287,11 +298,15 @@ def is_peer(journal: Path, name: str, part: Part) -> bool:
     return journal.stem.endswith(f"-of-{part.count}") if part.is_shared else journal.stem == name
 
 
-def everything(folder: Path, name: str, settings: Record) -> tuple[dict[str, Written], dict[str, str]]:
-    """What all processes have written, each image once, and what they could not read."""
+def everything(
+    folder: Path, name: str, settings: Record, *, but: Path | None = None
+) -> tuple[dict[str, Written], dict[str, str]]:
+    """What all processes have written, each image once, and what they could not read; `but` is left out."""
     written: dict[str, Written] = {}
     skipped: dict[str, str] = {}
     for path in journals(folder, name):
+        if path == but:
+            continue
         try:
             lines = read_lines(path, settings)
         except OtherSettingsError:  # of an earlier prediction, which its process has not replaced yet

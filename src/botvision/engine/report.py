@@ -18,6 +18,7 @@ from botvision.engine.record import Record
 from botvision.engine.reporter import Entry, Group, Headline, Reporter
 from botvision.files import check_no_file, write_text
 
+PAGES = (".html", ".htm")
 SECONDS = 60.0  # that the model of a run that has just ended looks at images, at most
 
 
@@ -49,6 +50,8 @@ def place_of(out: Path | None, records: Sequence[Record]) -> Path:
     check_no_file(out.parent)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'report.html'}")
+    if out.suffix.lower() not in PAGES:
+        raise ValueError(f"out={out} must end in .html, since the report is a page; e.g. {out.with_suffix('.html')}")
     return out
 
 

@@ -153,8 +153,7 @@ def curves(run: Path, *, out: Path = Path("curves.png")) -> Drawn:
         raise FileNotFoundError(f"no metrics.csv in {run}; give the folder of a run, e.g. runs/maskrcnn/demo")
     rows = read_rows(table)
     panels = {**Classification.panels, **InstanceSegmentation.panels, **PANELS}
-    draw_curves(rows, out, panels=panels)
-    if not out.is_file():
+    if not draw_curves(rows, out, panels=panels):
         raise ValueError(f"{table} has no row yet; wait for the first evaluation")
     return Drawn(out)
 

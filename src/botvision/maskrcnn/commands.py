@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting
-from botvision.files import check_no_file, sha256, write_json
+from botvision.engine.config import DeviceConfig, EngineConfig, OnExisting, check_loader
+from botvision.files import check_no_file, check_writable, sha256, write_json
 from botvision.maskrcnn.config import Backend, BoxFormat, DataConfig, ModelConfig, OptimConfig
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def evaluate(
     checkpoint, out = Path(checkpoint), None if out is None else Path(out)
     if out is not None:
         check_no_file(out)
+        check_writable(out)
+    check_loader(batch_size=batch_size, workers=workers)
     share = own_part(part)
     shared_folder = folder_for(share, out) if share.is_shared else None
     with truth_of(Path(annotations), None if images is None else Path(images), out=out) as (truth, folder):

@@ -77,6 +77,7 @@ def table(records: Iterable[Record], names: dict[int, str]) -> Iterator[dict[str
     """A row an object; the mask is the counts of COCO's RLE, of an image of image_width by image_height."""
     for record in records:
         about = {key: record.get(key) for key in ("image_id", "file_name", "frame", "time")}
+        about["file_name"] = record["file_name"].encode("utf-8", "backslashreplace").decode()  # a name of other bytes
         size = {"image_width": record["width"], "image_height": record["height"]}
         for found in record["objects"]:
             yield {

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from botvision.draw.instances import draw_instances, save_image
 from botvision.engine.config import OnExisting
-from botvision.engine.journal import Journal, Record, begin, everything, merged
+from botvision.engine.journal import Journal, Record, TakenError, begin, everything, merged
 from botvision.engine.sharing import ALONE, Part
 from botvision.engine.stopping import Notice, Stopped, noticing
 from botvision.files import sha256
@@ -175,7 +175,7 @@ class Work:
         if output.part.is_shared and journal.unread:
             journal.flush()
         journal.close()
-        written, skipped = everything(output.folder, NAME, journal.settings)
+        written, skipped = everything(output.folder, NAME, journal.settings, but=journal.replaced)
         skipped |= {name: reason for name, reason in self.skipped.items() if name not in written}
         left = sum(item.name not in written and item.name not in skipped for item in media)
         if left:
@@ -229,6 +229,8 @@ class Work:
         try:
             info = video_info(item.place) if item.camera is None else None
             self.frames(item, None if info is None else info.frames, 25.0 if info is None else info.rate)
+        except TakenError:
+            raise
         except ValueError as error:
             self.skip(item, str(error))
 
@@ -341,7 +343,7 @@ def find_media(source: str, out: Path) -> list[Media]:
     if is_url(source):
         name = Path(source.partition("?")[0]).name or "image"
         return [Media(source, name, out / f"{Path(name).stem}.jpg", moves=False)]
-    paths, root = find_images(source, videos=True), folder_of(source)
+    paths, root = find_images(source, videos=True, out=out), folder_of(source)
     names = [path.relative_to(root) for path in paths]
     drawings = drawing_names(names, out)
     media = zip(paths, names, drawings, strict=True)
