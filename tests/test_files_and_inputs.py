@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from botvision.engine.settings import read_yaml
 from botvision.files import clear_leftovers, read_json, whole_file, whole_folder, write_json
@@ -70,6 +71,32 @@ def test_a_turn_by_xmp_alone_is_none(tmp_path, turn):
     seen = read_image(tmp_path / "a.jpg")
     assert header_size(tmp_path / "a.jpg") == tuple(seen.shape[1:]) == (16, 24)
     assert seen[:, :, 2].float().mean() > 250
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    Image.fromarray(left).save(tmp_path / "a.jpg", quality=95, xmp=xmp.encode(), exif=exif)
+    assert torch.equal(read_image(tmp_path / "a.jpg"), seen)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "png", "png, behind the pixels", "png, as text"])
+def test_exif_turns_the_image_upright_wherever_it_lies(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a.{kind.split(',')[0]}"
+    image = Image.new("RGB", (6, 4))
+    if kind == "png, as text":
+        told = PngInfo()
+        content = exif.tobytes().hex()
+        told.add_text("Raw profile type exif", f"\nexif\n{len(content) // 2}\n{content}\n", zip=True)
+        image.save(path, pnginfo=told)
+    else:
+        image.save(path, exif=exif)
+    if kind.endswith("pixels"):
+        content = path.read_bytes()
+        at = content.index(b"eXIf") - 4
+        length = 12 + int.from_bytes(content[at : at + 4], "big")
+        end = content.index(b"IEND") - 4
+        path.write_bytes(content[:at] + content[at + length : end] + content[at : at + length] + content[end:])
+    assert tuple(read_image(path).shape) == (3, 6, 4)
 
 
 def test_exif_turns_the_image_upright(tmp_path):
@@ -80,7 +107,7 @@ def test_exif_turns_the_image_upright(tmp_path):
 
 
 def test_files_folders_and_globs(tmp_path):
-    for name in ("b.png", "a.jpg", "notes.txt"):
+    for name in ("b.png", "a.jpg", "._a.jpg", "notes.txt"):
         Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
     assert [p.name for p in find_images(tmp_path)] == ["a.jpg", "b.png"]
     assert [p.name for p in find_images(tmp_path / "b.png")] == ["b.png"]
@@ -96,7 +123,7 @@ def test_files_folders_and_globs(tmp_path):
     assert [p.name for p in find_images(pattern)] == ["b.png"]  # and not notes.txt
 
 
-def test_a_glob_does_not_find_what_was_drawn_before(tmp_path):
+def test_a_glob_does_not_find_what_was_drawn_before(tmp_path, capsys):
     for name in ("set [2]/a.jpg", "set [2]/b/c.jpg", "set [2]/predictions/a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -106,6 +133,7 @@ def test_a_glob_does_not_find_what_was_drawn_before(tmp_path):
     (pattern,) = shlex.split(re.search(r"give ('.*') for all", str(told.value))[1])
     found = find_images(pattern, out=tmp_path / "set [2]" / "predictions")
     assert [p.name for p in found] == ["a.jpg", "c.jpg"]
+    assert "1 of its files, in " in capsys.readouterr().err
     assert len(find_images(pattern, out=tmp_path / "set [2]")) == 3  # drawings among the images are refused elsewhere
     with pytest.raises(FileNotFoundError, match="the source is empty"):
         find_images("")

@@ -156,7 +156,8 @@ def tell(result: Any) -> None:
         OSError: it cannot be written, as on a full disk.
     """
     try:
-        print(result, flush=True)
+        code = sys.stdout.encoding or "utf-8"  # a file's name may be of other bytes
+        print(str(result).encode(code, "backslashreplace").decode(code), flush=True)
     except OSError as error:
         with contextlib.suppress(OSError):  # what is buffered is not to be tried again as the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import struct
+import sys
 import time
 import urllib.request
 import warnings
@@ -128,14 +129,19 @@ def find_images(source: str | Path, *, videos: bool = False, out: Path | None = 
     path = Path(source)
     wanted = image_names() | (VIDEOS if videos else set())
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted and not is_hidden(p, path))
     elif path.is_file():
         found = [path]
     else:
         every = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
         if out is not None:
-            drawn = out.resolve()
-            every = [p for p in every if not p.resolve().is_relative_to(drawn)] or every
+            drawn = [p for p in every if p.resolve().is_relative_to(out.resolve())]
+            if 0 < len(drawn) < len(every):
+                every = [p for p in every if p not in drawn]
+                print(
+                    f"{source}: {len(drawn)} of its files, in {out}, where the results go, are left out",
+                    file=sys.stderr,
+                )
         found = [p for p in every if p.suffix.lower() in wanted] or every
     if not found:
         below = next((p for p in path.glob("*/**/*") if p.suffix.lower() in wanted), None)
@@ -200,8 +206,17 @@ def header(source: Path | io.BytesIO) -> tuple[int, int, bool] | None:
 
 
 def orientation(image: Image.Image) -> int:
-    """An image's EXIF tag, by which it is shown turned or mirrored; 1 as it is. Pillow turns a TIFF itself."""
-    return int(image.getexif().get(0x0112, 1)) if "exif" in image.info else 1
+    """An image's EXIF tag, by which it is shown turned or mirrored; 1 as it is. Pillow turns a TIFF itself.
+
+    Not XMP's, which Pillow would take where EXIF has none: other readers and labelling tools do not.
+    """
+    content = image.info.get("exif")
+    if content is None and isinstance(raw := image.info.get("Raw profile type exif"), str):
+        content = bytes.fromhex("".join(raw.split("\n")[3:]))
+    exif = Image.Exif()
+    if content:
+        exif.load(content)
+    return int(exif.get(0x0112, 1))
 
 
 def read_image(path: str | Path) -> "Tensor":
@@ -291,7 +306,9 @@ def fetch(url: str) -> bytes:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned by its EXIF tag, as RGB; not by XMP's, which Pillow takes too and other readers do not."""
+    """Turned by its EXIF tag, as RGB."""
+    if image.format == "PNG":
+        image.load()  # the tag may lie behind the pixels
     return to_rgb(image if orientation(image) == 1 else ImageOps.exif_transpose(image))
 
 

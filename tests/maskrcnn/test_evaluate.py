@@ -10,6 +10,7 @@ from PIL import Image
 from botvision.maskrcnn import evaluate, masks
 from botvision.maskrcnn.checkpoint import load_detector
 from botvision.maskrcnn.coco import Category
+from botvision.maskrcnn.data import CocoInstances
 from botvision.maskrcnn.diagnosis import count, not_judged
 from botvision.maskrcnn.evaluation import FIGURES, coco_metrics, evaluate_detector
 from botvision.maskrcnn.mistakes import outside_crowds
@@ -169,6 +170,52 @@ def test_an_object_without_a_mask_counts_in_box_ap_alone(without, backend):
     told = count(document, found, masks=True, counting=[outside_crowds(found, document["annotations"][:1], crowds)])
     assert told["confusion"].tolist() == [[1, 0], [0, 0]]
     assert told["mask"].ap() == pytest.approx(1)
+
+
+def test_a_class_without_masks_is_no_class_of_a_mask_rcnn(untrained, tmp_path, caplog):
+    """Training leaves it out, so box AP does not count it as missed; an evaluation takes it for no strange one."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    box, polygon = [1, 1, 20, 20], {"segmentation": [[1, 1, 21, 1, 21, 21, 1, 21]]}
+    own = {"image_id": 1, "bbox": box, "area": 400, "iscrowd": 0}
+    document = {
+        "images": [{"id": 1, "height": 48, "width": 64, "file_name": "a.png"}],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(("cat", "dog", "cow", "sign"), 1)],
+        "annotations": [{"id": n, **own, "category_id": n, **(polygon if n < 4 else {})} for n in (1, 2, 3, 4)],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    data = CocoInstances(tmp_path / "a.json", tmp_path, on_bad="skip")
+    data.restrict([category for category in data.categories if data.counts[category.id]])
+    mask = masks.encode(np.pad(np.ones((20, 20), np.uint8), ((1, 27), (1, 43))))
+    perfect = [{**own, "category_id": n, "score": 0.9, "segmentation": mask} for n in (1, 2, 3)]
+    assert coco_metrics(data.truth(), perfect).box["AP"] == pytest.approx(1)
+    with caplog.at_level("WARNING"):
+        assert 0 <= evaluate(untrained, tmp_path / "a.json", tmp_path, workers=0).box["AP"] <= 1
+    assert "left out 1 annotations; the first, 4, has no segmentation" in caplog.text
+    assert "in an evaluation the boxes of 1 count in box AP" in caplog.text
+
+
+def test_masks_that_cannot_be_used_are_told(untrained, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    document = {
+        "images": [{"id": 1, "height": 48, "width": 64, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20], "area": 400, "iscrowd": 0,
+                         "segmentation": {"size": [64, 48], "counts": [64 * 48]}}],
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="no annotation that can be used: annotation 1 has an RLE of size"):
+        evaluate(untrained, tmp_path / "a.json", tmp_path, workers=0)
+
+
+def test_a_scrap_beside_an_outline_is_judged(tmp_path):
+    outline = [10, 10, 50, 10, 50, 50, 10, 50]
+    truth = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "segmentation": [[1, 1], outline]}
+    document = {
+        "images": [{"id": 1, "height": 64, "width": 64}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [truth],
+    }
+    assert not_judged(document, masks=True) == []
 
 
 def test_a_class_that_a_file_lacks_is_left_out_of_the_mean(untrained, tmp_path, capsys):

@@ -340,6 +340,7 @@ def test_a_test_split_of_coco_is_left_alone(tmp_path):
     found = find_splits(tmp_path)
     assert (found.train.annotations, found.val) == (tmp_path / "annotations" / "instances_train.json", None)
     (tmp_path / "annotations" / "instances_train.json").unlink()
+    (tmp_path / "annotations" / "settings.json").write_text("{}")
     assert find_splits(tmp_path).train.images == tmp_path / "test"  # the only one is what is meant
 
 

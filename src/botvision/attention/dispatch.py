@@ -68,7 +68,7 @@ def attend(
         backend: a name of `BACKENDS`, or "auto".
 
     Returns:
-        (B, heads, N, D_v) in the inputs' dtype, under autocast too.
+        (B, heads, N, D_v) in the inputs' dtype, under autocast too (but in a compiled or exported graph).
 
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown backend, or one that cannot run, with its reason.

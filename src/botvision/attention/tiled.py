@@ -16,7 +16,7 @@ from botvision.attention.twice import differentiable_gradients
 LONGEST_ROW = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}  # of keys, that shared memory holds
 WIDEST_HEAD = 128
 KEYS = 64  # of a tile in 16 bits, where a row is not longer
-BLACKWELL = 10  # first number of its compute capability, whose compiler asks for more shared memory
+BLACKWELL = (10, 11)  # first numbers of compute capabilities whose kernels ask for more shared memory
 MOST_GROUPS = 65_535  # blocks along a grid's second axis
 
 
@@ -137,8 +137,8 @@ def tiles(q: Tensor, row: int) -> dict[str, int]:
     Chosen by what the compiler reports for compute capability 9.0, heads of 128 channels. Of chained products each warp
     group takes 64 queries, so 8 warps need 128, or half of them multiply the others' numbers again; 64 keys a
     tile spill next to nothing in 16 bits, 128 keys do. The key gradients then hold 199,680 bytes; with 64 queries and 4
-    warps 116,224 in two stages, 73,728 in one. For capability 10.x the compiler keeps products elsewhere, and tiles of
-    128 queries come to 280,640 bytes, more than a block may have; with 64 to 165,440.
+    warps 116,224 in two stages, 73,728 in one. For capabilities 10.x and 11.x the compiler keeps products elsewhere, and
+    tiles of 128 queries come to 280,640 bytes, more than a block may have; with 64 to 165,440.
     """
     if q.dtype == torch.float32:
         return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 1}
@@ -146,7 +146,7 @@ def tiles(q: Tensor, row: int) -> dict[str, int]:
         return {"BLOCK": 32, "ROWS": 1, "num_warps": 8, "num_stages": 2}
     memory, processors, major = on_chip(q.device)
     rows = KEYS // row
-    if memory >= 200_000 and major != BLACKWELL and q.shape[:2].numel() * -(-q.shape[2] // 128) >= processors:
+    if memory >= 200_000 and major not in BLACKWELL and q.shape[:2].numel() * -(-q.shape[2] // 128) >= processors:
         return {"BLOCK": 128, "ROWS": rows, "num_warps": 8, "num_stages": 2}
     return {"BLOCK": 64, "ROWS": rows, "num_warps": 4, "num_stages": 2 if memory >= 117_000 else 1}
 

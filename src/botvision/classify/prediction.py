@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ def predict_files(
     label = Labeller(classifier, img_size=img_size, top=top)
     root = folder_of(source)
     images = {path.relative_to(root).as_posix(): path for path in find_images(source, out=output.folder)}
-    check_sheet(output, images.values(), source)
+    check_sheet(output, images.values())
     settings = {"checkpoint": sha256(checkpoint), "source": str(Path(source).absolute()), "img_size": label.size}
     settings |= {"top": label.top, "crop": classifier.crop}
     own = output.part.of(list(images))
@@ -150,7 +150,7 @@ def predict_files(
     return finish(images, journal, output, skipped)
 
 
-def check_sheet(output: Output, images: Iterable[Path], source: str) -> None:
+def check_sheet(output: Output, images: Collection[Path]) -> None:
     """Refuse a sheet that would replace an image that was given, or be taken for one the next time.
 
     Raises:
@@ -158,7 +158,7 @@ def check_sheet(output: Output, images: Iterable[Path], source: str) -> None:
     """
     if output.sheet.resolve() in {path.resolve() for path in images}:
         raise ValueError(f"the drawing of {output.sheet} would replace the image itself; give another --out")
-    if Path(source).is_dir() and output.folder.resolve() == Path(source).resolve():
+    if output.folder.resolve() in {path.parent.resolve() for path in images}:
         raise ValueError(
             f"{output.sheet}, in the images' own folder, would be taken for an image the next time; give another --out"
         )

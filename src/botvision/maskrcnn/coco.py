@@ -100,6 +100,11 @@ def read_coco(
         number, why, where = bad[0] if bad else ("", "", "")
         first = f" that can be used: annotation {number} {why}{where}" if bad else ""
         raise ValueError(f"{path} has no annotation{first}; nothing can be learnt or evaluated from it")
+    by_mask = sum(
+        bool(why) and not bad_box(a, *sizes[a["image_id"]]) for a, why in zip(annotations, reasons, strict=True)
+    )
+    if by_mask:
+        boxes = f"{boxes}; in an evaluation the boxes of {by_mask} count in box AP"
     if bad:
         log.warning("%s: left out %d annotations; the first, %s, %s%s%s", path, len(bad), *bad[0], boxes)
     kept = [a for a, why in zip(annotations, reasons, strict=True) if not why]

@@ -164,10 +164,12 @@ class CocoInstances(Dataset[Sample]):
         return entry, annotations
 
     def truth(self) -> Document:
-        """The file as it is, for counting AP, boxes as x, y, width, height, images with their sizes."""
+        """The file for counting AP: objects of the classes, boxes as x, y, width, height, images with their sizes."""
         document = in_format(read_document(self.annotations), self.box_format)
         forget(self.annotations)
-        return {**document, "images": [self.record(index)[0] for index in range(len(self))]}
+        annotations = [one for one in document["annotations"] if one.get("category_id") in self.label_of]
+        images = [self.record(index)[0] for index in range(len(self))]
+        return {**document, "images": images, "annotations": annotations}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample | Bad]:
         """What a loader takes for a batch."""

@@ -24,7 +24,7 @@ from botvision.maskrcnn.coco import for_counting, for_masks
 from botvision.maskrcnn.config import DataConfig
 from botvision.maskrcnn.data import CocoInstances, val_set
 from botvision.maskrcnn.evaluation import nothing, use_classes_of
-from botvision.maskrcnn.labels import bad_box, bad_mask
+from botvision.maskrcnn.labels import bad_box, bad_mask, without_scraps
 from botvision.maskrcnn.mistakes import SHOWN, Verdict, judge, outside_crowds
 from botvision.maskrcnn.prediction import Predictor, lots
 from botvision.maskrcnn.results import Result, image_results
@@ -215,7 +215,7 @@ def not_judged(document: dict[str, Any], *, masks: bool) -> list[dict[str, Any]]
         one
         for one in document["annotations"]
         if not bad_box(one, *sizes[one["image_id"]])
-        and (one.get("iscrowd") or (masks and bad_mask(one, *sizes[one["image_id"]])))
+        and (one.get("iscrowd") or (masks and bad_mask(without_scraps(one), *sizes[one["image_id"]])))
     ]
 
 

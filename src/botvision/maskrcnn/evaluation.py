@@ -62,17 +62,11 @@ def evaluate_detector(
     """
     model = detector.model.to(device)
     objects = [one for one in read_document(annotations)["annotations"] if not one.get("iscrowd")]
-    bare = sum(not has_mask(one) for one in objects)
-    masks = model.masks and bare < len(objects)
+    masks = model.masks and (not objects or any(map(has_mask, objects)))
     if masks != model.masks:
         print(f"data: {annotations} has boxes alone, so box AP is counted alone", file=sys.stderr)
-    elif masks and bare:
-        print(
-            f"data: {bare} of {len(objects)} objects of {annotations} have no mask: they count in box AP, and in mask "
-            "AP what is found on them is neither right nor wrong",
-            file=sys.stderr,
-        )
-    dataset = CocoInstances(annotations, images, on_bad="skip", masks=False, box_format=box_format)
+    dataset = CocoInstances(annotations, images, on_bad="skip", masks=masks, box_format=box_format)
+    known = {category.id for category in dataset.categories}
     use_classes_of(detector, dataset)
     names = [str(dataset.record(place)[0]["id"]) for place in range(len(dataset))]
     read = dataset if shared is None else torch.utils.data.Subset(dataset, shared.own(names))
@@ -97,6 +91,7 @@ def evaluate_detector(
         if len(records) < len(names):
             return EvaluatedPart(shared.journal.images, len(names) - len(records), shared.out)
         results = [result for record in records for result in record["objects"]]
+    results = [result for result in results if result["category_id"] in known]  # of a class that the file lacks
     return coco_metrics(dataset.truth(), results, backend=backend, masks=masks), results
 
 

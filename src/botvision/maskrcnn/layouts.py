@@ -175,8 +175,8 @@ def find_coco(root: Path) -> Found | None:
 def find_single(root: Path) -> Found | None:
     """One COCO file for all images."""
     every = json_files(root)
-    every = [path for path in every if "test" not in words(path.stem)] or every  # a test split is left alone
     paths = [path for path in every if is_coco(path)] or every[:1]
+    paths = [path for path in paths if "test" not in words(path.stem)] or paths  # a test split is left alone
     if not paths:
         return None
     if len(paths) > 1:

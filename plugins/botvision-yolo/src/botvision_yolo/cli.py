@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from botvision.cli import first_cause
+from botvision.cli import first_cause, tell
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: list[str]) -> int:
     """Find the command and call it."""
     if given and given[0] in COMMANDS:
-        print(call(given[0], given[1:]))
+        tell(call(given[0], given[1:]))
         return 0
     if not given or given[0].lstrip("-") in {"help", "h"}:
         print(help_text())
