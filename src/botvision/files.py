@@ -95,7 +95,7 @@ def lock_of(path: Path) -> Path:
 
 def is_leftover(path: Path, *, stale: float) -> bool:
     """Whether nobody holds an unfinished file or folder, and has not only just begun it."""
-    if fcntl is None or time.time() - path.stat().st_mtime < stale:
+    if fcntl is None or (stale and time.time() - path.stat().st_mtime < stale):
         return False
     try:
         handle = os.open(lock_of(path), os.O_RDWR)  # NFS locks what may be written alone
@@ -153,7 +153,8 @@ def synced(path: Path) -> None:
 
 def no_space(path: Path) -> OSError:
     """What to say of a disk that takes no more: which one, and what became of the old file."""
-    free = shutil.disk_usage(path.parent).free / 2**20
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free / 2**20
     return OSError(
         f"no room to write {path}: its disk has {free:.0f} MiB free, or a quota or limit is reached; what was there "
         "before is as it was; make room and go on"
@@ -183,6 +184,15 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def key_of(path: Path) -> tuple[str, int, int] | None:
+    """What tells a file as it is now from any other; none where it cannot be looked up."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return str(path.absolute()), found.st_mtime_ns, found.st_size
 
 
 def check_no_file(path: Path) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from botvision.attention import MHSA2d
 
+SECOND_ORDER = ("adahessian",)
 IN_PROPORTION = ("sgd", "momentum", "nesterov", "lars")  # within a name; Goyal et al. 2017; others: Malladi et al. 2022
 
 
@@ -23,6 +24,8 @@ def check_optimizer(name: str) -> None:
     if name not in list_optimizers():
         near = ", ".join(get_close_matches(name, list_optimizers(), n=3)) or "momentum, adamw, lamb"
         raise ValueError(f"unknown optimizer {name!r}; timm knows {near} and others")
+    if name in SECOND_ORDER:
+        raise ValueError(f"optimizer {name!r} needs second derivatives, which training does not keep; e.g. adamw")
     try:
         create_optimizer_v2(nn.Linear(2, 2), opt=name, lr=1e-3)
     except Exception as error:  # an assertion or an import, each package's own

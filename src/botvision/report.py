@@ -39,11 +39,12 @@ def report(
     from botvision.engine.record import read_record
     from botvision.engine.report import place_of, write_report
 
+    runs, against = ((paths,) if isinstance(paths, str | Path) else paths for paths in (runs, against))
     ours, others = ([read_record(Path(path)) for path in paths] for paths in (runs, against))
     if not ours:
         raise ValueError("report needs at least one run; give its folder, e.g. runs/maskrcnn/demo")
     reporter = reporter_of([*ours, *others])
-    out = place_of(out, [*ours, *others])
+    out = place_of(None if out is None else Path(out), [*ours, *others])
     return write_report(reporter, ours, out, against=others, device=engine.device)
 
 

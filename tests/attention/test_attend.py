@@ -175,6 +175,18 @@ def test_every_backend_keeps_the_callers_dtype_under_autocast(backend):
     assert torch.equal(out, attend(*tensors, scale=0.3, backend=backend))
 
 
+@pytest.mark.parametrize("backend", ["chunked", "explicit"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_output_may_be_changed_in_place(backend, batch):
+    """By what follows: an activation, a residual sum, dropout."""
+    tensors = [t.detach().float().requires_grad_() for t in thin_tensors(21, 21, batch=batch)]
+    out = attend(*tensors, scale=0.3, backend=backend)
+    want = out.detach().relu()
+    on_map = out.mT.unflatten(-1, (21, 21)).relu_()
+    assert torch.equal(on_map.flatten(-2).mT, want)
+    on_map.sum().backward()
+
+
 @pytest.mark.parametrize("queries", [5, 1024])
 def test_chunked_under_autocast_keeps_the_callers_dtype(queries, monkeypatch):
     monkeypatch.setattr(chunked, "BLOCK_QUERIES", queries)

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,3 +81,14 @@ def test_every_size_equals_the_equation(models, number, size):
         expected = equation(layer, x)
         assert (layer(x) - expected).abs().max() <= 1e-10
         assert (seen["out"] - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_numpys_numbers_are_sizes():
+    model = botvision.create_model("botnet14", img_size=np.int64(64), channels=(8, 16, 32, 64))
+    model.set_input_size(np.int32(96))
+    assert botvision.MHSA2d(8, 2, max_size=(np.int64(3), 4)).max_size() == (3, 4)
+    for wrong in (64.0, "64", (64.0, 64)):
+        with pytest.raises(ValueError, match="must be a side"):
+            botvision.create_model("botnet14", img_size=wrong)
+    with pytest.raises(ValueError, match="dim=0 must be at least 1"):
+        botvision.MHSA2d(0)

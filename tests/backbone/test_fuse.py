@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import botvision
 
@@ -88,3 +89,24 @@ def test_a_part_in_training_is_refused():
 def test_a_model_in_training_is_refused():
     with pytest.raises(ValueError, match=r"fuse needs the statistics .* call model\.eval\(\) first"):
         botvision.fuse(botvision.create_model("botnet14"))
+
+
+@pytest.mark.parametrize("made", ["pruned", "weight_norm", "spectral_norm", "every convolution pruned"])
+def test_weights_that_are_made_of_others_are_left_as_they_are(made):
+    torch.manual_seed(0)
+    model = botvision.create_model("botnet14", img_size=64, channels=(16, 32, 64, 128), zero_init_last=False)
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, 64, 64))
+    model.eval()
+    for conv in [module for module in model.modules() if isinstance(module, nn.Conv2d)]:
+        if conv is not model.layer4[0].mhsa.qkv and not made.startswith("every"):
+            continue
+        if made.endswith("pruned"):
+            prune.l1_unstructured(conv, "weight", amount=0.5)
+        else:
+            getattr(parametrizations, made)(conv)
+    model.eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        want = model(image)
+        assert (botvision.fuse(model)(image) - want).abs().max() <= 1e-4 * want.abs().max()

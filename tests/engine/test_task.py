@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,6 +123,101 @@ def test_a_task_of_ones_own_trains_stops_resumes_and_says_how_it_went(tmp_path, 
     names = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "curves.png", "summary.json", "report.html", "predictions/line.txt"} <= names
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+
+
+@dataclass(frozen=True)
+class Summed(Line):
+    """Batches of four steps' gradients, by SGD with momentum, whose state a lost one would show in."""
+
+    accumulate: int = 1
+    patience: int | None = None
+
+    @property
+    def fitting(self):
+        return FitOptions(self.epochs, self.metric, accumulate=self.accumulate, patience=self.patience)
+
+
+def interrupted(task, out, engine, monkeypatch, at, how):
+    """One session, which ends before its step `at` by a kill, or after it by a signal; its epochs and batches."""
+    seen, original = [], LineModule.training_step
+
+    class KilledError(BaseException):
+        pass
+
+    def step(self, batch, batch_idx):
+        if len(seen) + 1 == at and how == "kill":
+            raise KilledError
+        if len(seen) + 1 == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seen.append((self.current_epoch, batch_idx))
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, suppress(KilledError, Stopped):
+        patch.setattr(LineModule, "training_step", step)
+        run(task, out, engine=engine, on_existing="resume")
+    return seen
+
+
+@pytest.mark.parametrize(("save_every", "accumulate"), [(None, 1), (2, 4)])
+@pytest.mark.parametrize("first", [("kill", 9), ("kill", 12), ("signal", 8), ("signal", 13)])
+@pytest.mark.parametrize("second", [("signal", 3), ("kill", 6)])
+def test_sessions_over_epochs_without_an_evaluation_make_each_step_once(
+    save_every, accumulate, first, second, tmp_path, monkeypatch
+):
+    """Where epochs are saved at their end and not evaluated; sums of batches where steps are saved as well."""
+    monkeypatch.setattr("botvision.engine.fit.EVERY", 0.0)
+    task = Summed(epochs=4, accumulate=accumulate)
+    engine = replace(ENGINE, evaluate_every=4, save_every=save_every, report=False)
+    for out, sessions in (("whole", ()), ("parts", (first, second))):
+        for how, at in sessions:
+            interrupted(task, tmp_path / out, engine, monkeypatch, at, how)
+        run(task, tmp_path / out, engine=engine, on_existing="resume")
+    whole, parts = (
+        torch.load(tmp_path / out / "checkpoints" / "last.ckpt", weights_only=True) for out in ("whole", "parts")
+    )
+    assert parts["global_step"] == whole["global_step"] == 4 * 8 // accumulate
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], tensor)
+    assert str(parts["optimizer_states"]) == str(whole["optimizer_states"])
+
+
+def test_patience_that_ends_a_run_leaves_its_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(LineModule, "validation_step", lambda self, *_: self.log("val/minus_error", 0.5))
+    done = run(Summed(epochs=40, patience=1), tmp_path / "r", engine=ENGINE, on_existing="refuse")
+    assert done.epochs < 40
+    assert (tmp_path / "r" / "curves.png").is_file()
+
+
+def test_a_resumed_run_does_not_keep_the_summary_of_its_last_session(tmp_path, monkeypatch, capsys):
+    task, engine = Line(epochs=3), replace(ENGINE, stop_after=1)
+    run(task, tmp_path / "r", engine=engine, on_existing="refuse")
+    run(task, tmp_path / "r", engine=engine, on_existing="resume")
+    assert "1 epochs are done, and engine.stop_after=1 asks for no more" in capsys.readouterr().err
+    assert (tmp_path / "r" / "summary.json").is_file()
+    interrupted(task, tmp_path / "r", ENGINE, monkeypatch, 3, "kill")
+    assert not {"summary.json", "report.html"} & {path.name for path in (tmp_path / "r").iterdir()}
+
+
+def test_a_checkpoint_that_another_process_saves_meanwhile_is_not_gone_on_with(tmp_path, monkeypatch):
+    run(Line(epochs=2), tmp_path / "r", engine=replace(ENGINE, stop_after=1), on_existing="refuse")
+    original = Line.build
+
+    def build(self, session):
+        last = tmp_path / "r" / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes())
+        return original(self, session)
+
+    monkeypatch.setattr(Line, "build", build)
+    with pytest.raises(
+        ValueError, match=r"another process has saved .*last\.ckpt meanwhile; run the same command again"
+    ):
+        run(Line(epochs=2), tmp_path / "r", engine=ENGINE, on_existing="resume")
+
+
+@pytest.mark.parametrize("devices", ["foo", "0,1"])
+def test_devices_that_cannot_be_are_one_line(devices, tmp_path):
+    with pytest.raises(ValueError, match=f"engine.devices={devices} must be auto or how many"):
+        run(Line(), tmp_path / "r", engine=replace(ENGINE, devices=devices), on_existing="refuse")
 
 
 def test_a_report_that_fails_is_a_warning_and_the_run_is_whole(tmp_path, monkeypatch, capsys):

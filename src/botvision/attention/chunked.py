@@ -26,7 +26,7 @@ def attend_chunked(
     q, k, wide_v = (t if t.shape[-1] == width else pad(t, (0, width - t.shape[-1])) for t in (q, k, v))
     groups = [t.flatten(0, 1) for t in (q, k, wide_v, rel_h, rel_w)]  # G N …
     out: Tensor = _Chunked.apply(*groups, scale)
-    return out.unflatten(0, q.shape[:2])[..., : v.shape[-1]]  # B M N D
+    return out[0].unflatten(0, q.shape[:2])[..., : v.shape[-1]]  # B M N D
 
 
 def why_not(q: Tensor, rel_h: Tensor | None, rel_w: Tensor | None) -> str | None:
@@ -59,7 +59,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
-        """(G, N, …) → (G, N, D)."""
+        """(G, N, …) → (1, G, N, D); its view is taken outside: none that is made here may be changed in place."""
         ctx.save_for_backward(q, k, v, rel_h, rel_w)
         ctx.scale = scale
         (blocks, memory), out = plan(q, queries=BLOCK_QUERIES), None
@@ -67,12 +67,12 @@ class _Chunked(torch.autograd.Function):
             for g, c in blocks:
                 bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
                 inputs = (q[None, g, c], k[None, g], v[None, g], bias)
-                part = scaled_dot_product_attention(*inputs, scale=scale)[0]
+                part = scaled_dot_product_attention(*inputs, scale=scale)
                 if len(blocks) == 1:
                     return part  # a copy would take a tenth of a small map's time
-                out = torch.empty_like(v) if out is None else out
-                out[g, c] = part
-        return torch.empty_like(v) if out is None else out
+                out = v.new_empty(1, *v.shape) if out is None else out
+                out[0, g, c] = part[0]
+        return v.new_empty(1, *v.shape) if out is None else out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -83,10 +83,10 @@ class _Chunked(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: gradient checkpointing gives them out a single time
         if torch.is_grad_enabled() or is_batched(grad):  # create_graph: these gradients will be differentiated
             inputs, needed = [t[None] for t in saved], ctx.needs_input_grad[:5]
-            found = differentiable_gradients(inputs, grad[None], scale=ctx.scale, needed=needed)
+            found = differentiable_gradients(inputs, grad, scale=ctx.scale, needed=needed)
             return *(None if t is None else t[0] for t in found), None
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*saved, grad))
+        q, k, v, rel_h, rel_w, grad = (t.to(dtype) for t in (*saved, grad[0]))
         dq, drel_h, drel_w = (torch.empty_like(t) for t in (q, rel_h, rel_w))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
         # three blocks are held here; products, unlike the kernel, lose nothing by shorter ones

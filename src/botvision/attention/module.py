@@ -3,6 +3,7 @@
 # B batch, M heads, C channels, H×W map, N = H·W tokens, D = C/M head dim, L longest exact side
 
 import logging
+from numbers import Integral
 from typing import Any, Final
 
 import torch
@@ -36,7 +37,8 @@ class MHSA2d(nn.Module):
     Args:
         dim: input and output channels.
         num_heads: must divide `dim`; the paper uses 4.
-        position: one of `POSITIONS`.
+        position: one of `POSITIONS`. With "none" the output is torch's own attention's, which it keeps for the
+            backward: in training nothing behind it may change it in place.
         max_size: (H, W) of the largest map whose every offset has a row of its own; 14×14 is ImageNet at stride 16.
         extend: what larger maps do: "stretch" interpolates the tables, "clamp" repeats the outermost rows.
         qkv_bias: a bias on the projections, which the paper does not have and some other ports do.
@@ -256,6 +258,8 @@ class MHSA2d(nn.Module):
 
 def check_options(dim: int, num_heads: int, *, position: str, extend: str, backend: str) -> None:
     """Refuse options by rule, value and cure."""
+    if dim < 1:
+        raise ValueError(f"dim={dim} must be at least 1, the map's channels; e.g. 512")
     if num_heads < 1 or dim % num_heads:
         fitting = [n for n in (1, 2, 4, 8, 16, 32) if dim % n == 0]
         raise ValueError(
@@ -272,7 +276,7 @@ def check_options(dim: int, num_heads: int, *, position: str, extend: str, backe
 def check_max_size(max_size: tuple[int, int]) -> None:
     """Refuse what is no (height, width) in pixels of the map."""
     sides = tuple(max_size) if isinstance(max_size, tuple | list) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"max_size={max_size} must be two whole sides of at least 1, (height, width), e.g. (14, 14)")
 
 

@@ -137,7 +137,7 @@ def tiles(q: Tensor, row: int) -> dict[str, int]:
     Chosen by what the compiler reports for compute capability 9.0, heads of 128 channels. Of chained products each warp
     group takes 64 queries, so 8 warps need 128, or half of them multiply the others' numbers again; 64 keys a
     tile spill next to nothing in 16 bits, 128 keys do. The key gradients then hold 199,680 bytes; with 64 queries and 4
-    warps 116,224 in two stages, 73,728 in one. For capabilities 10.x and 11.x the compiler keeps products elsewhere, and
+    warps 116,224 in two stages, 73,728 in one. For capabilities 10.x and 11.x the compiler keeps products elsewhere:
     tiles of 128 queries come to 280,640 bytes, more than a block may have; with 64 to 165,440.
     """
     if q.dtype == torch.float32:

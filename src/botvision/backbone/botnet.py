@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -181,10 +182,10 @@ class _BoTBlocks(partial[BoTBlock]):
 
 def both_sides(img_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of an image size given either way."""
-    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"img_size={img_size} must be a side, or (height, width), in whole pixels, e.g. 224")
-    return sides
+    return int(sides[0]), int(sides[1])
 
 
 def check_image(x: Tensor, *, channels: int, like: Tensor) -> None:

@@ -21,7 +21,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
     A BatchNorm directly after a convolution becomes part of it. The one after attention becomes part of the value
     projection: a softmax's rows sum to 1, so scaling and shifting every value scales and shifts the output, and the
-    average pool between them keeps both. Outputs are equal to rounding.
+    average pool between them keeps both. Outputs are equal to rounding. A convolution that is pruned or parametrised,
+    whose weight is made of others anew, keeps its BatchNorm.
 
     Args:
         model: a BoTNet or ResNet, or anything around one, in eval.
@@ -36,7 +37,7 @@ def fuse(model: nn.Module) -> nn.Module:
         raise ValueError("fuse needs the statistics that BatchNorm uses in eval; call model.eval() first")
     fused = copy.deepcopy(model)
     for module in list(fused.modules()):
-        if isinstance(module, BoTBlock) and is_affine(module.bn2):
+        if isinstance(module, BoTBlock) and is_affine(module.bn2) and is_plain(module.mhsa.qkv):
             fold_into_values(module)
         if isinstance(module, IN_ORDER):
             fold_into_convolutions(module)
@@ -49,11 +50,16 @@ def is_affine(norm: nn.Module) -> bool:
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats  # subclasses do more
 
 
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether its weight is a parameter of its own, not made of others anew, as pruned and parametrised ones are."""
+    return "weight" in conv._parameters and "bias" in conv._parameters
+
+
 def fold_into_convolutions(module: nn.Module) -> None:
     """Each BatchNorm that directly follows a convolution."""
     children = [(name, child) for name, child in module._modules.items() if child is not None]  # repeats too
     for (name, conv), (norm_name, norm) in pairwise(children):
-        if type(conv) is nn.Conv2d and is_affine(norm):
+        if type(conv) is nn.Conv2d and is_plain(conv) and is_affine(norm):
             setattr(module, name, fuse_conv_bn_eval(conv, cast("nn.BatchNorm2d", norm)))
             setattr(module, norm_name, nn.Identity())
 

@@ -9,7 +9,7 @@ import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from botvision.backbone.botnet import BoTNet
+from botvision.backbone.botnet import BoTNet, both_sides
 from botvision.backbone.spec import VARIANTS, Variant
 
 LOADING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -80,7 +80,9 @@ def _entrypoint(name: str, variant: Variant) -> Callable[..., nn.Module]:
         }
         if variant.scaled:
             defaults |= {"act_layer": "silu", "block_args": {"attn_layer": "se"}}
-        return cast("nn.Module", build_model_with_cfg(BoTNet, name, pretrained, **(defaults | options)))
+        wanted = defaults | options
+        wanted["img_size"] = both_sides(wanted["img_size"])  # checked before timm takes it apart
+        return cast("nn.Module", build_model_with_cfg(BoTNet, name, pretrained, **wanted))
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{name}: {variant}"

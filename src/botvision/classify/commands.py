@@ -47,6 +47,7 @@ def train(
     from botvision.classify.task import Classification
     from botvision.engine.run import run
 
+    data = replace(data, train=str(data.train), val=None if data.val is None else str(data.val))
     return run(Classification(data, model, optim, backbone_weights), Path(out), engine=engine, on_existing=on_existing)
 
 
@@ -97,6 +98,7 @@ def evaluate(
         check_no_file(out)
         check_writable(out)
     check_loader(batch_size=batch_size, workers=workers)
+    images = str(images)
     share = own_part(part)
     classifier = load_classifier(Path(checkpoint), device=engine.device)
     if images != DIGITS and not images.startswith(TIMM_PREFIXES):  # whose name stands for several splits
@@ -106,7 +108,7 @@ def evaluate(
         check_shares(crop=crop)
         classifier = replace(classifier, crop=crop)
     img_size = classifier.config.img_size if img_size is None else img_size
-    sizes = img_size if isinstance(img_size, tuple) else (img_size,)
+    sizes = tuple(img_size) if isinstance(img_size, tuple | list) else (img_size,)
     for size in sizes:
         classifier.check_size(size)
     if share.is_shared:

@@ -95,7 +95,7 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def load_classifier(
-    path: Path, *, device: torch.device | None = None, content: dict[str, Any] | None = None
+    path: str | Path, *, device: torch.device | None = None, content: dict[str, Any] | None = None
 ) -> Classifier:
     """Build a classifier from a run's checkpoint, or open an exported one (.onnx, .xml).
 
@@ -108,6 +108,7 @@ def load_classifier(
         FileNotFoundError: no such file.
         ValueError: not a classifier's checkpoint, or one whose tensors do not fit its own description.
     """
+    path = Path(path)
     if is_graph(path):
         return open_exported(path)
     content = read_checkpoint(path, task="classify") if content is None else content

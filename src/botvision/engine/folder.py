@@ -144,7 +144,7 @@ def check_folder(
                 f"{out / 'config.yaml'} holds no settings of a run; begin anew with --on_existing replace, or put a "
                 "copy back"
             )
-        data = old.get("data")
+        data = old["data"] = moved(old.get("data"), out)
         if isinstance(data, dict) and "workers" in data:
             data["workers"] = config["data"]["workers"]  # as many as the machine has
         engine = old.get("engine")
@@ -160,6 +160,21 @@ def check_folder(
                 f"{out} was begun with other settings of {', '.join(changed)}; resume it with {resume_flags(out)}, or "
                 "give another --out"
             )
+
+
+def moved(data: Any, out: Path) -> Any:
+    """Data options whose labels lie in the run's folder, as it is now: it may have been moved."""
+    if not isinstance(data, dict):
+        return data
+    return {name: moved_file(value, out) for name, value in data.items()}
+
+
+def moved_file(value: Any, out: Path) -> Any:
+    """Of a file that is gone, the one of its name among the run's labels; anything else as it is."""
+    if not isinstance(value, str | Path) or not str(value).endswith(".json") or Path(value).is_file():
+        return value
+    here = out / "annotations" / Path(value).name
+    return type(value)(here) if isinstance(value, str) and here.is_file() else here if here.is_file() else value
 
 
 def plain_config(engine: EngineConfig, **parts: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class History(Callback):
         self.logged = 0
         self.rate = 0.0
         self.drawn = started
+        self.undrawn = False
 
     def seconds(self) -> float:
         """Seconds of all sessions of this run."""
@@ -81,10 +82,16 @@ class History(Callback):
             is_last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
             self.write(draw=is_last or time.monotonic() - self.drawn >= DRAW_EVERY)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last rows, where what ended the run came after them."""
+        if trainer.is_global_zero and self.undrawn:
+            self.write()
+
     def add(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         """One more row."""
         place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "seconds": round(self.seconds(), 1)}
         self.rows.append({**place, **values})
+        self.undrawn = True
 
     def write(self, *, draw: bool = True) -> None:
         """metrics.csv, and curves.png where it is to be drawn, whole."""
@@ -96,7 +103,7 @@ class History(Callback):
         write_text(self.out / "metrics.csv", text.getvalue())
         if draw:
             draw_curves(self.rows, self.out / "curves.png", panels=self.panels)
-            self.drawn = time.monotonic()
+            self.drawn, self.undrawn = time.monotonic(), False
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and seconds, for the checkpoint."""

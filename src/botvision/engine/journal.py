@@ -11,6 +11,7 @@ from botvision.engine.sharing import Part
 from botvision.files import FULL, check_free, clear_leftovers, fcntl, no_space
 
 Record = dict[str, Any]
+HEAD = b'{"settings": '  # how the first line begins
 
 
 class Written(NamedTuple):
@@ -94,6 +95,8 @@ def parsed(line: bytes, path: Path, *, number: int) -> Record | None:
         whole = line.endswith(b"\n")
     except ValueError:
         record, whole = {}, False
+    if number == 0 and not line.endswith(b"\n") and line[: len(HEAD)] == HEAD[: len(line)]:
+        return None  # its process was ended as it began
     if number == 0 and not (whole and isinstance(record, dict) and "settings" in record):
         raise ValueError(f"{path} is no list of predictions of ours; give another --out")
     if not whole and line.endswith(b"\n"):

@@ -216,3 +216,17 @@ def await_evaluation(checkpoint: dict[str, Any]) -> None:
         evaluated = loops["epoch_loop.val_loop.batch_progress"]
         evaluated["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         evaluated["current"] = dict.fromkeys(evaluated["current"], 0)
+
+
+def end_epoch(checkpoint: dict[str, Any]) -> None:
+    """Have lightning take an epoch for ended that no evaluation follows, saved after its last step.
+
+    Its loops then stand as those of a save after an evaluation. As they were saved, lightning would count one epoch too
+    few from there on: a save inside a later one would be taken for that epoch's begin, and its batches trained again.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    if batches["is_last_batch"] and batches["total"]["completed"] < batches["total"]["processed"]:
+        for name in ("total", "current"):
+            batches[name]["completed"] = batches[name]["processed"]
+            epochs[name]["processed"] += 1

@@ -15,7 +15,7 @@ from botvision.engine.checkpoint import KEY
 from botvision.engine.config import Schedule
 from botvision.engine.doubts import slow_start
 from botvision.engine.history import is_evaluated
-from botvision.engine.loader import READING, RULE, SEEDING, ResumableLoader, await_evaluation, seed_draws
+from botvision.engine.loader import READING, RULE, SEEDING, ResumableLoader, await_evaluation, end_epoch, seed_draws
 from botvision.engine.settings import check_same
 from botvision.optim import learning_rate_factor
 
@@ -239,3 +239,5 @@ class TaskModule(L.LightningModule):
         self.total_before = checkpoint.get(TOTAL)
         if is_evaluated(self.trainer, checkpoint["epoch"]):
             await_evaluation(checkpoint)
+        else:
+            end_epoch(checkpoint)

@@ -45,7 +45,7 @@ from botvision.engine.trainer import (
     check_launch,
     is_multi_gpu,
 )
-from botvision.files import write_json, write_text
+from botvision.files import key_of, write_json, write_text
 
 INEXACT = "; it is an older version's, which drew its random numbers otherwise: not the uninterrupted run to the bit"
 
@@ -245,6 +245,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             if not path.is_file():
                 write_json(path, content)
         last = out / "checkpoints" / "last.ckpt"
+        before = {path: key_of(path) for path in last.parent.glob("*.ckpt")}
         resumed = newest_whole(last.parent, task=task.name) if on_existing == "resume" else None
         L.seed_everything(engine.seed, workers=True, verbose=False)
         history = History(
@@ -265,8 +266,13 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(claimed(out))
+            if begin is not None and key_of(begin) != before.get(begin):
+                raise ValueError(f"another process has saved {begin} meanwhile; run the same command again")
             if on_existing == "replace":
                 clear(out)
+            if resumed is not None:  # they tell of the run as it was
+                for told in ("summary.json", "report.html"):
+                    (out / told).unlink(missing_ok=True)
             clear_unfinished(out)
             if resumed is not None:
                 put_back(resumed)
@@ -277,6 +283,8 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
                 told = f"going on with epoch {at + 1}, step {steps_before}"
                 if at >= task.fitting.epochs:
                     told = f"all {at} epochs are done; what follows them is done again"
+                elif engine.stop_after is not None and at >= engine.stop_after:
+                    told = f"{at} epochs are done, and engine.stop_after={engine.stop_after} asks for no more"
                 print(f"{told}, from {begin}" + ("" if exact else INEXACT), file=sys.stderr)
         begun = True
         metrics = fit(trainer, parts.module, (parts.train, parts.val), begin=begin, go_on=go_on)

@@ -1,5 +1,6 @@
 """lightning's Trainer, made of a run's options."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,7 +68,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     ]
     if engine.save_every is not None:
         every = engine.save_every
-        callbacks.append(ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False))
+        callbacks.append(StepCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False))
     if fitting.patience is not None:
         callbacks.append(Patience(fitting.monitor, mode="max", patience=fitting.patience, check_finite=False))
     if fitting.ema is not None:
@@ -77,6 +78,7 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         callbacks.append(RunProgress(fitting.shown))
     if engine.live is not None:
         callbacks.append(LearningRateMonitor("step"))
+    check_devices(engine)
     return L.Trainer(
         accelerator=engine.accelerator,
         devices=engine.devices,
@@ -98,6 +100,21 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
     )
 
 
+def check_devices(engine: EngineConfig) -> None:
+    """Refuse what lightning would end with a traceback.
+
+    Raises:
+        ValueError: no number of devices, and no list of them where there are any.
+    """
+    named = str(engine.devices)
+    on_cpu = engine.accelerator == "cpu" or (engine.accelerator == "auto" and not torch.accelerator.is_available())
+    if named != "auto" and not re.fullmatch(r"\d+" if on_cpu else r"-1|\d+(,\d+)*,?", named.replace(" ", "")):
+        raise ValueError(
+            f"engine.devices={named} must be auto or how many"
+            + (", of the CPU's processes" if on_cpu else ", or the numbers of some, e.g. 0,2")
+        )
+
+
 def environments() -> list[SLURMEnvironment]:
     """SLURM's, where it has started the processes; those of torchrun, in a job of SLURM too, lightning finds itself.
 
@@ -106,6 +123,18 @@ def environments() -> list[SLURMEnvironment]:
     if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
         return []
     return [SLURMEnvironment(auto_requeue=False)]
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """last.ckpt each so many steps, and not at the step that a resumed run begins with.
+
+    Lightning would save there once more, after the first of the batches that are summed up to the next step.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What was resumed is saved."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
 
 
 class BestCheckpoint(ModelCheckpoint):

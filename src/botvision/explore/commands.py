@@ -61,6 +61,7 @@ def explore(
         raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'explore.html'}")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out={out} must end in .html: a page is written, and replaces what is there")
+    images = (images,) if isinstance(images, str | Path) else images
     if not images:
         raise ValueError("explore needs at least one image; give a file, a folder or a quoted glob")
     if not 0 <= threshold <= 1:

@@ -62,7 +62,7 @@ def describe(model: ModelConfig, categories: list[Category]) -> dict[str, Any]:
     return {"task": "maskrcnn", "model": asdict(model), "categories": [list(c) for c in categories]}
 
 
-def load_detector(path: Path, *, content: dict[str, Any] | None = None) -> Detector:
+def load_detector(path: str | Path, *, content: dict[str, Any] | None = None) -> Detector:
     """Build a detector from a run's checkpoint, or open an exported one (.onnx, .xml).
 
     Args:
@@ -73,6 +73,7 @@ def load_detector(path: Path, *, content: dict[str, Any] | None = None) -> Detec
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of ours, or one whose tensors do not fit its own description.
     """
+    path = Path(path)
     if is_graph(path):
         exported = ExportedDetector(path)
         return Detector(exported, [Category(*c) for c in exported.categories])

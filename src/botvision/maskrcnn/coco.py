@@ -9,7 +9,7 @@ from posixpath import normpath
 from types import NoneType
 from typing import Any, NamedTuple, cast
 
-from botvision.files import is_file, read_json
+from botvision.files import is_file, key_of, read_json
 from botvision.inputs import header, header_size, most_pixels
 from botvision.maskrcnn.config import BoxFormat, OnBad
 from botvision.maskrcnn.labels import (
@@ -185,15 +185,6 @@ def read_document(path: Path) -> Document:
         while len(_recent) > KEPT:
             _recent.popitem(last=False)
     return document
-
-
-def key_of(path: Path) -> tuple[str, int, int] | None:
-    """What tells a file as it is now from any other; none where it cannot be looked up."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return str(path.absolute()), found.st_mtime_ns, found.st_size
 
 
 def forget(path: Path) -> None:

@@ -172,4 +172,4 @@ def predict(
 
     predictor = Predictor.load(checkpoint, threshold=threshold, batch_size=batch_size, accelerator=engine.accelerator)
     output = Output(Path(out), format, draw=draw, track=track, part=own_part(part))
-    return predict_files(predictor, Path(checkpoint), source, output=output, on_existing=on_existing)
+    return predict_files(predictor, Path(checkpoint), str(source), output=output, on_existing=on_existing)

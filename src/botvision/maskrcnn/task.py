@@ -14,6 +14,7 @@ import torch
 from botvision.backbone import load_resnet
 from botvision.draw.instances import contact_sheet, draw_instances, save_image
 from botvision.engine.config import EngineConfig, check_milestones, check_rates, epochs_for
+from botvision.engine.folder import moved_file
 from botvision.engine.run import Parts, RunSummary, Session, Settled, Task
 from botvision.engine.trainer import FitOptions
 from botvision.maskrcnn.checkpoint import build_model, carry_over
@@ -26,6 +27,7 @@ from botvision.maskrcnn.prediction import Predictor
 from botvision.maskrcnn.report import DetectorReporter
 from botvision.optim import check_optimizer
 
+ANNOTATIONS = ("train_annotations", "val_annotations")
 EXAMPLES = 12  # images that a finished run draws
 SHEET = "sheet"  # name of the drawing of all of them
 
@@ -90,7 +92,8 @@ class InstanceSegmentation(Task[Summary]):
 
     def settled(self, out: Path, engine: EngineConfig) -> Settled:
         """Files for `data.root`, epochs by the number of images, a mask head where there are masks."""
-        data, files = settle_data(self.data, out, seed=engine.seed)
+        given = replace(self.data, **{name: moved_file(getattr(self.data, name), out) for name in ANNOTATIONS})
+        data, files = settle_data(given, out, seed=engine.seed)
         masks, epochs = self.model.masks, self.optim.epochs
         if "auto" in (masks, epochs):
             path = data.training_files[0]

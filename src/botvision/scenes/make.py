@@ -90,6 +90,7 @@ def make_scenes(
     Raises:
         ValueError: `out` holds something else, or a number out of its range.
     """
+    out = Path(out)
     if min(train, val) < 1:
         raise ValueError(f"train={train} and val={val} must be at least 1; e.g. 1100 and 200")
     given = {"digits": digits, "scale": scale, "overlap": overlap, "distance": distance}
