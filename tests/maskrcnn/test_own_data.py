@@ -312,3 +312,16 @@ def test_doubts_name_the_cure():
     falling = [{"train/loss": 2.0 - step / 9, "val/box_ap": 0.1 * (step == 4)} for step in range(9)]
     assert flat_loss(falling) == nothing_found(falling, metric="val/box_ap", name="x") == ""
     assert slow_start(warmup_steps=15, total=16) == flat_loss(rows[:5]) == ""
+
+
+def test_a_run_that_was_moved_finds_the_labels_in_its_own_folder(run, tmp_path, capsys):
+    """They were converted into it; its config.yaml names the place where it was."""
+    done, _ = run
+    shutil.copytree(done.out, tmp_path / "moved")
+    config = tmp_path / "moved" / "config.yaml"
+    config.write_text(config.read_text().replace(str(done.out), "gone"))
+    assert "gone/annotations" in config.read_text()
+    given = ["--config", str(config), "--out", str(tmp_path / "moved"), "--on_existing", "resume"]
+    assert main(["maskrcnn", "train", *given, "--data.workers", "0"]) == 0
+    assert "going on with epoch" in capsys.readouterr().err
+    assert str(tmp_path / "moved" / "annotations") in config.read_text()
