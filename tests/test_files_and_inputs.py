@@ -96,7 +96,20 @@ def test_exif_turns_the_image_upright_wherever_it_lies(tmp_path, kind):
         length = 12 + int.from_bytes(content[at : at + 4], "big")
         end = content.index(b"IEND") - 4
         path.write_bytes(content[:at] + content[at + length : end] + content[at : at + length] + content[end:])
-    assert tuple(read_image(path).shape) == (3, 6, 4)
+    # behind the pixels it is not looked for, as a header is not
+    assert tuple(read_image(path).shape) == ((3, 4, 6) if kind.endswith("pixels") else (3, 6, 4))
+    assert header_size(path) == tuple(read_image(path).shape[1:])
+
+
+@pytest.mark.parametrize("broken", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x01"])
+def test_broken_exif_says_nothing(tmp_path, broken):
+    for name in ("a.jpg", "a.webp"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name, exif=broken)
+        assert tuple(read_image(tmp_path / name).shape) == (3, 4, 6)
+    told = PngInfo()
+    told.add_text("Raw profile type exif", "\nexif\n4\nzz\n")
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png", pnginfo=told)
+    assert tuple(read_image(tmp_path / "a.png").shape) == (3, 4, 6)
 
 
 def test_exif_turns_the_image_upright(tmp_path):

@@ -135,7 +135,8 @@ def find_images(source: str | Path, *, videos: bool = False, out: Path | None = 
     else:
         every = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())  # noqa: PTH207
         if out is not None:
-            drawn = [p for p in every if p.resolve().is_relative_to(out.resolve())]
+            into = out.resolve()
+            drawn = {p for p in every if p.resolve().is_relative_to(into)}
             if 0 < len(drawn) < len(every):
                 every = [p for p in every if p not in drawn]
                 print(
@@ -208,15 +209,18 @@ def header(source: Path | io.BytesIO) -> tuple[int, int, bool] | None:
 def orientation(image: Image.Image) -> int:
     """An image's EXIF tag, by which it is shown turned or mirrored; 1 as it is. Pillow turns a TIFF itself.
 
-    Not XMP's, which Pillow would take where EXIF has none: other readers and labelling tools do not.
+    Not XMP's, which Pillow would take where EXIF has none: other readers and labelling tools do not. Nor what lies
+    behind a PNG's pixels, where a header is not looked for.
     """
-    content = image.info.get("exif")
-    if content is None and isinstance(raw := image.info.get("Raw profile type exif"), str):
-        content = bytes.fromhex("".join(raw.split("\n")[3:]))
-    exif = Image.Exif()
-    if content:
-        exif.load(content)
-    return int(exif.get(0x0112, 1))
+    content, exif = image.info.get("exif"), Image.Exif()
+    try:
+        if content is None and isinstance(raw := image.info.get("Raw profile type exif"), str):
+            content = bytes.fromhex("".join(raw.split("\n")[3:]))
+        if content:
+            exif.load(content)
+        return int(exif.get(0x0112, 1))
+    except (SyntaxError, ValueError, TypeError, LookupError, struct.error):  # a broken tag says nothing
+        return 1
 
 
 def read_image(path: str | Path) -> "Tensor":
@@ -307,8 +311,6 @@ def fetch(url: str) -> bytes:
 
 def upright(image: Image.Image) -> Image.Image:
     """Turned by its EXIF tag, as RGB."""
-    if image.format == "PNG":
-        image.load()  # the tag may lie behind the pixels
     return to_rgb(image if orientation(image) == 1 else ImageOps.exif_transpose(image))
 
 

@@ -37,6 +37,7 @@ def build_page(results: Path) -> str:
     return render(
         Path(__file__).with_name("page.md.jinja"),
         summary=summary_table(tasks),
+        by_recipe={task.key: task for task in tasks if task.key},
         shares=share_table(shares, worlds, found),
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),

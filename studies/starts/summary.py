@@ -25,20 +25,33 @@ class Task:
     paper: BySeed
     directional: BySeed
     without: Mapping[str, BySeed]  # models without BoT attention, by their titles
+    key: str = ""  # for the page's words
 
     def strongest(self) -> str | None:
         """The model without attention whose mean is highest."""
         return max(self.without, key=lambda title: fmean(self.without[title].values()), default=None)
 
+    @property
+    def beside(self) -> BySeed:
+        """Figures of the strongest model without attention."""
+        return self.without.get(self.strongest() or "", {})
+
+    @property
+    def to_paper(self) -> Interval | None:
+        """Directional minus the paper's start."""
+        return difference(self.directional, self.paper)
+
+    @property
+    def to_other(self) -> Interval | None:
+        """Directional minus the strongest model without attention."""
+        return difference(self.directional, self.beside)
+
     def row(self) -> list[str]:
         """As the table has it."""
-        name = self.strongest()
-        other = self.without.get(name, {}) if name else {}
-        apart = [difference(self.directional, runs) for runs in (self.paper, other)]
-        figures = [self.paper, self.directional, *([other] if name else [])]
-        cells = [told(interval(list(runs.values())) if runs else None) for runs in figures]
-        own = f"{name}: {cells[2]}" if name else NOT_RUN
-        return [self.title, self.metric, cells[0], cells[1], compared(apart[0]), own, compared(apart[1])]
+        figures = (self.paper, self.directional, self.beside)
+        paper, ours, other = (told(interval(list(runs.values())) if runs else None) for runs in figures)
+        own = f"{name}: {other}" if (name := self.strongest()) else NOT_RUN
+        return [self.title, self.metric, paper, ours, compared(self.to_paper), own, compared(self.to_other)]
 
 
 def told(found: Interval | None) -> str:
@@ -80,7 +93,7 @@ def recipe_tasks(results: Path) -> list[Task]:
         for one in json.loads((results / RECIPES).read_text())["tasks"]:
             runs = {name: {int(seed): value for seed, value in own.items()} for name, own in one["runs"].items()}
             without = {name: own for name, own in runs.items() if name not in ("paper", "directional")}
-            found.append(Task(one["title"], one["metric"], runs["paper"], runs["directional"], without))
+            found.append(Task(one["title"], one["metric"], runs["paper"], runs["directional"], without, one["key"]))
     if (results / YOLO).is_file():
         runs = {}
         for one in json.loads((results / YOLO).read_text())["runs"]:

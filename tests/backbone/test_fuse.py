@@ -107,6 +107,8 @@ def test_weights_that_are_made_of_others_are_left_as_they_are(made):
             getattr(parametrizations, made)(conv)
     model.eval()
     image = torch.rand(2, 3, 64, 64)
+    model(image)  # with a graph, of which pruning keeps its weights
+    fused = botvision.fuse(model)
     with torch.no_grad():
         want = model(image)
-        assert (botvision.fuse(model)(image) - want).abs().max() <= 1e-4 * want.abs().max()
+        assert (fused(image) - want).abs().max() <= 1e-4 * want.abs().max()

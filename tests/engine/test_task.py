@@ -214,6 +214,17 @@ def test_a_checkpoint_that_another_process_saves_meanwhile_is_not_gone_on_with(t
         run(Line(epochs=2), tmp_path / "r", engine=ENGINE, on_existing="resume")
 
 
+def test_a_session_that_is_asked_to_end_before_it_begins_is_refused_and_takes_nothing_away(tmp_path, monkeypatch):
+    run(Line(epochs=4), tmp_path / "r", engine=ENGINE, on_existing="refuse")
+    with pytest.raises(ValueError, match=r"engine\.stop_after=1: 4 epochs are done; give a larger one"):
+        run(Line(epochs=4), tmp_path / "r", engine=replace(ENGINE, stop_after=1), on_existing="resume")
+    assert {"summary.json", "report.html"} <= {path.name for path in (tmp_path / "r").iterdir()}
+    engine = replace(ENGINE, evaluate_every=4)
+    interrupted(Line(epochs=4), tmp_path / "s", engine, monkeypatch, 19, "signal")
+    with pytest.raises(ValueError, match=r"engine\.stop_after=2: 2 epochs and a part of the next are done"):
+        run(Line(epochs=4), tmp_path / "s", engine=replace(engine, stop_after=2), on_existing="resume")
+
+
 @pytest.mark.parametrize("devices", ["foo", "0,1"])
 def test_devices_that_cannot_be_are_one_line(devices, tmp_path):
     with pytest.raises(ValueError, match=f"engine.devices={devices} must be auto or how many"):

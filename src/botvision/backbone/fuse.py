@@ -35,6 +35,10 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     if any(module.training for module in model.modules()):
         raise ValueError("fuse needs the statistics that BatchNorm uses in eval; call model.eval() first")
+    for module in model.modules():  # what pruning made in the last forward, and makes anew in the next
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(module)[name] = value.detach()
     fused = copy.deepcopy(model)
     for module in list(fused.modules()):
         if isinstance(module, BoTBlock) and is_affine(module.bn2) and is_plain(module.mhsa.qkv):

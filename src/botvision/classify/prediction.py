@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ def predict_files(
     label = Labeller(classifier, img_size=img_size, top=top)
     root = folder_of(source)
     images = {path.relative_to(root).as_posix(): path for path in find_images(source, out=output.folder)}
-    check_sheet(output, images.values())
+    check_sheet(output, images.values(), source)
     settings = {"checkpoint": sha256(checkpoint), "source": str(Path(source).absolute()), "img_size": label.size}
     settings |= {"top": label.top, "crop": classifier.crop}
     own = output.part.of(list(images))
@@ -150,7 +151,7 @@ def predict_files(
     return finish(images, journal, output, skipped)
 
 
-def check_sheet(output: Output, images: Collection[Path]) -> None:
+def check_sheet(output: Output, images: Collection[Path], source: str) -> None:
     """Refuse a sheet that would replace an image that was given, or be taken for one the next time.
 
     Raises:
@@ -158,7 +159,8 @@ def check_sheet(output: Output, images: Collection[Path]) -> None:
     """
     if output.sheet.resolve() in {path.resolve() for path in images}:
         raise ValueError(f"the drawing of {output.sheet} would replace the image itself; give another --out")
-    if output.folder.resolve() in {path.parent.resolve() for path in images}:
+    is_found = Path(source).is_dir() or fnmatch(output.sheet.name, Path(source).name)
+    if is_found and output.folder.resolve() in {path.parent.resolve() for path in images}:
         raise ValueError(
             f"{output.sheet}, in the images' own folder, would be taken for an image the next time; give another --out"
         )

@@ -45,8 +45,15 @@ class History(Callback):
         return self.seconds_before + time.monotonic() - self.started
 
     def last_metrics(self) -> dict[str, float]:
-        """The row of the latest evaluation."""
-        return next(row for row in reversed(self.rows) if self.metric in row)
+        """The row of the latest evaluation.
+
+        Raises:
+            ValueError: none was made.
+        """
+        for row in reversed(self.rows):
+            if self.metric in row:
+                return row
+        raise ValueError("nothing was evaluated yet; go on with the run, with a larger --engine.stop_after or without")
 
     def metrics_at(self, step: int, metric: str) -> dict[str, float] | None:
         """The row of the evaluation of the weights after so many steps; none where there was none."""
@@ -64,7 +71,13 @@ class History(Callback):
             self.add(trainer, {"lr": self.rate, **numbers(trainer, "train/")})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where a run is resumed inside its last epoch, which lightning does not begin again."""
+        """Where a run is resumed inside its last epoch, which lightning does not begin again.
+
+        What tells of it as it was goes.
+        """
+        if trainer.is_global_zero:
+            for told in ("summary.json", "report.html"):
+                (self.out / told).unlink(missing_ok=True)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -261,6 +261,13 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
             exact = content.get(SEEDING) == RULE
             steps_before = content["global_step"]
             share.position.begin(*resume_position(content, parts.train.reading))
+            at, batches = share.position.epoch, share.position.batch
+            if engine.stop_after is not None and (at, batches) > (engine.stop_after, 0):
+                more = " and a part of the next" if batches else ""
+                raise ValueError(
+                    f"engine.stop_after={engine.stop_after}: {at} epochs{more} are done; give a larger one, or leave "
+                    "it out"
+                )
             resumed = resumed._replace(content={name: content[name] for name in ("global_step", "epoch")})
             del content  # lightning reads it again
         if trainer.is_global_zero:  # everything is checked and built: only now is anything replaced
@@ -270,9 +277,6 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
                 raise ValueError(f"another process has saved {begin} meanwhile; run the same command again")
             if on_existing == "replace":
                 clear(out)
-            if resumed is not None:  # they tell of the run as it was
-                for told in ("summary.json", "report.html"):
-                    (out / told).unlink(missing_ok=True)
             clear_unfinished(out)
             if resumed is not None:
                 put_back(resumed)
@@ -283,7 +287,7 @@ def run(task: Task[Summary], out: Path, *, engine: EngineConfig, on_existing: On
                 told = f"going on with epoch {at + 1}, step {steps_before}"
                 if at >= task.fitting.epochs:
                     told = f"all {at} epochs are done; what follows them is done again"
-                elif engine.stop_after is not None and at >= engine.stop_after:
+                elif at == engine.stop_after:
                     told = f"{at} epochs are done, and engine.stop_after={engine.stop_after} asks for no more"
                 print(f"{told}, from {begin}" + ("" if exact else INEXACT), file=sys.stderr)
         begun = True

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from botvision.engine.folder import moved
 from botvision.engine.record import Record
 from botvision.engine.settings import built
 from botvision.maskrcnn.checkpoint import load_detector
@@ -149,7 +150,7 @@ def diagnose(
     detector = load_detector(checkpoint)
     model = detector.model.to(device)
     predictor = Predictor(detector, device, batch_size=BATCH)
-    config = built(DataConfig, record.config.get("data"), record.path / "config.yaml")
+    config = built(DataConfig, moved(record.config.get("data"), record.path), record.path / "config.yaml")
     data = val_set(config, masks=model.masks)
     use_classes_of(detector, data)
 
