@@ -372,3 +372,11 @@ def test_an_images_address_leads_to_the_web_alone(place):
         with pytest.raises(ValueError, match=r"cannot fetch http://127.*; check the address"):
             read_image(f"http://127.0.0.1:{server.server_port}/a.png")
         server.shutdown()
+
+
+def test_an_icon_of_a_stranger_is_not_decoded(tmp_path):
+    """Pillow decodes it before its size is known."""
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.ico")
+    assert tuple(read_image(tmp_path / "a.ico").shape) == (3, 48, 48)
+    with pytest.raises(ValueError, match="cannot read image upload"):
+        open_image("upload", (tmp_path / "a.ico").read_bytes())

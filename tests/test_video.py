@@ -87,6 +87,25 @@ def test_a_whole_video_of_odd_times_is_no_cut_one(tmp_path, form, times):
     assert len(frames) == len(times)
 
 
+def test_a_clock_that_begins_again_goes_on(tmp_path):
+    """Two recordings of a stream, one behind the other."""
+    written(tmp_path / "a.ts", [n / 25 for n in range(10)], form="mpegts")
+    content = (tmp_path / "a.ts").read_bytes()
+    (tmp_path / "two.ts").write_bytes(content + content)
+    times = [frame.time for frame in read_video(tmp_path / "two.ts")]
+    assert len(times) == 20
+    steps = np.diff(times)
+    assert steps.min() > 0.03
+    assert steps.max() < 0.1
+
+
+def test_a_video_of_one_pixel_can_be_written(tmp_path):
+    with video_writer(tmp_path / "a.mp4", rate=25) as writer:
+        writer.write(np.full((1, 1, 3), 200, np.uint8), 0.0)
+    (frame,) = read_video(tmp_path / "a.mp4")
+    assert tuple(frame.image.shape) == (3, 2, 2)
+
+
 def test_half_a_video_is_not_left(tmp_path):
     def die(writer):
         writer.write(np.zeros((32, 32, 3), np.uint8), 0.0)

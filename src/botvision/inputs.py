@@ -97,7 +97,10 @@ def opened(source: Path | io.BytesIO) -> Image.Image:
     Raises:
         OSError, ValueError and others of `FAULTS`: none, or none that is read here.
     """
-    return Image.open(source, formats=image_formats())
+    formats = image_formats()
+    if isinstance(source, io.BytesIO):  # of a stranger: Pillow decodes an icon before its size is known
+        formats = tuple(name for name in formats if name != "ICO")
+    return Image.open(source, formats=formats)
 
 
 def is_url(source: object) -> bool:

@@ -112,14 +112,16 @@ def read_video(source: str | Path, *, camera: str | None = None) -> Iterator[Fra
     Raises:
         ValueError: no video, or one that breaks off; the frames before the break have been given.
     """
-    number, begin, end = -1, 0.0, 0.0
+    number, begin, end, shift = -1, 0.0, 0.0, 0.0
     with opened(source, camera) as (container, stream):
         rate = rate_of(stream)
         if camera is None:
             stream.thread_type = "AUTO"  # several frames at a time, which delays a camera's
         try:
             for number, decoded in enumerate(container.decode(stream)):
-                seconds = number / rate if decoded.time is None else float(decoded.time)
+                seconds = shift + (number / rate if decoded.time is None else float(decoded.time))
+                if number and seconds < end - 2 / rate:  # a clock that begins again: recordings one behind the other
+                    seconds, shift = end, shift + end - seconds
                 begin = seconds if number == 0 else begin
                 held = getattr(decoded, "duration", None) or 0  # PyAV before 15 does not tell
                 end = seconds + max(1 / rate, float(held * decoded.time_base) if held else 0.0)
@@ -173,7 +175,8 @@ class VideoWriter:
         self.last = -1
 
     def write(self, image: NDArray[np.uint8], seconds: float) -> None:
-        """A frame (H, W, 3) RGB at its time; an odd last row or column is left out, as H.264 wants."""
+        """A frame (H, W, 3) RGB at its time; an odd last row or column is left out, as H.264 wants, an only one doubled."""
+        image = image.repeat(1 + (image.shape[0] == 1), 0).repeat(1 + (image.shape[1] == 1), 1)
         height, width = (side // 2 * 2 for side in image.shape[:2])
         if self.stream is None:
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from botvision.export.formats import runner, writer, xml_writer
 from botvision.export.proof import proved
 from botvision.export.subject import detector_subject, drawn
 from botvision.files import sha256
-from botvision.maskrcnn.checkpoint import Detector, build_model
+from botvision.maskrcnn.checkpoint import Detector, build_model, load_detector
 from botvision.maskrcnn.coco import Category
 from botvision.maskrcnn.config import ModelConfig
 from botvision.maskrcnn.model import PRESETS
@@ -240,6 +241,30 @@ def test_openvino_gives_the_same(exported_detector, tmp_path):
     np.testing.assert_allclose(found["masks"], wanted["masks"], atol=1e-3)
 
 
+def test_openvino_answers_each_thread_with_its_own_and_is_not_spoilt_by_nothing(exported_detector, tmp_path):
+    path = tmp_path / "detector.xml"
+    xml_writer(exported_detector.path)(path, exported_detector.about)
+    graph = open_graph(path)
+    images = [drawn(1, 40 + 8 * n, 64) for n in range(6)]
+    alone = [graph.run({"images": image})["scores"] for image in images]
+    for file in (graph, open_graph(exported_detector.path)):
+        with pytest.raises(ValueError, match=r"images is empty, \(0, 40, 64, 3\); give at least one image"):
+            file.run({"images": images[0][:0]})
+    with ThreadPoolExecutor(3) as pool:
+        many = list(pool.map(lambda n: graph.run({"images": images[n % 6]})["scores"], range(24)))
+    for number, found in enumerate(many):
+        np.testing.assert_array_equal(found, alone[number % 6])
+
+
+@pytest.mark.parametrize("img_size", [(48, 96), (64, 64)])
+def test_tensors_of_small_free_sizes_are_recorded(untrained, tmp_path, img_size):
+    """On a canvas of one cell of stride 64 torch would take a side for fixed."""
+    detector = load_detector(untrained)
+    subject = detector_subject(detector, {"source": "x", "input": "tensor"}, img_size=img_size)
+    nodes = writer(subject, ".onnx", tmp_path, opset=18)(tmp_path / "a.onnx", subject.about)
+    assert nodes > 100
+
+
 def test_torchscript_is_written_and_proved(classifier_checkpoint, tmp_path):
     made = export(str(classifier_checkpoint), out=tmp_path / "classifier.pt")
     extra = {"botvision.json": ""}
@@ -296,7 +321,7 @@ def test_int8_is_measured_and_refused_where_it_loses(
         return write
 
     monkeypatch.setattr(exporting, "writer", again)
-    out = tmp_path / "int8.onnx"
+    out = tmp_path / "plain.onnx"
     options = {"out": out, "precision": "int8", "images": pictures, "max_ap_drop": 0.5}
     made = export(str(classifier_checkpoint), **options)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(out).graph.node}

@@ -1,6 +1,7 @@
 """Open an exported file and run it: ONNX on onnxruntime, OpenVINO's .xml on OpenVINO."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> Graph:
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        check_feeds(feeds)
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     return Graph(run, about, path)
@@ -120,13 +122,26 @@ def open_xml(path: Path, *, threads: int | None = None, precision: str | None = 
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise ValueError(f"{path} is not a whole OpenVINO file: {first_line(error)}; export it again") from error
-    request = compiled.create_infer_request()
+    lock, request = threading.Lock(), compiled.create_infer_request()
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = request.infer(dict(feeds))
-        return {port.get_any_name(): np.array(found[port]) for port in compiled.outputs}
+        check_feeds(feeds)
+        with lock:  # a request holds one answer, until it is copied
+            found = request.infer(dict(feeds))
+            return {port.get_any_name(): np.array(found[port]) for port in compiled.outputs}
 
     return Graph(run, about, path)
+
+
+def check_feeds(feeds: Mapping[str, Array]) -> None:
+    """Refuse empty inputs, after which OpenVINO gives its last answer again and again.
+
+    Raises:
+        ValueError: one without an image, or images without a pixel.
+    """
+    for name, array in feeds.items():
+        if 0 in array.shape:
+            raise ValueError(f"{name} is empty, {array.shape}; give at least one image")
 
 
 def described(said: str | None, path: Path) -> dict[str, Any]:

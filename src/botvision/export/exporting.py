@@ -114,7 +114,9 @@ def quantised(
     write: Write, subject: Subject, about: dict[str, Any], folder: Path, *, suffix: str, calibration: Calibration
 ) -> Write:
     """A writer of the file in int8, of one in float32."""
-    plain = folder / f"plain{suffix}"
+    own = folder / "float32"  # where no file can have the name that is asked for
+    own.mkdir()
+    plain = own / f"plain{suffix}"
     write(plain, about)
     make = quantised_onnx if suffix == ".onnx" else quantised_xml
-    return make(plain, calibration.feeds(subject), folder)
+    return make(plain, calibration.feeds(subject), own)

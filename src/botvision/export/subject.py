@@ -139,6 +139,9 @@ def detector_subject(detector: Detector, about: dict[str, Any], *, img_size: int
     static = StaticDetector(model)
     feeds = {name: on_canvas(detector, images) for name, images in pictures.items()}
     example = {name: torch.from_numpy(array) for name, array in on_canvas(detector, drawn(2, *oblong)).items()}
+    if not rule.square:  # at one cell of stride 64 torch would take a side for fixed
+        height, width = (max(0, 128 - side) for side in example["images"].shape[-2:])
+        example["images"] = torch.nn.functional.pad(example["images"], (0, width, 0, height))
     own: dict[int, Any] = {0: FREE}
     if not rule.square:
         own |= {2: 64 * torch.export.Dim("rows", min=1, max=64), 3: 64 * torch.export.Dim("columns", min=1, max=64)}
