@@ -64,6 +64,8 @@ def make_digits(out: Path, *, size: int = 32, shards: int = 0) -> str:
         for split in SPLITS:
             images = digit_images(split, size=size)
             counts[split] = len(images)
+            if split == "train" and shards > len(images):
+                raise ValueError(f"shards={shards} must be at most {len(images)}, the images of train; e.g. 4")
             if shards:
                 write_shards(unfinished, split, images, number=shards if split == "train" else 1)
             else:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import botvision
 from botvision.classify.config import AugmentConfig, DataConfig
 from botvision.classify.data import (
     Bad,
@@ -20,6 +21,8 @@ from botvision.classify.data import (
     train_transform,
     val_transform,
 )
+from botvision.classify.model import other_normalisation
+from botvision.classify.shards import find_shards, read_shard
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
 from botvision.engine.loader import EpochPosition, Share
@@ -109,7 +112,7 @@ def test_class_folders_that_are_none_are_refused(folders, tmp_path):
         open_source("gone", split="train")
     (folders / "emu").mkdir()
     (folders / "emu" / "notes.txt").write_text("none")
-    with pytest.raises(ValueError, match=r"class folders without an image: emu \(1 of them\); fill or remove"):
+    with pytest.raises(ValueError, match=r"class folders without an image: emu \(1 of them\); fill them, or remove"):
         Folders(folders)
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -222,3 +225,42 @@ def test_augmentation_is_timms_and_leaves_the_size():
     assert "RandAugment" in str(transform)
     assert "RandomErasing" in str(transform)
     assert transform(Image.new("RGB", (90, 60), "red")).shape == (3, 48, 48)
+
+
+def test_shards_are_counted_as_they_are_read(tmp_path):
+    """Upper-case endings count; copies that a Mac leaves, and names that end at their first dot, do not."""
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
+    files = {"a.PNG": image.getvalue(), "a.CLS": b"1", "._a.cls": b"1", "b.v1.cls": b"0", "c.png": image.getvalue()}
+    files["c.cls"] = b"0"
+    with tarfile.open(tmp_path / "one.tar", "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    (shard,) = find_shards(str(tmp_path / "one.tar"))
+    assert shard.samples == 2
+    assert [raw.label for raw in read_shard(shard)] == [1, 0]
+
+
+def test_a_folder_of_splits_is_answered_with_its_training_split(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "a.png")
+    with pytest.raises(ValueError, match=r"not classes; give each by itself, e\.g\. --data\.train .*/train$"):
+        Folders(tmp_path)
+
+
+def test_a_class_folder_of_hidden_images_alone_is_named(tmp_path):
+    for name in ("a/1.png", "b/._1.png", ".ipynb_checkpoints/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"class folders without an image: b \(1 of them\)"):
+        Folders(tmp_path)
+
+
+def test_weights_that_were_normalised_otherwise_are_told():
+    model = botvision.create_model("botnet50")
+    assert other_normalisation(model, "resnet50.a1_in1k") == ""
+    assert "std (0.5, 0.5, 0.5)" in other_normalisation(model, "resnet50d.ra4_e3600_r224_in1k")
+    assert other_normalisation(model, "mine.pth") == ""

@@ -189,6 +189,10 @@ def test_a_broken_image_of_timms_is_not_the_next_one_twice(tmp_path, monkeypatch
         ({"optim": {"milestones": (30, 60)}}, r"optim\.milestones \(30, 60\) must be rising fractions of the run"),
         ({"optim": {"milestones": (0.9, 0.6)}}, r"optim\.milestones \(0\.9, 0\.6\) must be rising fractions"),
         ({"model": {"options": {"num_classes": 5}}}, "model.options has num_classes, which is that of the data"),
+        ({"model": {"options": {"in_chans": 1}}}, "model.options has in_chans, which is 3: images are read as RGB"),
+        ({"model": {"drop_path": -1.0}}, r"model\.drop_path=-1 must be at least 0 and below 1"),
+        ({"data": {"bad_limit": -1}}, r"data\.bad_limit=-1 must be at least 0"),
+        ({"data": {"augment": AugmentConfig("foo")}}, r"data\.augment\.auto_augment='foo' is no policy of timm's"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_anything_is_read(options, said, tmp_path):

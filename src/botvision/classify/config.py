@@ -90,6 +90,15 @@ def check_augment(augment: AugmentConfig) -> None:
     for name in ("flip", "erase", "smoothing"):
         if not 0 <= (value := getattr(augment, name)) <= 1:
             raise ValueError(f"data.augment.{name}={value:g} must lie in 0 … 1; e.g. 0.1 for 10 %")
+    if augment.auto_augment is not None:
+        from timm.data import create_transform
+
+        try:
+            create_transform(32, is_training=True, auto_augment=augment.auto_augment)
+        except Exception as error:  # assertions and others, timm's own
+            raise ValueError(
+                f"data.augment.auto_augment={augment.auto_augment!r} is no policy of timm's: {error}; e.g. rand-m10-n2"
+            ) from error
     for name in ("mixup", "cutmix", "color_jitter"):
         if not (value := getattr(augment, name)) >= 0:
             raise ValueError(f"data.augment.{name}={value:g} must be at least 0, which leaves it out; e.g. 0.2")

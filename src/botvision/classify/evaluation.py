@@ -165,11 +165,12 @@ class Sized:
         transform = val_transform(size, classifier.crop, classifier.mean, classifier.std)
         self.share = Share(data.batch_size, train=False, position=EpochPosition(), seed=seed, rank=rank, world=world)
         split = build_split(data.evaluated, data, transform, self.share, classes=classifier.classes)
-        if split.classes != classifier.classes:
+        known = classifier.classes
+        if split.classes != known:
             raise ValueError(
                 f"the model knows {len(classifier.classes)} classes ({', '.join(classifier.classes[:5])}), "
                 f"{data.evaluated} has {len(split.classes)} ({', '.join(split.classes[:5])}); give images of the "
-                "classes it was trained on"
+                + ("same classes in its order" if set(split.classes) == set(known) else "classes it was trained on")
             )
         self.split = split
         self.steps = steps_of_all(split, self.share)
@@ -299,6 +300,13 @@ def open_real_labels(path: Path | None, dataset: object) -> RealLabelsImagenet |
     if known != len(names) or wrong:
         said = f"{wrong[0]} is none of its names" if wrong else f"{len(names)} images for {known} labels"
         raise ValueError(f"real labels fit ImageNet's whole val, by its file names; {said}; leave --real_labels out")
+    classes = dataset.source.classes
+    by_id = all(re.fullmatch(r"n\d{8}", name) for name in classes)
+    if not by_id and classes != [str(number) for number in range(len(classes))]:
+        raise ValueError(
+            "real labels number ImageNet's classes in the order of their WordNet ids; class folders must be named by "
+            f"these, such as n01440764; got {classes[0]}; leave --real_labels out"
+        )
     return RealLabelsImagenet(names, real_json=str(path))
 
 

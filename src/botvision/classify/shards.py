@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -126,10 +126,13 @@ def parsed(text: bytes, source: str) -> Any:
 
 
 def count_samples(path: str) -> int:
-    """Labelled images of a local tar file, by its headers."""
+    """Labelled images of a local tar file, by its headers, as `read_shard` reads them: a name ends at its first dot."""
+    from webdataset.tariterators import base_plus_ext
+
     try:
         with tarfile.open(path) as tar:
-            return sum(PurePosixPath(entry.name).suffix == LABEL for entry in tar)
+            names = (entry.name for entry in tar if entry.isreg() and not NO_SAMPLES.match(entry.name))
+            return sum((base_plus_ext(name)[1] or "").lower() == LABEL[1:] for name in names)
     except BROKEN as error:
         raise ValueError(
             f"shard {path} is no whole tar file: {' '.join(str(error).split())}; write it again"

@@ -42,20 +42,21 @@ class Folders:
         try:
             folder = Visible(str(root), is_valid_file=lambda path: is_image(path, root))
         except FileNotFoundError as error:
-            empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not has_image(f)]
+            folders = [f for f in sorted(root.iterdir()) if f.is_dir() and not is_hidden(f, root)]
+            empty = [f.name for f in folders if not has_image(f)]
             if not empty:
                 raise ValueError(
                     f"{root} has no class folders; its images must lie in a folder for each class"
                 ) from error
             raise ValueError(
                 f"{root} has class folders without an image: {', '.join(empty[:5])} ({len(empty)} of them); "
-                "fill or remove them"
+                "fill them, or remove them from every split"
             ) from error
         if {name.lower() for name in folder.classes} <= SPLITS:
-            first = root / folder.classes[-1]
+            first = next((name for name in folder.classes if name.lower().startswith("train")), folder.classes[0])
             raise ValueError(
                 f"{root} holds splits ({', '.join(folder.classes)}), not classes; give each by itself, e.g. "
-                f"--data.train {first}"
+                f"--data.train {root / first}"
             )
         check_depth(root, folder.classes)
         check_links(root, [path for path, _ in folder.samples])
@@ -119,8 +120,8 @@ def check_links(root: Path, paths: Sequence[str]) -> None:
 
 
 def has_image(folder: Path) -> bool:
-    """Whether any file in or below it has an image's suffix."""
-    return any(Path(name).suffix.lower() in image_names() for _, _, names in os.walk(folder) for name in names)
+    """Whether any file in or below it is meant as an image."""
+    return any(is_image(str(Path(place) / name), folder) for place, _, names in os.walk(folder) for name in names)
 
 
 class Digits:
@@ -246,8 +247,10 @@ class Part:
         self.source = source
         self.classes = source.classes
         self.numbers: list[int] = []
-        for label, name in enumerate(self.classes):
-            own = [number for number, (_, its) in enumerate(samples) if its == label]
+        by_label: list[list[int]] = [[] for _ in self.classes]
+        for number, (_, label) in enumerate(samples):
+            by_label[label].append(number)
+        for name, own in zip(self.classes, by_label, strict=True):
             if len(own) < 2:
                 raise ValueError(f"class {name} has {len(own)} images, and two splits need two; add images")
             files = by_file(samples, own)

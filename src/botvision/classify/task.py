@@ -13,7 +13,7 @@ from botvision.classify.config import DataConfig, ModelConfig, OptimConfig, chec
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
 from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.intake import save_samples, told, trained_on
-from botvision.classify.model import build_model, load_classifier, normalisation
+from botvision.classify.model import build_model, load_classifier, normalisation, other_normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.classify.report import ClassifierReporter
 from botvision.draw.classes import draw_confusion, draw_predictions
@@ -101,8 +101,14 @@ class Classification(Task[Summary]):
         check_rates(self.optim)
         check_shares(**{"data.crop": self.data.crop})
         check_augment(self.data.augment)
-        if "num_classes" in (self.model.options or {}):
-            raise ValueError("model.options has num_classes, which is that of the data; leave it out")
+        for name, why in (("num_classes", "that of the data"), ("in_chans", "3: images are read as RGB")):
+            if name in (self.model.options or {}):
+                raise ValueError(f"model.options has {name}, which is {why}; leave it out")
+        for name in ("drop", "drop_path"):
+            if not 0 <= (share := getattr(self.model, name)) < 1:
+                raise ValueError(f"model.{name}={share:g} must be at least 0 and below 1; e.g. 0.1")
+        if self.data.bad_limit < 0:
+            raise ValueError(f"data.bad_limit={self.data.bad_limit} must be at least 0, which allows none")
         check_counts(engine, **{"optim.accumulate": self.optim.accumulate})
         if self.optim.freeze and not (self.backbone_weights or self.model.pretrained):
             raise ValueError(
@@ -116,6 +122,8 @@ class Classification(Task[Summary]):
         network = build_model(self.model, len(train.classes), pretrained=self.model.pretrained and not session.resumes)
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(network, self.backbone_weights)}")
+            if told := other_normalisation(network, self.backbone_weights):
+                print(told, file=sys.stderr)
         network = session.prepared(network)
         module = ClassifierModule(network, config=self.model, optim=self.optim, data=self.data, train=train)
         return Parts(module, train.batches, val.batches)
