@@ -175,7 +175,7 @@ class VideoWriter:
         self.last = -1
 
     def write(self, image: NDArray[np.uint8], seconds: float) -> None:
-        """A frame (H, W, 3) RGB at its time; an odd last row or column is left out, as H.264 wants, a lone one doubled."""
+        """A frame (H, W, 3) RGB at its time; for H.264 an odd last row or column is left out, a lone one doubled."""
         image = image.repeat(1 + (image.shape[0] == 1), 0).repeat(1 + (image.shape[1] == 1), 1)
         height, width = (side // 2 * 2 for side in image.shape[:2])
         if self.stream is None:
