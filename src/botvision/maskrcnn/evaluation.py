@@ -105,7 +105,8 @@ def use_classes_of(detector: Detector, dataset: CocoInstances) -> None:
     # of two of one name, as Roboflow's first and empty one may have, the one that has objects
     by_name = {c.name: c for c in sorted(dataset.categories, key=lambda category: dataset.counts[category.id])}
     strange = {category.name for category in dataset.categories if dataset.counts[category.id]} - set(own)
-    if strange or not set(own) & set(by_name):
+    unknown = set(by_name) - set(own)
+    if strange or (unknown and not set(own) <= set(by_name)):
         raise ValueError(
             f"the detector finds {len(detector.categories)} classes ({detector.category_names}), but "
             f"{dataset.annotations} has {len(dataset.categories)} "
