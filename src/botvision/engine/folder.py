@@ -174,7 +174,9 @@ def moved_file(value: Any, out: Path) -> Any:
     if not isinstance(value, str | Path) or not str(value).endswith(".json") or Path(value).is_file():
         return value
     here = out / "annotations" / Path(value).name
-    return type(value)(here) if isinstance(value, str) and here.is_file() else here if here.is_file() else value
+    if not here.is_file():
+        return value
+    return str(here) if isinstance(value, str) else here
 
 
 def plain_config(engine: EngineConfig, **parts: Any) -> dict[str, Any]:
