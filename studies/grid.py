@@ -72,6 +72,11 @@ class Grid:
     finding: str = ""
     remarks: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def has_paper(self) -> bool:
+        """Whether any variant has a counterpart among the paper's rows."""
+        return any(variant.paper for variant in self.variants.values())
+
     def label(self, variant: str, seeds: Collection[int]) -> str:
         """A variant's title, with its seeds where they are not all of the grid's."""
         title = self.variants[variant].title

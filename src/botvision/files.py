@@ -205,6 +205,19 @@ def check_no_file(path: Path) -> None:
         raise ValueError(f"{path} is a file; give a folder as --out")
 
 
+def check_page(out: Path, *, name: str) -> None:
+    """Refuse a place that a page cannot have; `name` is what it is usually called.
+
+    Raises:
+        ValueError: a folder, a place in a file, or a file of another kind, which it would replace.
+    """
+    check_no_file(out.parent)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / name}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out={out} must end in .html: a page is written, and replaces what is there")
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written into, before long work for it begins.
 

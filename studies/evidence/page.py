@@ -141,7 +141,6 @@ def published(evidence: Evidence, variant: str) -> Coco | None:
 def differences_table(evidence: Evidence) -> str:
     """The paper's differences, and ours in every world that has runs; where the paper has none, of accuracy too."""
     worlds = [world for world in evidence.grid.worlds if evidence.found.get(world)]
-    has_paper = any(variant.paper for variant in evidence.grid.variants.values())
     rows = []
     for one, other in DIFFERENCES:
         if not {one, other} <= set(evidence.grid.variants):
@@ -152,12 +151,12 @@ def differences_table(evidence: Evidence) -> str:
         )
         title = f"{evidence.title(one)} − {evidence.title(other)}"
         cells = [difference_cell(evidence, world, one, other) for world in worlds]
-        if has_paper:
+        if evidence.grid.has_paper:
             rows.append([title, gain, *cells])
             continue
         named_right = [named_cell(evidence, world, one, other) for world in worlds]
         rows.append([title, *chain.from_iterable(zip(cells, named_right, strict=True))])
-    if has_paper:
+    if evidence.grid.has_paper:
         return table(["difference", "paper, COCO", *(f"here, {world}" for world in worlds)], rows)
     heads = [(f"{world}: box / mask AP", f"{world}: classified right, points") for world in worlds]
     return table(["difference", *chain.from_iterable(heads)], rows)
@@ -266,11 +265,10 @@ def overall(evidence: Evidence, world: str) -> str:
     """One row a variant, the paper's figures beside ours."""
     base = evidence.grid.baseline
     steps = evidence.values(world, base, lambda r: r["step_ms"])
-    has_paper = any(variant.paper for variant in evidence.grid.variants.values())
     rows = []
     for variant, seeds in rows_of(evidence, world):
         theirs = published(evidence, variant)
-        paper = [f"{theirs.box} / {theirs.mask}" if theirs else ""] if has_paper else []
+        paper = [f"{theirs.box} / {theirs.mask}" if theirs else ""] if evidence.grid.has_paper else []
         if not seeds:
             rows.append([evidence.title(variant), *paper, *[NOT_RUN] * 2, *[""] * 7])
             continue
@@ -289,7 +287,7 @@ def overall(evidence: Evidence, world: str) -> str:
         rows.append(row)
     head = ["box AP", "mask AP", "Δ box", "Δ mask", "classified right, %", "seeds", "parameters", "M.Adds",
             "step, × baseline"]  # fmt: skip
-    return table(["", *(["paper: box / mask"] if has_paper else []), *head], rows)
+    return table(["", *(["paper: box / mask"] if evidence.grid.has_paper else []), *head], rows)
 
 
 def split_table(evidence: Evidence, world: str, key: str) -> str:

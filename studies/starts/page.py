@@ -33,11 +33,13 @@ def build_page(results: Path) -> str:
     shares = by_seed(found)
     worlds = [world for world in WORLDS if any(key[1] == world for key in shares)]
     detectors = read_detectors(results.parent / DETECTORS)
-    tasks = [*linear_tasks(shares, worlds), *detector_tasks(detectors), *recipe_tasks(results.parent)]
+    detected, by_recipe = detector_tasks(detectors), recipe_tasks(results.parent)
+    near = detected.get("pair_near")
+    tasks = [*linear_tasks(shares, worlds), *detected.values(), *by_recipe]
     return render(
         Path(__file__).with_name("page.md.jinja"),
         summary=summary_table(tasks),
-        by_recipe={task.key: task for task in tasks if task.key},
+        by_recipe={task.key: task for task in by_recipe if task.key},
         shares=share_table(shares, worlds, found),
         differences=difference_table(shares, worlds),
         heads=head_table(found, worlds),
@@ -48,7 +50,7 @@ def build_page(results: Path) -> str:
         hardware=sorted({one["hardware"] for one in found}),
         missing=missing(shares),
         detector=detector_table(detectors),
-        near_box=box_difference(detectors, "pair_near", "directional", "paper"),
+        near_box=counted(near.to_paper if near else None, sign=True),
         commits=sorted({one["commit"] for one in found}),
         setting={
             "size": SIZE,
@@ -163,22 +165,16 @@ def detector_table(found: Detectors) -> str:
     return table(["", *head], rows) if rows else NOT_RUN
 
 
-def detector_tasks(found: Detectors) -> list[Task]:
+def detector_tasks(found: Detectors) -> dict[str, Task]:
     """The worlds in which both starts were trained without the auxiliary classifier."""
-    grid, tasks = read_grid(GRID), []
+    grid, tasks = read_grid(GRID), {}
     for world in grid.worlds:
         boxes = {n: {seed: run["box"] for seed, run in found.get((n, world), {}).items()} for n in grid.variants}
         if boxes["paper"] and boxes["directional"]:
             without = {grid.variants[name].title: boxes[name] for name in BASELINES if boxes[name]}
-            tasks.append(Task(f"*{world}*, Mask R-CNN", "box AP", boxes["paper"], boxes["directional"], without))
+            title = f"*{world}*, Mask R-CNN"
+            tasks[world] = Task(title, "box AP", boxes["paper"], boxes["directional"], without)
     return tasks
-
-
-def box_difference(found: Detectors, world: str, one: str, other: str) -> str:
-    """Of box AP, in per cent."""
-    ours, theirs = ({seed: run["box"] for seed, run in found.get((name, world), {}).items()} for name in (one, other))
-    apart = difference(ours, theirs)
-    return NOT_RUN if apart is None else f"{apart.text(sign=True)} (n = {apart.seeds})"
 
 
 def missing(shares: Shares) -> list[str]:

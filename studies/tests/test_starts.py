@@ -20,6 +20,7 @@ from studies.starts.forms import FORMS, Gated
 from studies.starts.page import build_page, counted
 from studies.starts.sweep import starts
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse's, of whichever file comes first
 ROOT = Path(__file__).parent.parent.parent
 FILED = ROOT / "benchmarks" / "results" / "starts"
 

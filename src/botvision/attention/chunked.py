@@ -63,15 +63,13 @@ class _Chunked(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, rel_h, rel_w)
         ctx.scale = scale
         (blocks, memory), out = plan(q, queries=BLOCK_QUERIES), None
-        with torch.autocast(q.device.type, enabled=False):  # the caller's dtype, whatever the number of blocks
-            for g, c in blocks:
-                bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
-                inputs = (q[None, g, c], k[None, g], v[None, g], bias)
-                part = scaled_dot_product_attention(*inputs, scale=scale)
-                if len(blocks) == 1:
-                    return part  # a copy would take a tenth of a small map's time
-                out = v.new_empty(1, *v.shape) if out is None else out
-                out[0, g, c] = part[0]
+        for g, c in blocks:
+            bias = write_bias(rel_h[g, c], rel_w[g, c], memory)[None]  # torch's CPU kernel takes four dimensions
+            part = scaled_dot_product_attention(q[None, g, c], k[None, g], v[None, g], bias, scale=scale)
+            if len(blocks) == 1:
+                return part  # a copy would take a tenth of a small map's time
+            out = v.new_empty(1, *v.shape) if out is None else out
+            out[0, g, c] = part[0]
         return v.new_empty(1, *v.shape) if out is None else out
 
     @staticmethod

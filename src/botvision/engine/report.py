@@ -16,9 +16,8 @@ from botvision.draw.sections import Cell, Markup, Section, contents, escaped, fo
 from botvision.engine.intervals import Interval, difference, interval, verdict
 from botvision.engine.record import Record
 from botvision.engine.reporter import Entry, Group, Headline, Reporter
-from botvision.files import check_no_file, write_text
+from botvision.files import check_page, write_text
 
-PAGES = (".html", ".htm")
 SECONDS = 60.0  # that the model of a run that has just ended looks at images, at most
 
 
@@ -47,11 +46,7 @@ def place_of(out: Path | None, records: Sequence[Record]) -> Path:
     """
     if out is None:
         out = records[0].path / "report.html" if len(records) == 1 else Path("report.html")
-    check_no_file(out.parent)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'report.html'}")
-    if out.suffix.lower() not in PAGES:
-        raise ValueError(f"out={out} must end in .html, since the report is a page; e.g. {out.with_suffix('.html')}")
+    check_page(out, name="report.html")
     return out
 
 

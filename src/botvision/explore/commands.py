@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from botvision.files import check_no_file, whole_file
+from botvision.files import check_page, whole_file
 
 if TYPE_CHECKING:
     from botvision.explore.page import Explored
@@ -56,11 +56,7 @@ def explore(
     from botvision.inputs import find_images, open_image
 
     out = Path(out)
-    check_no_file(out.parent)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; give a file as --out, e.g. {out / 'explore.html'}")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"out={out} must end in .html: a page is written, and replaces what is there")
+    check_page(out, name="explore.html")
     images = (images,) if isinstance(images, str | Path) else images
     if not images:
         raise ValueError("explore needs at least one image; give a file, a folder or a quoted glob")
