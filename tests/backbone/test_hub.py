@@ -94,7 +94,7 @@ def test_the_card_says_what_one_must_know(tmp_path):
 
 def test_the_options_do_not_need_timms_own_memory(tmp_path, monkeypatch):
     """timm before 1.0.31 does not record what a model was built with."""
-    model = shaken(output_stride=16, act_layer="silu", stem_type="deep", position="absolute")
+    model = shaken(layers=(1, 2, 1, 2), output_stride=16, act_layer="silu", stem_type="deep", position="absolute")
     del model._model_args, model._traits
     again = botvision.from_pretrained(botvision.save_pretrained(model, tmp_path / "m", how_trained="Shaken.")).eval()
     x = torch.randn(1, 3, 64, 64)

@@ -164,6 +164,21 @@ def test_a_file_of_timms_training_script_is_read(tmp_path):
     assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
 
 
+@pytest.mark.parametrize(
+    ("key", "wrapped"), [("state_dict_ema", False), ("model_ema", True)], ids=["timm", "torchvision"]
+)
+def test_averaged_weights_are_taken_where_a_file_keeps_both(key, wrapped, tmp_path):
+    """As timm's own loaders do; torchvision's script keeps torch's AveragedModel, with its counter."""
+    last, source = (timm.create_model("resnet26", num_classes=3) for _ in range(2))
+    averaged = torch.optim.swa_utils.AveragedModel(source) if wrapped else source
+    torch.save({"state_dict": last.state_dict(), key: averaged.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pth")
+    model = botvision.create_model("botnet26", num_classes=3)
+    report = load_resnet(model, tmp_path / "checkpoint.pth")
+    assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert torch.equal(model.fc.weight, source.fc.weight)
+    assert not any("n_averaged" in name for name in report.unused)
+
+
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model."])
 def test_names_of_wrapped_models_are_unwrapped(wrapper):
     source = botvision.create_model("botnet14")

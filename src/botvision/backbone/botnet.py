@@ -99,7 +99,8 @@ class BoTNet(ResNet):
                 extra.zero_init_last()
         own = {"shortcut_act": shortcut_act, "insert": [*insert], "insert_block": insert_block}
         timms = {name: value for name, value in resnet.items() if name not in UNTOLD}
-        self.model_args = {**timms, **attention, **own, "output_stride": output_stride, "in_chans": self.in_chans}
+        own |= {"layers": [*layers], "output_stride": output_stride, "in_chans": self.in_chans}
+        self.model_args = {**timms, **attention, **own}
         self.set_input_size(img_size)
         for layer, _ in self.attention_maps(img_size):
             layer.reset_parameters()

@@ -24,6 +24,9 @@ Source = Mapping[str, Tensor] | str | Path
 SUFFIXES = {".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors"}
 WRAPPERS = ("module.", "_orig_mod.")  # put before every name by data-parallel and compiled models
 OURS = "model."  # of a classifier's run
+# where training scripts keep a state dict: the averaged weights before the last ones, as timm's loaders take them
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
+AVERAGES = "n_averaged"  # torch's AveragedModel counts them beside its weights
 
 
 class LoadReport(NamedTuple):
@@ -67,7 +70,8 @@ def load_weights(
 
     Args:
         model: a BoTNet, a stage, a block or an `MHSA2d`.
-        source: a state dict, a file of one (.pt, .pth, .safetensors, …), or a timm model name, which downloads.
+        source: a state dict, a file of one (.pt, .pth, .safetensors, …; of a training script that keeps averaged
+            weights too, those), or a timm model name, which downloads.
         prefix: take only the source's names that begin with it, without it.
         scaled_positions: of timm's `BottleneckAttn`, see `convert`.
         exact: refuse what would not compute the same; otherwise load what fits and report the rest.
@@ -228,7 +232,8 @@ def read_state(source: Source) -> dict[str, Tensor]:
     """A state dict from wherever it is, without the prefixes of data-parallel and compiled models and of our runs."""
     if not isinstance(source, Mapping | str | Path):
         raise ValueError(f"weights come as a state dict, a file or a timm name; got {type(source).__name__}")
-    state = dict(source) if isinstance(source, Mapping) else dict(read_weights(source))
+    tensors = source if isinstance(source, Mapping) else read_weights(source)
+    state = {key: value for key, value in tensors.items() if key != AVERAGES}
     while wrapper := next((w for w in (*WRAPPERS, OURS) if state and all(key.startswith(w) for key in state)), None):
         state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return state
@@ -248,8 +253,8 @@ def read_weights(source: str | Path) -> Mapping[str, Tensor]:
                     content = torch.load(path, "cpu", weights_only=True)
         except Exception as error:  # torch and safetensors raise nine kinds between them
             raise ValueError(f"{source} is not a file of weights; give a .pth or .safetensors state dict") from error
-        for key in ("state_dict", "model_state", "model"):
-            content = content.get(key, content) if isinstance(content, dict) else content
+        for key in CONTAINERS:
+            content = content.get(key) or content if isinstance(content, dict) else content
         if not isinstance(content, dict):
             raise ValueError(f"{source} holds no state dict; give a file with tensors by name")
         check_tensors(content, source)
