@@ -12,6 +12,7 @@ import pytest
 import torch
 import ultralytics
 from PIL import Image
+from ultralytics.engine import tuner
 from ultralytics.utils import dist
 
 from botvision_yolo import YOLO, botify
@@ -53,7 +54,13 @@ def test_each_epochs_log_has_the_entropy_of_attention(best, data, tmp_path, smal
     after = model.model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert model.model.training
-    assert not entropies(SimpleNamespace(model=YOLO("yolo11n.yaml").model, seen=trainer.seen))
+    plain = YOLO("yolo11n.yaml").model
+    assert not entropies(SimpleNamespace(model=plain, seen=trainer.seen))
+    distilled = torch.nn.Module()  # as ultralytics holds a student beside its teacher
+    distilled.student_model, distilled.teacher_model = plain, model.model
+    assert not entropies(SimpleNamespace(model=distilled, seen=trainer.seen))
+    distilled.student_model, distilled.teacher_model = model.model, plain
+    assert not any("student" in head.layer for head in entropies(SimpleNamespace(model=distilled, seen=trainer.seen)))
 
 
 @pytest.mark.parametrize("opened", [YOLO, ultralytics.YOLO], ids=["ours", "stock"])
@@ -170,6 +177,24 @@ def test_rows_are_frozen_by_name_whatever_way_the_word_came():
         assert trainer.args.freeze == rows
     with pytest.raises(ValueError, match="freeze='neck': no row is named 'neck'; use a number, or backbone, Conv"):
         Ours(freeze="neck").get_model()
+
+
+def test_tuning_begins_with_aligned_weights(trained, tmp_path, monkeypatch):
+    """Its trainings are commands of ultralytics' own, which load `pretrained` by the rows' numbers."""
+    seen = {}
+    monkeypatch.setattr(ultralytics.YOLO, "tune", lambda self, **options: seen.update(options))
+    monkeypatch.delattr(tuner, "subprocess", raising=False)
+    plain = trained("yolo11n.yaml")
+    plain.save(tmp_path / "plain.pt")
+    model = YOLO("yolo11n-mhsa.yaml")
+    model.tune(pretrained=str(tmp_path / "plain.pt"), epochs=1)
+    assert seen == {"epochs": 1}
+    assert torch.equal(model.model.model[-2].cv1.conv.weight, plain.model.model[-2].cv1.conv.weight.half().float())
+    monkeypatch.setattr(tuner, "subprocess", subprocess, raising=False)
+    with pytest.raises(ValueError, match="align no rows; write a seed and tune that: bot-yolo init"):
+        model.tune(pretrained=str(tmp_path / "plain.pt"))
+    YOLO("yolo11n.yaml").tune(pretrained=str(tmp_path / "plain.pt"))
+    assert seen["pretrained"] == str(tmp_path / "plain.pt")
 
 
 def test_a_line_that_a_kill_has_cut_off_is_not_gone_on_with(tmp_path):

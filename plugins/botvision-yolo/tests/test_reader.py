@@ -8,13 +8,14 @@ import pytest
 import torch
 import ultralytics
 from ultralytics.nn import tasks
-from ultralytics.nn.modules import C3k2
+from ultralytics.nn.modules import C3k2, Conv
 from ultralytics.utils import LOGGER
 
 from botvision.attention import MHSA2d
 from botvision_yolo import YOLO
 from botvision_yolo import registry as plug
 from botvision_yolo.blocks import ResidualMHSA2d
+from botvision_yolo.reader import reading
 from botvision_yolo.variants import write_yaml
 
 
@@ -159,7 +160,10 @@ def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, capl
         ([-1, 1, "MHSA2d"], r"row 1 \[-1, 1, 'MHSA2d'\]: a row is \[from, repeats, module, arguments\]; e.g."),
         ([-1, 1, "MHSA2d", None], "arguments must be a list, got None; write \\[\\] for none"),
         ([-1, 1, 5, []], "row 1 .*; module must be a name, got 5"),
-        ([-1, None, "MHSA2d", []], "row 1 .*; repeats must be a number, got None"),
+        ([-1, None, "MHSA2d", []], "row 1 .*; repeats must be a number of at least 0, got None"),
+        ([-1, -1, "MHSA2d", []], "row 1 .*; repeats must be a number of at least 0, got -1"),
+        ([-1, 1, "MHSA2d", [0, "to left"]], "row 1 .*: position must be a word; got 'to left'"),
+        ([-1, 1, "C3k2", [256, "a b"]], "row 1 .*invalid syntax"),
         ([None, 1, "MHSA2d", []], "row 1 .*; from must be a row's number or a list of them, got None"),
         ("MHSA2d", "row 1 'MHSA2d': a row is"),
         ([-1, 1, "MHSA2d", [None]], "row 1 .*: num_heads must be a whole number; got None"),
@@ -174,6 +178,25 @@ def test_on_a_patched_ultralytics_the_users_own_mhsa_is_theirs(monkeypatch, capl
 def test_a_bad_row_is_named(row, message):
     with pytest.raises(ValueError, match=message):
         read(CONV, row)
+
+
+def test_quoted_arguments_are_read_as_ultralytics_own_are():
+    [_, layer] = read(CONV, [-1, 1, "MHSA2d", ["2", "relative", "True", "False", "paper", "None", "0.1"]])
+    assert (layer.mhsa.num_heads, layer.mhsa.position_std, layer.mhsa.qkv.bias) == (2, 0.1, None)
+
+
+def test_a_bad_row_leaves_the_next_model_its_activation():
+    before = Conv.default_act
+    with pytest.raises(ValueError, match="num_heads=5 does not divide"):
+        read(CONV, [-1, 1, "MHSA2d", [5]], activation="torch.nn.ReLU()")
+    assert Conv.default_act is before
+
+
+def test_older_readers_find_a_scale_in_a_yaml_without_any():
+    """They ask for `scale in "mlx"` of every C3k2, which None is not."""
+    seen = []
+    reading(lambda d, ch, verbose: seen.append(d["scale"] in "mlx"))({"nc": 1, "backbone": [CONV], "head": []}, 3)
+    assert seen == [False]
 
 
 def test_the_readers_input_is_not_changed():

@@ -75,6 +75,31 @@ def test_other_families(name, row, block):
     assert changed == 1 or len(model.yaml["backbone"]) == len(plain["backbone"]) + 1
 
 
+@pytest.mark.parametrize("scale", "nm")
+def test_the_head_is_the_plain_models(scale):
+    """By its last stage's `C3k2BoT` the reader once took a YOLOv8 for a YOLO11, whose head is another."""
+    names = [name for name in known_names(scale) if "-botnet" in name and "directional" not in name]
+    scaled = [name for name in names if not (found := re.match(r"yolov10(.)", name)) or found[1] == scale]
+    assert len(scaled) > 10
+    for name in scaled:
+        plain = split(name)[0]
+        with torch.device("meta"):
+            rows, theirs = (
+                tasks.parse_model(tasks.yaml_model_load(path), 3, verbose=False)[0]
+                for path in (write_yaml(name), plain)
+            )
+        heads = [{key: value.shape for key, value in those[-1].state_dict().items()} for those in (rows, theirs)]
+        assert heads[0] == heads[1], name
+
+
+def test_c3k_is_of_yolo11_and_later():
+    with torch.device("meta"):
+        for name, inner in (("yolov8m-botnet.yaml", BoTBottleneck), ("yolo11m-botnet.yaml", C3BoT)):
+            rows, _ = tasks.parse_model(tasks.yaml_model_load(write_yaml(name)), 3, verbose=False)
+            [block] = [row for row in rows if isinstance(row, C3k2BoT)]
+            assert {type(part) for part in block.m} == {inner}
+
+
 def test_the_inserted_row_renumbers_as_the_posts_yaml_written_by_hand():
     d = derive(tasks.yaml_model_load("yolo11n.yaml"), "mhsa")
     assert [row[2] for row in d["backbone"]][8:] == ["C3k2", "SPPF", "MHSA2d", "C2PSA"]

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
+from torch import nn
 from ultralytics.engine import tuner
 from ultralytics.utils import LOGGER
 
+from botvision.attention import MHSA2d
 from botvision_yolo.trainer import TRAINERS, rows_named
 from botvision_yolo.transfer import load_pretrained, telling_forks
 from botvision_yolo.variants import is_derived, users_own, write_yaml
@@ -63,7 +65,8 @@ class YOLO(ultralytics.YOLO):
         several = isinstance(options.get("data"), list | tuple)
         if several and trainer is None:  # otherwise ultralytics starts commands of its own, with its own trainers
             trainer = self._smart_load("trainer")
-        with telling_forks(options.get("pretrained")):
+        files = [options[name] for name in ("pretrained", "model") if isinstance(options.get(name), str | Path)]
+        with telling_forks(" or ".join(map(str, files))):
             done = super().train(trainer, **options)
         if several and (failed := [name for name, metrics in done.items() if metrics is None]):
             names = ", ".join(failed)
@@ -71,19 +74,29 @@ class YOLO(ultralytics.YOLO):
         return done
 
     def tune(self, *arguments: Any, **options: Any) -> Any:
-        """Tune as ultralytics does.
+        """Tune as ultralytics does; `pretrained` goes by aligned rows.
 
         Raises:
-            ValueError: a yaml, on versions whose tuner runs commands, which do not know our blocks.
+            ValueError: a yaml or `pretrained=` a file, on versions whose tuner runs commands, which do not know our
+                blocks and align no rows.
         """
-        if not self.ckpt and hasattr(tuner, "subprocess"):
-            raise ValueError(
-                f"ultralytics {ultralytics.__version__} tunes by commands that know no block of ours in a yaml; "
-                "write a seed and tune that: bot-yolo init yolo11n-botnet.pt"
-            )
+        file = options["pretrained"] if isinstance(options.get("pretrained"), str | Path) else None
+        if hasattr(tuner, "subprocess"):
+            if has_ours(self.model) and (not self.ckpt or file):
+                raise ValueError(
+                    f"ultralytics {ultralytics.__version__} tunes by commands that know no block of ours in a yaml and "
+                    "align no rows; write a seed and tune that: bot-yolo init yolo11n-botnet.pt weights=yolo11n.pt"
+                )
+        elif file:  # the commands that it trains by would load it by the rows' numbers
+            self.load(options.pop("pretrained"))
         if isinstance(options.get("freeze"), str):  # it may train by commands that know no names
             options["freeze"] = rows_named(self.model, options["freeze"])
         return super().tune(*arguments, **options)
+
+
+def has_ours(model: Any) -> bool:
+    """Whether a model has attention of ours."""
+    return isinstance(model, nn.Module) and any(isinstance(part, MHSA2d) for part in model.modules())
 
 
 def derived_or_own(name: str) -> Path | None:

@@ -4,13 +4,15 @@ import ast
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import ultralytics
 from torch import nn
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import Conv
 from ultralytics.utils import LOGGER
 
 from botvision_yolo.blocks import BoTBottleneck, C2BoT, C3BoT, C3k2BoT, ResidualMHSA2d
@@ -23,6 +25,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "C3k2BoT": C3k2BoT,
     "C2BoT": C2BoT,
 }
+EARLIER = {"C2f", "C2fCIB", "C3"}  # CSP blocks of YOLOs before 11: another head goes with them, and no c3k
 SNIPPET = "MHSA"  # what the snippet that YOLO forks share calls its row
 SNIPPET_HEADS = 4  # the snippet's own default
 CHANNELS_BEFORE = "c2"  # the reader's own name for the channels of the row before
@@ -36,16 +39,42 @@ def reading(parse: Reader) -> Reader:
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
         try:
             rows = readable(d)
-            named = {row[2] for row in [*rows["backbone"], *rows["head"]]}
-            with reading_ours(alone="C3k2BoT" in named and "C3k2" not in named):
+            if not rows.get("scales") and not rows.get("scale"):
+                rows["scale"] = "-"  # older readers look a scale up in a text, none too
+            with reading_ours(alone=is_eleven(rows) and "C3k2" not in names_of(rows)), activation_kept():
                 return parse(rows, ch, verbose)
-        except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        except (AssertionError, TypeError, ValueError, IndexError, ZeroDivisionError, SyntaxError) as error:
             if (row := row_in(error)) is None:
                 raise
             raise ValueError(f"{told(d, row)}: {str(error) or type(error).__name__}") from error
 
     parse_model.by_botvision = True  # type: ignore[attr-defined]
     return parse_model
+
+
+def names_of(d: dict[str, Any]) -> set[str]:
+    """The blocks that a yaml's rows name."""
+    return {row[2] for row in [*d["backbone"], *d["head"]]}
+
+
+def is_eleven(d: dict[str, Any]) -> bool:
+    """Whether rows are YOLO11's or a later one's: by a `C3k2` in them the reader tells which head is meant.
+
+    `C3k2BoT` counts as one, unless it stands among the blocks of an earlier YOLO.
+    """
+    named = names_of(d)
+    return "C3k2" in named or ("C3k2BoT" in named and not named & EARLIER)
+
+
+@contextmanager
+def activation_kept() -> Iterator[None]:
+    """Give models built later their own activation where a row fails: the reader sets it for the whole process."""
+    before = Conv.default_act
+    try:
+        yield
+    except BaseException:
+        Conv.default_act = before
+        raise
 
 
 def readable(given: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +102,13 @@ def readable(given: dict[str, Any]) -> dict[str, Any]:
                 )
             row[3] = [CHANNELS_BEFORE, *row[3]]
         if row[2] in BLOCKS:
+            row[3] = [unquoted(value) for value in row[3]]
             check_arguments(row, told(given, number))
-        if row[2] == "C3k2BoT" and (scales := d.get("scales")) and str(d.get("scale") or next(iter(scales))) in "mlx":
-            row[3] = [row[3][0], True, *row[3][2:]]  # as the reader does with C3k2
+    scales = d.get("scales")
+    if scales and str(d.get("scale") or next(iter(scales))) in "mlx" and is_eleven(d):
+        for row in [*d["backbone"], *d["head"]]:
+            if row[2] == "C3k2BoT":
+                row[3] = [row[3][0], True, *row[3][2:]]  # as the reader does with C3k2
     if snippets:
         LOGGER.warning(
             f"{'; '.join(snippets)}: read as MHSA2d. The sizes are ignored, since this layer takes any; positions are "
@@ -95,8 +128,8 @@ def check_form(row: Any, number: int) -> None:
     sources = source if isinstance(source, list | tuple) else [source]
     if not sources or not all(is_whole(n) for n in sources):
         raise ValueError(f"{form}; from must be a row's number or a list of them, got {source!r}")
-    if not isinstance(repeats, int | float) or isinstance(repeats, bool):
-        raise ValueError(f"{form}; repeats must be a number, got {repeats!r}")
+    if not isinstance(repeats, int | float) or isinstance(repeats, bool) or repeats < 0:
+        raise ValueError(f"{form}; repeats must be a number of at least 0, got {repeats!r}")
     if not isinstance(name, str):
         raise ValueError(f"{form}; module must be a name, got {name!r}")
     if not isinstance(arguments, list | tuple):
@@ -176,7 +209,8 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
 def check_kind(name: str, value: Any, kind: Any, shown: str) -> None:
     """Refuse an argument of another kind than a block's signature says; a truth value is no number."""
     numbers = {float: int | float, float | None: int | float | None}
-    if not isinstance(value, numbers.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+    fits = isinstance(value, numbers.get(kind, kind)) and (kind is not str or value.isidentifier())
+    if not fits or (isinstance(value, bool) and kind is not bool):
         wanted = {bool: "true or false", int: "a whole number", str: "a word"}.get(kind, "a number")
         raise ValueError(f"{shown}: {name} must be {wanted}; got {value!r}")
 

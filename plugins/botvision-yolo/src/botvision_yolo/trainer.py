@@ -18,6 +18,7 @@ from botvision_yolo.transfer import load_pretrained
 IMAGES = 8  # of the last batch, on which the entropy of attention is measured
 ENTROPY = "attention/entropy"  # column of results.csv: the mean of all heads; each head's own begin with it
 DISTANCE = "attention/distance"
+WRAPPED = ("module", "_orig_mod", "student_model")  # by several GPUs, by torch.compile, with a teacher to distil from
 
 
 class AlignedWeights:
@@ -101,8 +102,8 @@ def entropies(trainer: Any) -> list[HeadStatistics]:
     In training mode, where BatchNorm goes by the batch: in evaluation a young model looks flatter than it is.
     """
     model: Any = trainer.model
-    while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
-        model = inner  # out of the wrapper of several GPUs, or of torch.compile
+    while inner := next((part for name in WRAPPED if isinstance(part := getattr(model, name, None), nn.Module)), None):
+        model = inner
     seen = getattr(trainer, "seen", None)
     if seen is None or not any(isinstance(module, MHSA2d) for module in model.modules()):
         return []
