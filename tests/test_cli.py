@@ -194,6 +194,7 @@ def test_import_botvision_is_light():
     assert done.stdout.strip() == "[]"
 
 
+NOT_TO_SERVE = "lightning,matplotlib,shtab,webdataset,hotcoco,supervision,sklearn,scipy"
 MISSING = "lightning,jsonargparse,matplotlib,shtab,webdataset,hotcoco,pycocotools,supervision,sklearn"
 
 
@@ -212,6 +213,7 @@ MISSING = "lightning,jsonargparse,matplotlib,shtab,webdataset,hotcoco,pycocotool
             "needs supervision; pip install 'botvision[train,detect]'",
         ),
         ("pycocotools", ["scenes", "x"], 2, "scenes needs pycocotools; pip install 'botvision[train,scenes]'"),
+        (NOT_TO_SERVE, ["serve", "--help"], 0, "usage: botvision serve"),
         ("shtab", ["completion", "bash"], 2, "completion needs shtab; pip install 'botvision[train]'"),
     ],
 )
@@ -228,7 +230,11 @@ def test_without_extras_a_command_names_those_it_needs(packages, arguments, code
 def test_every_command_is_said_to_need_extras_that_there_are():
     offered = set(metadata("botvision").get_all("Provides-Extra"))
     commands = [c for below in COMMANDS.values() for c in ([below] if isinstance(below, Command) else below.values())]
-    assert all({"train", "all"} & set(command.extras.split(",")) for command in commands)  # train: the command line
+    line = {"train", "export", "serve"}  # those that bring the command line
+    assert all(line & set(command.extras.split(",")) for command in commands)
+    needed = {str(need) for need in metadata("botvision").get_all("Requires-Dist")}
+    for extra in line - {"export"}:  # which brings `train`
+        assert any("jsonargparse" in need and f'extra == "{extra}"' in need.replace("'", '"') for need in needed), extra
     assert {extra for command in commands for extra in command.extras.split(",")} <= offered
 
 
@@ -296,6 +302,52 @@ def test_none_is_no_value(typed, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["optim"]["ema"] is None
 
 
+def test_a_name_that_yaml_would_read_as_nothing_is_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("#3.html", "&b.html"):
+        for typed in (["--out", name], [f"--out={name}"]):
+            with pytest.raises(SystemExit):
+                main(["report", "run", *typed, "--print_config"])
+            assert Path(yaml.safe_load(capsys.readouterr().out)["out"]) == Path(name)
+
+
+def test_a_name_in_another_code_is_refused_by_name(capsys):
+    assert main(["explore", "m.ckpt", "bad\udce9.jpg"]) == 2
+    assert "'bad\\udce9.jpg' is not in UTF-8; rename the file, or give its folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", ["ascii", "latin-1"])
+def test_help_is_written_in_every_terminals_code(code):
+    done = subprocess.run(
+        [sys.executable, "-m", "botvision", "maskrcnn", "train", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": code},
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert b"usage: botvision maskrcnn train" in done.stdout
+
+
+def test_a_package_that_does_not_load_is_one_line():
+    told = pytest.raises(ValueError, match="maskrcnn predict needs cv2, which does not load: libGL")
+    with told, extras_named(COMMANDS["maskrcnn"]["predict"], "maskrcnn predict"):
+        raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extras"),
+    [
+        (COMMANDS["maskrcnn"]["predict"], "onnxruntime", "train,detect,deploy"),
+        (COMMANDS["classify"]["evaluate"], "openvino", "train,export"),
+        (COMMANDS["serve"], "openvino", "serve,export"),
+        (COMMANDS["export"], "openvino", "export"),
+    ],
+)
+def test_a_missing_engine_is_told_with_the_extra_that_brings_it(command, package, extras):
+    told = pytest.raises(ValueError, match=re.escape(f"it needs {package}; pip install 'botvision[{extras}]'"))
+    with told, extras_named(command, "it"):
+        raise ModuleNotFoundError(name=package)
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [
@@ -321,6 +373,7 @@ def test_dashes_and_several_numbers_are_taken(given, read):
         (["--sizes", "64"], ["--sizes", "[64]"]),
         (["--worlds", "[side, key]"], ["--worlds", "[side, key]"]),
         (["--worlds=[side]", "x"], ["--worlds=[side]", "x"]),
+        (["--worlds", "[1] a", "b"], ["--worlds", '["[1] a", "b"]']),
     ],
 )
 def test_lists_are_taken_without_brackets(given, read):
@@ -334,6 +387,7 @@ def test_lists_are_taken_without_brackets(given, read):
         (["--out", "x", "botnet14", "a.png"], ["botnet14", '["a.png"]', "--out", "x"]),
         (["botnet14", "--max_mb=3", "a.png", "7.png"], ["botnet14", '["a.png", "7.png"]', "--max_mb=3"]),
         (["botnet14", "[a.png]"], ["botnet14", "[a.png]"]),
+        (["botnet14", "[2024] a.png", "b.png"], ["botnet14", '["[2024] a.png", "b.png"]']),
         (["botnet14"], ["botnet14"]),
     ],
 )

@@ -38,7 +38,13 @@ EXTRAS = {  # which of its extras a part may import from, besides what is always
     },
 }
 BROUGHT = {"triton": "torch brings it where it has kernels, and `tiled` refuses where it is not"}
-THROUGH = {"serve": {"pycocotools": "maskrcnn.masks, which serve imports, writes RLE with it"}}
+THROUGH = {
+    "serve": {
+        "pycocotools": "maskrcnn.masks, which serve imports, writes RLE with it",
+        "jsonargparse": "cli, by which it is started, reads flags with it",
+        "pyyaml": "engine.settings, which cli imports, reads YAML with it",
+    }
+}
 UNIMPORTED = {
     "botvision": {
         "tensorboard": "torch writes its files with it",

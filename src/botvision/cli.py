@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import io
 import json
 import logging
 import os
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 from botvision import __version__
 from botvision.completion import Shell, add_flags, script
 from botvision.engine.settings import read_yaml
+from botvision.files import is_file
 from botvision.usage import REQUIRED, Flag, Paragraphs, about, explain, flags_of, refusal, types_in, words_of
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 ALONE = {"--help", "--print_config"}  # flags without a value
+ENGINES = {"onnxruntime": "deploy", "openvino": "export"}  # which run exported files: the extra that brings each
 
 
 class Command(NamedTuple):
@@ -82,7 +85,7 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
             "train",
         ),
         "deploy": Command(
-            "botvision.bench.commands:deploy", "time eager, fused, compiled and exported models", "train,detect,export"
+            "botvision.bench.commands:deploy", "time eager, fused, compiled and exported models", "export"
         ),
     },
     "draw": {
@@ -102,9 +105,9 @@ COMMANDS: dict[str, dict[str, Command] | Command] = {
     "export": Command(
         "botvision.export.commands:export",
         "write a model as ONNX, OpenVINO, torch.export or TorchScript, proved",
-        "train,detect,export",
+        "export",
     ),
-    "serve": Command("botvision.serve.commands:serve", "serve an exported model over HTTP", "train,serve"),
+    "serve": Command("botvision.serve.commands:serve", "serve an exported model over HTTP", "serve"),
     "digits": Command(
         "botvision.digits:make_digits", "write handwritten digits as class folders or tar shards", "train,scenes"
     ),
@@ -123,6 +126,7 @@ GROUPS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 2, Ctrl-C is 130, SIGTERM in training 143."""
+    any_terminal()
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt as stopped:  # a run that was stopped says itself how to go on with it
@@ -149,6 +153,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def any_terminal() -> None:
+    """Have help written where a terminal's code lacks our signs: by their numbers, where Python would refuse."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def tell(result: Any) -> None:
     """Print a result, to the last byte: a reader that has gone, as `head` does, is no fault.
 
@@ -166,7 +177,14 @@ def tell(result: Any) -> None:
 
 
 def called(command: Command, words: Sequence[str], arguments: list[str]) -> Any:
-    """What a command's function returns for the flags that were typed."""
+    """What a command's function returns for the flags that were typed.
+
+    Raises:
+        ValueError: words that are no text, which a file's name may be.
+    """
+    for argument in arguments:
+        if not argument.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in argument):
+            raise ValueError(f"{argument!r} is not in UTF-8; rename the file, or give its folder")
     parser = command_parser(command, prog=f"botvision {' '.join(words)}")
     function = load(command.function)
     flags = flags_of(function)
@@ -186,15 +204,20 @@ def extras_named(command: Command, words: str) -> Iterator[None]:
     """Say which extras bring a package that is not installed.
 
     Raises:
-        ValueError: in place of a ModuleNotFoundError of another package than ours.
+        ValueError: in place of a ModuleNotFoundError of another package than ours, and of an ImportError of one that is
+            there and does not load.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "botvision"):
             raise
-        raise ValueError(f"{words} needs {package}; pip install 'botvision[{command.extras}]'") from error
+        if not isinstance(error, ModuleNotFoundError):
+            raise ValueError(f"{words} needs {package}, which does not load: {error}") from error
+        own = [ENGINES[package]] if package in ENGINES else []
+        extras = ",".join(dict.fromkeys([*command.extras.split(","), *own]))
+        raise ValueError(f"{words} needs {package}; pip install 'botvision[{extras}]'") from error
 
 
 def find(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
@@ -322,12 +345,17 @@ def as_jsonargparse_reads(arguments: list[str], lists: Mapping[str, Any] | None 
         name = "--" + name[2:].replace("-", "_")
         kind = (lists or {}).get(name[2:])
         own = [value] if is_joined else values if kind else list(takewhile(is_number, values))
-        if (kind and own and not own[0].startswith("[")) or len(own) > 1:
+        if (kind and own and not is_list(own)) or len(own) > 1:
             value = listed(own, kind)
             read += [f"{name}={value}", *values] if is_joined else [name, value, *values[len(own) :]]
         else:
             read += [name + flag[len(name) :], *values]
     return read
+
+
+def is_list(words: Sequence[str]) -> bool:
+    """Whether it is one list in YAML's brackets, and no file of such a name."""
+    return len(words) == 1 and words[0].startswith("[") and words[0].endswith("]") and not is_file(Path(words[0]))
 
 
 def listed(values: list[str], kind: Any = None) -> str:
@@ -342,15 +370,21 @@ def lists_of(flags: Mapping[str, Flag]) -> dict[str, Any]:
 
 
 def none_as_null(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
-    """`none`, as help and Python say it, as YAML's null, for flags that may have no value."""
-    optional = {f"--{name}" for name, flag in flags.items() if NoneType in types_in(flag.kind)}
+    """`none`, as help and Python say it, as YAML's null, for flags that may have no value; no path is that."""
+    optional = {f"--{name}": types_in(flag.kind) for name, flag in flags.items() if NoneType in types_in(flag.kind)}
+
+    def value(given: str, types: Sequence[Any]) -> str:
+        if given.lower() == "none":
+            return "null"
+        return f"./{given}" if Path in types and given.startswith(("#", "&")) else given  # alone, nothing in YAML
+
     read: list[str] = []
     for argument in arguments:
-        name, joined, value = argument.partition("=")
-        if joined and name in optional and value.lower() == "none":
-            read.append(f"{name}=null")
+        name, joined, given = argument.partition("=")
+        if joined and name in optional:
+            read.append(f"{name}={value(given, optional[name])}")
         else:
-            read.append("null" if argument.lower() == "none" and read and read[-1] in optional else argument)
+            read.append(value(argument, optional[read[-1]]) if read and read[-1] in optional else argument)
     return read
 
 
@@ -377,7 +411,7 @@ def last_words_joined(arguments: list[str], flags: Mapping[str, Flag]) -> list[s
         return arguments
     words, named = apart(arguments)
     single, several = words[: len(required) - 1], words[len(required) - 1 :]
-    return [*single, *([listed(several, str)] if several and not several[0].startswith("[") else several), *named]
+    return [*single, *([listed(several, str)] if several and not is_list(several) else several), *named]
 
 
 def spare_words_named(arguments: list[str], function: Callable[..., Any]) -> list[str]:

@@ -42,30 +42,38 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     unfinished: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-        os.close(handle)
-        unfinished = Path(name)
-        with held(unfinished):
-            yield unfinished
-            unfinished.chmod(0o644)
-            if sync:
-                synced(unfinished)
-            if keep is not None and path.exists():
-                path.replace(keep)
-            unfinished.replace(path)
-        if sync and os.name == "posix":
-            with suppress_unsupported():
-                synced(path.parent)
-    except OSError as error:
-        if error.errno in FULL:
-            raise no_space(path) from error
-        if Path(str(error.filename)).name.startswith(UNFINISHED):  # the user asked for another name
-            error.filename = str(path)
-        raise
+        with told_of(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+            os.close(handle)
+            unfinished = Path(name)
+            with held(unfinished):
+                yield unfinished
+                unfinished.chmod(0o644)
+                if sync:
+                    synced(unfinished)
+                if keep is not None and path.exists():
+                    path.replace(keep)
+                unfinished.replace(path)
+            if sync and os.name == "posix":
+                with suppress_unsupported():
+                    synced(path.parent)
     finally:
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """What the system refuses of an unfinished file or folder is told of `path`: the user asked for that name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise no_space(path) from error
+        if UNFINISHED in str(error.filename):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -164,18 +172,19 @@ def no_space(path: Path) -> OSError:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, not there yet or empty, that takes its place only without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path.parent, prefix=f"{UNFINISHED}{path.name}-", stale=0)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}-"))
-    try:
-        with held(unfinished):
-            yield unfinished
-            unfinished.chmod(0o755)
-            if path.exists():
-                path.rmdir()
-            unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent, prefix=f"{UNFINISHED}{path.name}-", stale=0)
+        unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}-"))
+        try:
+            with held(unfinished):
+                yield unfinished
+                unfinished.chmod(0o755)
+                if path.exists():
+                    path.rmdir()
+                unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_file(path: Path) -> bool:

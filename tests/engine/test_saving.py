@@ -227,6 +227,14 @@ def test_folders_that_a_killed_process_was_making_are_cleared_by_the_next(tmp_pa
     assert (tmp_path / "set" / "b").exists()
 
 
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_what_the_system_refuses_is_told_of_the_users_name(whole, tmp_path):
+    with pytest.raises(PermissionError) as told, whole(tmp_path / "set") as unfinished:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(unfinished / "train"))
+    assert told.value.filename == str(tmp_path / "set")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_error_inside_leaves_the_old_file(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as unfinished:

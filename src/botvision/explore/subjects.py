@@ -121,7 +121,9 @@ def plugin(path: Path) -> Callable[..., Subject] | None:
     if not path.is_file() or (suffix not in offered and suffix != "pt"):
         return None
     if suffix not in offered:
-        raise ValueError(f"{path} looks like a YOLO's; pip install botvision-yolo to open it, or give a .ckpt of ours")
+        raise ValueError(
+            f"{path} looks like a YOLO's; to open it, install plugins/botvision-yolo of this project, or give a .ckpt"
+        )
     return cast("Callable[..., Subject]", offered[suffix].load())
 
 

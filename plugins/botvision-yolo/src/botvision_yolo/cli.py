@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from botvision.cli import first_cause, tell
+from botvision.cli import any_terminal, first_cause, tell
 
 DEBUG = "BOTVISION_DEBUG"  # set it to see the traceback of a refused command
 USERS_MISTAKE = 2
@@ -68,9 +68,10 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run a command of ours, or hand everything to ultralytics; a user's mistake is one line and exit code 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    any_terminal()
     try:
         return run(given)
-    except (ValueError, OSError, SyntaxError, ModuleNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, SyntaxError, ImportError, RuntimeError) as error:
         data = isinstance(error, RuntimeError) and str(error).startswith("Dataset")  # one that ultralytics cannot find
         if os.environ.get(DEBUG) or (isinstance(error, RuntimeError) and not data):
             raise
@@ -86,7 +87,7 @@ def run(given: list[str]) -> int:
         tell(call(given[0], given[1:]))
         return 0
     if not given or given[0].lstrip("-") in {"help", "h"}:
-        print(help_text())
+        print(help_text(), flush=True)
     import ultralytics
     from ultralytics import cfg
 
