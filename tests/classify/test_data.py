@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import botvision
+from botvision.backbone.weights import other_normalisation
 from botvision.classify.config import AugmentConfig, DataConfig
 from botvision.classify.data import (
     Bad,
@@ -21,7 +22,7 @@ from botvision.classify.data import (
     train_transform,
     val_transform,
 )
-from botvision.classify.model import other_normalisation
+from botvision.classify.model import normalisation
 from botvision.classify.shards import find_shards, read_shard
 from botvision.classify.sources import Folders, open_source, read_class_names
 from botvision.digits import make_digits
@@ -260,7 +261,7 @@ def test_a_class_folder_of_hidden_images_alone_is_named(tmp_path):
 
 
 def test_weights_that_were_normalised_otherwise_are_told():
-    model = botvision.create_model("botnet50")
-    assert other_normalisation(model, "resnet50.a1_in1k") == ""
-    assert "std (0.5, 0.5, 0.5)" in other_normalisation(model, "resnet50d.ra4_e3600_r224_in1k")
-    assert other_normalisation(model, "mine.pth") == ""
+    own = normalisation(botvision.create_model("botnet50"))
+    assert other_normalisation("resnet50.a1_in1k", *own) == ""
+    assert "std (0.5, 0.5, 0.5)" in other_normalisation("resnet50d.ra4_e3600_r224_in1k", *own)
+    assert other_normalisation("mine.pth", *own) == ""

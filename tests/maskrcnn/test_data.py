@@ -14,6 +14,7 @@ from botvision.maskrcnn.coco import read_coco
 from botvision.maskrcnn.config import DataConfig
 from botvision.maskrcnn.data import CocoInstances, Frame, Jitter, build_loader, train_set, val_set
 from botvision.maskrcnn.resize import image_size
+from botvision.maskrcnn.targets import crop, masks_in_boxes
 
 
 def test_a_sample_is_image_boxes_labels_and_cropped_masks(scenes):
@@ -23,11 +24,11 @@ def test_a_sample_is_image_boxes_labels_and_cropped_masks(scenes):
     assert image.dtype == torch.uint8
     assert tuple(image.shape) == (3, 64, 64)
     assert target["image_id"] == entry["id"]
-    for box, label, crop, truth in zip(target["boxes"], target["labels"], target["masks"], annotations, strict=True):
+    for box, label, mask, truth in zip(target["boxes"], target["labels"], target["masks"], annotations, strict=True):
         x, y, w, h = truth["bbox"]
         assert box.tolist() == [x, y, x + w, y + h]
         assert label == truth["category_id"]
-        back = masks.paste(crop.float(), box, height=64, width=64)
+        back = masks.paste(mask.float(), box, height=64, width=64)
         dense = rle.decode(truth["segmentation"])
         assert (back & dense).sum() / (back | dense).sum() > 0.9
 
@@ -61,13 +62,74 @@ def test_jitter_moves_boxes_and_masks_with_the_pixels(tmp_path, img_size, zoom):
         if bright.sum() < 60:  # cropped away, or too small to compare
             continue
         assert len(target["boxes"]) == 2
-        for box, crop in zip(target["boxes"], target["masks"], strict=True):
-            mask = masks.paste(crop.float(), box, height=side[0], width=side[1]).astype(bool)
+        for box, inside in zip(target["boxes"], target["masks"], strict=True):
+            mask = masks.paste(inside.float(), box, height=side[0], width=side[1]).astype(bool)
             assert (mask & bright).sum() / (mask | bright).sum() > 0.75
         left, right = np.array_split(target["masks"][0].numpy(), 2, axis=1)
         seen.add(bool(left.sum() > right.sum()))
     if zoom == (0.8, 1.25):  # the whole L in view: it must have stood both ways
         assert seen == {True, False}
+
+
+def frame_of(side, width):
+    inside = np.zeros((side, side), np.uint8)
+    inside[:width] = inside[-width:] = inside[:, :width] = inside[:, -width:] = 1
+    return inside
+
+
+def diagonal(side, width):
+    y, x = np.mgrid[:side, :side]
+    return (np.abs(x - y) < width / 2**0.5).astype(np.uint8)
+
+
+def ring(side, width):
+    y, x = np.mgrid[:side, :side] + 0.5
+    radius = np.hypot(x - side / 2, y - side / 2)
+    return ((radius < side / 2) & (radius > side / 2 - width)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("draw", [frame_of, diagonal, ring])
+@pytest.mark.parametrize(("side", "width"), [(300, 1), (640, 2), (1000, 3), (2000, 3), (2000, 12)])
+def test_thin_objects_keep_their_box_and_as_much_mask_as_their_area(draw, side, width):
+    """Cracks, wires and outlines: no place of 112 × 112 is covered by half, and once they were background."""
+    image = np.zeros((side + 10, side + 7), np.uint8)
+    image[5 : 5 + side, 3 : 3 + side] = draw(side, width)
+    box = (3.0, 5.0, 3.0 + side, 5.0 + side)
+    found = crop(masks.encode(image), box, height=side + 10, width=side + 7)
+    share = image.sum() / side**2 * 112**2
+    assert share / 2 < found.sum() < 4 * share  # places of the same share go together
+    [public] = masks_in_boxes(torch.from_numpy(image)[None], torch.tensor([box]))
+    assert torch.equal(public, torch.from_numpy(found))
+
+
+@pytest.mark.parametrize("width", [1, 4, 6])
+def test_thin_polygons_are_objects_too(width, tmp_path):
+    low, high = 20, 980
+    outline = [low, low, low + width, low, low + width, high - width, high, high - width, high, high, low, high]
+    Image.new("RGB", (1000, 1000)).save(tmp_path / "a.png")
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 1000, "width": 1000}],
+        "categories": [{"id": 1, "name": "wire"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 20, 960, 960], "segmentation": [outline]}
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    for zoom in ((1, 1), (0.5, 0.9)):  # all of it in view
+        data = CocoInstances(tmp_path / "a.json", tmp_path, jitter=Jitter(image_size(256), zoom=zoom, flip=True))
+        for _ in range(8):
+            _, target = data[0]
+            assert len(target["boxes"]) == 1
+            assert target["masks"].sum() > 2 * 112 * width / 960 * 112 / 2 * 0.9
+
+
+def test_a_box_whose_mask_lies_elsewhere_is_none():
+    image = np.zeros((100, 100), np.uint8)
+    image[:, 10:12] = 1
+    outline = [10, 0, 12, 0, 12, 100, 10, 100]
+    for form in (masks.encode(image), [outline]):
+        assert not crop(form, (12.2, 0.0, 90.0, 100.0), height=100, width=100).any()
+        assert not crop(form, (40.0, 0.0, 90.0, 100.0), height=100, width=100).any()
 
 
 def test_frame_forward_and_back_are_inverse():

@@ -245,7 +245,11 @@ def test_objects_that_vanish_at_the_image_size_are_told(folder):
     }
     data = DataConfig(**files)
     train = train_set(data, ImageSize(32, 32, square=True), masks=False)
-    assert "warning: 1 of these objects are under 1 px after resizing" in "\n".join(told(train, train))
+    assert "warning: 1 of these objects are under 1 px after resizing" in "\n".join(told(train, train, most=100))
+    assert "warning: 1 of these images have more than 1 objects, up to 2; at most 2 are found in one, " in "\n".join(
+        told(train, train, most=2)
+    )
+    assert "--model.max_objects" not in "\n".join(told(train, train, most=4))
 
 
 def test_pascal_vocs_val_list_is_never_trained_on(tmp_path):

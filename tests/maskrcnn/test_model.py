@@ -13,6 +13,7 @@ from botvision.maskrcnn import PRESETS, build_mask_rcnn
 from botvision.maskrcnn.checkpoint import build_model
 from botvision.maskrcnn.config import ModelConfig, PresetName
 from botvision.maskrcnn.heads import CentreClassifier, StridedRoIAlign, crop_masks
+from botvision.maskrcnn.model import create_body
 from botvision.maskrcnn.resize import Resize, image_size
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -102,6 +103,35 @@ def test_every_preset_detects_in_the_images_own_pixels(preset):
         assert x2.max() <= width + 1e-3
         assert y2.max() <= height + 1e-3
     assert large["boxes"].max() > 64  # not the canvas's
+
+
+def test_more_objects_are_found_where_more_are_asked_for():
+    with torch.device("meta"):
+        assert [build_mask_rcnn("resnet26", 2, preset=name, img_size=64).max_objects for name in PRESETS] == [
+            100, 100, 100, 50,
+        ]  # fmt: skip
+        many = build_mask_rcnn("resnet26", 2, preset="tiny", img_size=64, max_objects=300)
+    assert many.max_objects == many.roi_heads.detections_per_img == 300
+    assert many.rpn._post_nms_top_n == {"training": 600, "testing": 600}
+    with pytest.raises(ValueError, match="max_objects=0 must be at least 1"):
+        build_mask_rcnn("resnet26", 2, max_objects=0)
+
+
+def test_weights_of_another_contrast_are_told(monkeypatch):
+    made = create_body
+    unfilled = lambda name, pretrained, options: made(name, pretrained=False, options=options)  # noqa: E731
+    monkeypatch.setattr("botvision.maskrcnn.model.create_body", unfilled)
+    with pytest.warns(UserWarning, match="tf_efficientnetv2_s was trained on images normalised with mean"):
+        build_mask_rcnn("tf_efficientnetv2_s", 2, preset="nano", img_size=64, pretrained=True)
+
+
+@pytest.mark.parametrize("shape", [(300, 1), (1, 300), (300, 2)])
+def test_images_a_pixel_wide_are_resized_as_others_are(shape):
+    """Their values lie channels last, as files are read, and torch resizes those wrongly to a width of 1."""
+    image = torch.rand(*shape, 3).permute(2, 0, 1)
+    resize = Resize(image_size(128))
+    expected = resize.prepare(image.contiguous())
+    assert torch.allclose(resize.prepare(image), expected, atol=1e-5)
 
 
 def test_paper_preset_has_the_papers_parts():

@@ -2,7 +2,7 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,6 +219,17 @@ def block_of(key: str) -> str:
         return ""
     head, _, tail = key.partition(f"{stage}.")
     return f"{head}{stage}.{tail.partition('.')[0]}"
+
+
+def other_normalisation(weights: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """A warning where timm's weights of this name were trained on images normalised otherwise than a model's."""
+    known = None if Path(weights).exists() else timm.get_pretrained_cfg(weights, allow_unregistered=True)
+    if known is None or (tuple(known.mean), tuple(known.std)) == (tuple(mean), tuple(std)):
+        return ""
+    return (
+        f"warning: {weights} was trained on images normalised with mean {known.mean} and std {known.std}; this model's "
+        f"have {tuple(mean)} and {tuple(std)}, so its layers see another contrast than they have learnt"
+    )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

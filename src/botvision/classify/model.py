@@ -94,18 +94,6 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(wanted["mean"]), tuple(wanted["std"])
 
 
-def other_normalisation(model: nn.Module, weights: str) -> str:
-    """A warning where timm's weights of this name were trained on images normalised otherwise than the model's."""
-    known = None if Path(weights).exists() else timm.get_pretrained_cfg(weights, allow_unregistered=True)
-    if known is None or (tuple(known.mean), tuple(known.std)) == normalisation(model):
-        return ""
-    mean, std = normalisation(model)
-    return (
-        f"warning: {weights} was trained on images normalised with mean {known.mean} and std {known.std}; this model's "
-        f"have {mean} and {std}, so its layers see another contrast than they have learnt"
-    )
-
-
 def load_classifier(
     path: str | Path, *, device: torch.device | None = None, content: dict[str, Any] | None = None
 ) -> Classifier:

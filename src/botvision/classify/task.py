@@ -9,11 +9,12 @@ from typing import Any, ClassVar, cast
 import torch
 
 from botvision.backbone import load_resnet
+from botvision.backbone.weights import other_normalisation
 from botvision.classify.config import DataConfig, ModelConfig, OptimConfig, check_augment, check_shares
 from botvision.classify.data import Split, build_split, check_classes, train_transform, val_transform
 from botvision.classify.evaluation import evaluate_at, to_image
 from botvision.classify.intake import save_samples, told, trained_on
-from botvision.classify.model import build_model, load_classifier, normalisation, other_normalisation
+from botvision.classify.model import build_model, load_classifier, normalisation
 from botvision.classify.module import ClassifierModule
 from botvision.classify.report import ClassifierReporter
 from botvision.draw.classes import draw_confusion, draw_predictions
@@ -122,7 +123,7 @@ class Classification(Task[Summary]):
         network = build_model(self.model, len(train.classes), pretrained=self.model.pretrained and not session.resumes)
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(network, self.backbone_weights)}")
-            if told := other_normalisation(network, self.backbone_weights):
+            if told := other_normalisation(self.backbone_weights, *normalisation(network)):
                 print(told, file=sys.stderr)
         network = session.prepared(network)
         module = ClassifierModule(network, config=self.model, optim=self.optim, data=self.data, train=train)

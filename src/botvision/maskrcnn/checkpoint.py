@@ -54,6 +54,7 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
         backbone_options=config.backbone_options,
         auxiliary=config.auxiliary,
         masks=bool(config.masks),
+        max_objects=config.max_objects,
     )
 
 

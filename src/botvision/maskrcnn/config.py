@@ -93,6 +93,7 @@ class ModelConfig:
         auxiliary: a linear classifier on the backbone's last map as well, whose loss is added in training.
         masks: with a mask head, which needs annotations with masks; false is a Faster R-CNN, which finds boxes; auto is
             true where the training annotations have masks.
+        max_objects: how many are found in an image at most; none for 100, and 50 of nano.
     """
 
     backbone: str = "botnet50"
@@ -101,6 +102,7 @@ class ModelConfig:
     backbone_options: dict[str, Any] | None = None
     auxiliary: bool = False
     masks: bool | Literal["auto"] = True
+    max_objects: int | None = None
 
 
 @dataclass(frozen=True)

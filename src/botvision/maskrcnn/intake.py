@@ -57,15 +57,16 @@ def settle_data(data: DataConfig, out: Path, *, seed: int) -> tuple[DataConfig, 
     return replace(data, **named), files  # type: ignore[arg-type]
 
 
-def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
-    """A line on each split, and one on categories that are left out."""
+def told(train: CocoInstances, val: CocoInstances, *, most: int) -> Iterator[str]:
+    """A line on each split, and one on categories that are left out; `most` objects are found in an image."""
     for name, dataset in (("train", train), ("val", val)):
-        sizes, empty, small = [], 0, 0
+        sizes, empty, small, counts = [], 0, 0, []
         for index in range(len(dataset)):
             entry, annotations = dataset.record(index)
             small += vanishing(dataset, entry, annotations)
             sizes.append((entry["width"], entry["height"]))
             empty += not annotations
+            counts.append(len(annotations))
         width, height = ([size[side] for size in sizes] for side in (0, 1))
         classes = [f"{category.name} {dataset.counts[category.id]}" for category in dataset.categories]
         more = [f"and {len(classes) - NAMED} more"] if len(classes) > NAMED else []
@@ -76,6 +77,11 @@ def told(train: CocoInstances, val: CocoInstances) -> Iterator[str]:
         )
         if small:
             yield f"warning: {small} of these objects are under 1 px after resizing, and are not trained on"
+        if crowded := sum(count > most / 2 for count in counts):
+            yield (
+                f"warning: {crowded} of these images have more than {most // 2} objects, up to {max(counts)}; at most "
+                f"{most} are found in one, fewer where regions overlap; give --model.max_objects {2 * max(counts)}"
+            )
     if train.left_out:
         yield f"left out: categories without an object: {', '.join(train.left_out)}"
 

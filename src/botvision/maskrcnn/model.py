@@ -2,6 +2,7 @@
 
 # B batch, S side of the padded batch, K classes
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -14,6 +15,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 
 from botvision.backbone import VARIANTS, create_model
+from botvision.backbone.weights import other_normalisation
 from botvision.maskrcnn.heads import (
     CentreClassifier,
     Float32Anchors,
@@ -22,7 +24,7 @@ from botvision.maskrcnn.heads import (
     ProposalNetwork,
     StridedRoIAlign,
 )
-from botvision.maskrcnn.resize import Resize, image_size, move_boxes, padded
+from botvision.maskrcnn.resize import MEAN, STD, Resize, image_size, move_boxes, padded
 from botvision.maskrcnn.targets import Targets, check_targets
 
 
@@ -38,6 +40,7 @@ class Preset(NamedTuple):
         heads_norm: BatchNorm in the box and mask heads' convolutions; the pyramid always has it.
         anchor_scale: side of a level's anchors, in strides.
         proposals: (training, test) kept after non-maximum suppression.
+        objects: that are found in an image at most.
         samples: (anchors, regions) an image that the losses see.
         sampling, aligned: see `StridedRoIAlign`.
         finest: number of the finest map that the box head reads, 0 at stride 4; the mask head reads all.
@@ -52,6 +55,7 @@ class Preset(NamedTuple):
     heads_norm: bool = False
     anchor_scale: int = 8
     proposals: tuple[int, int] = (1000, 1000)
+    objects: int = 100
     samples: tuple[int, int] = (256, 512)
     sampling: int = 2
     aligned: bool = False
@@ -142,12 +146,18 @@ class MaskRCNN(nn.Module):
         """Whether it has a mask head."""
         return cast("MaskRoIHeads", self.roi_heads).has_mask()
 
+    @property
+    def max_objects(self) -> int:
+        """How many objects it finds in an image at most."""
+        proposals = cast("ProposalNetwork", self.rpn)._post_nms_top_n["testing"]
+        return min(cast("MaskRoIHeads", self.roi_heads).detections_per_img, proposals)
+
 
 class Pyramid(nn.Module):
     """A timm backbone's maps from stride 4 on, and the feature pyramid over them, one map a stride.
 
     Of two maps of one stride (c4 and c5 of the S1 models) the pyramid's top-down sum makes one: the earlier one's place
-    bears both, and the later one's own is not read (docs/decisions/0020).
+    bears both; the later one's own is read by the pooled levels alone (docs/decisions/0020).
     """
 
     def __init__(self, body: nn.Module, *, width: int) -> None:
@@ -184,6 +194,7 @@ def build_mask_rcnn(
     backbone_options: dict[str, Any] | None = None,
     auxiliary: bool = False,
     masks: bool = True,
+    max_objects: int | None = None,
 ) -> MaskRCNN:
     """A Mask R-CNN around any timm backbone that has maps at stride 4 and on.
 
@@ -197,19 +208,29 @@ def build_mask_rcnn(
         auxiliary: with a `CentreClassifier` on the backbone's last map, whose loss is added in training; detections do
             not use it.
         masks: with a mask head; without it is a Faster R-CNN (Ren et al. 2015), which finds boxes alone.
+        max_objects: how many objects are found in an image at most, of twice as many proposals at least; None for 100,
+            and 50 of "nano".
 
     Raises:
-        ValueError: an unknown name or preset, a backbone without a pyramid, no class, or too small an image size.
+        ValueError: an unknown name or preset, a backbone without a pyramid, no class, no object, or too small an image
+            size.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1; count the classes without background")
+    if max_objects is not None and max_objects < 1:
+        raise ValueError(f"max_objects={max_objects} must be at least 1; leave it out for the preset's")
     rule = image_size(img_size)
     options = dict(backbone_options or {})
     if backbone in VARIANTS:  # position tables with a row for every offset at this size
         options.setdefault("img_size", padded(rule.longest))
+    if pretrained and (said := other_normalisation(backbone, MEAN, STD)):
+        warnings.warn(said.removeprefix("warning: "), stacklevel=2)
     sizes = PRESETS[preset]
+    if max_objects is not None:
+        train, test = (max(count, 2 * max_objects) for count in sizes.proposals)
+        sizes = sizes._replace(proposals=(train, test), objects=max_objects)
     body = create_body(backbone, pretrained=pretrained, options=options)
     pyramid = Pyramid(body, width=sizes.width)
     return MaskRCNN(
@@ -278,6 +299,6 @@ def build_roi_heads(sizes: Preset, strides: Sequence[int], *, num_classes: int, 
         bbox_reg_weights=None,
         score_thresh=0.05,
         nms_thresh=0.5,
-        detections_per_img=100,
+        detections_per_img=sizes.objects,
         **(mask_parts if masks else {}),
     )

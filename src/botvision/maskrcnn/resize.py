@@ -123,6 +123,8 @@ class Resize(nn.Module):
             raise ValueError(f"an image must be (3, H, W), RGB, uint8 or floats in 0 … 1; got {tuple(image.shape)}")
         size = self.rule.fit(*image.shape[-2:])
         values = F.to_dtype(image, torch.float32, scale=True)
+        if 1 in size:
+            values = values.contiguous()  # torch resizes others wrongly to a width of 1
         if size != tuple(image.shape[-2:]):
             values = F.resize(values, list(size), antialias=True)
         return (values - self.mean) / self.std

@@ -25,7 +25,7 @@ def image_results(
         image_id: of the results.
         size: (height, width) of the image.
     """
-    rows = {name: value.double().cpu().numpy() for name, value in found.items()}
+    rows = {name: value.cpu().double().numpy() for name, value in found.items()}
     rows |= {"masks": rows["mask_probs"]} if "mask_probs" in rows else {}
     found_here = masks.as_results(rows, ids=[category.id for category in categories], size=size)
     return [{"image_id": image_id, **result} for result in found_here]

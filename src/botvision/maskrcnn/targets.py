@@ -2,11 +2,13 @@
 
 # G objects of an image, H×W image
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -42,19 +44,60 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
             f"masks must hold 0 outside and 1 inside; got up to {masks.max().item():g}; 0/255 is masks > 0"
         )
     rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].float(), boxes.float()], 1)  # G 5
-    return (roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0] >= 0.5).to(torch.uint8)
+    return as_masks(roi_align(masks[:, None].float(), rois, CROP_SIDE, aligned=True)[:, 0], boxes)
 
 
 def crop(segmentation: Any, box: Box, *, height: int, width: int) -> Mask:
-    """The part of an object's mask inside `box`, at 112×112: polygons exactly, RLE by bilinear sampling."""
+    """The part of an object's mask inside `box`, at 112×112: polygons exactly, RLE and thin ones by bilinear sampling.
+
+    Empty where less than a pixel of the mask lies in the box.
+    """
+    exact = None
     if isinstance(segmentation, list):
         corner, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
-        polygons = [((np.reshape(p, (-1, 2)) - corner) / extent * CROP_SIDE).ravel().tolist() for p in segmentation]
-        return decode(polygons, height=CROP_SIDE, width=CROP_SIDE)
+        polygons = [(np.reshape(p, (-1, 2)) - corner) / extent * CROP_SIDE for p in segmentation]
+        exact = decode([p.ravel().tolist() for p in polygons], height=CROP_SIDE, width=CROP_SIDE)
+        if exact.sum() >= min(CROP_SIDE, sum(map(area, polygons)) / 2):  # a line across, or half of what it encloses
+            return exact
     dense = torch.from_numpy(decode(segmentation, height=height, width=width))
+    boxes = torch.tensor([box])
     rois = torch.tensor([[0.0, *box]])
-    sampled = roi_align(dense[None, None].float(), rois, CROP_SIDE, aligned=True)[0, 0]
-    return (sampled >= 0.5).numpy().astype(np.uint8)
+    sampled = roi_align(dense[None, None].float(), rois, CROP_SIDE, aligned=True)[:, 0]
+    if exact is not None and not bool(thin(sampled, boxes)):  # much of it lies outside the box
+        return exact
+    found: Mask = as_masks(sampled, boxes)[0].numpy()
+    return found
+
+
+def area(polygon: NDArray[np.float64]) -> float:
+    """What a polygon of corners (N, 2) encloses."""
+    x, y = polygon.T
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+
+
+def thin(shares: Tensor, boxes: Tensor) -> Tensor:
+    """Which objects have less than half of their area in places that they cover by half: lines, rings, cracks.
+
+    Args:
+        shares: (G, 112, 112), how much of each place of their boxes they cover.
+        boxes: (G, 4), of whose pixels there must be one that they cover.
+    """
+    covered = shares.flatten(1).sum(1)
+    pixels = covered * ((boxes[:, 2:] - boxes[:, :2]) / CROP_SIDE).prod(1)
+    return (2 * (shares >= 0.5).flatten(1).sum(1) < covered) & (pixels >= 1)
+
+
+def as_masks(shares: Tensor, boxes: Tensor) -> Tensor:
+    """Masks (G, 112, 112) of the shares that they cover: the places of a half and more.
+
+    Of thin objects, which have few or none, as many places as their area has, those that they cover most.
+    """
+    inside = shares >= 0.5
+    for number in thin(shares, boxes).nonzero().flatten().tolist():
+        own = shares[number].flatten()
+        least = own.topk(math.ceil(float(own.sum()))).values[-1]
+        inside[number] = (shares[number] >= least) & (shares[number] > 0)
+    return inside.to(torch.uint8)
 
 
 def check_targets(targets: Targets, *, sizes: Sequence[tuple[int, int]], classes: int, masks: bool = True) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from botvision.backbone import load_resnet
+from botvision.backbone.weights import other_normalisation
 from botvision.draw.instances import contact_sheet, draw_instances, save_image
 from botvision.engine.config import EngineConfig, check_milestones, check_rates, epochs_for
 from botvision.engine.folder import moved_file
@@ -25,6 +26,7 @@ from botvision.maskrcnn.intake import samples_sheet, settle_data, told, unlearna
 from botvision.maskrcnn.module import MaskRCNNModule
 from botvision.maskrcnn.prediction import Predictor
 from botvision.maskrcnn.report import DetectorReporter
+from botvision.maskrcnn.resize import MEAN, STD
 from botvision.optim import check_optimizer
 
 ANNOTATIONS = ("train_annotations", "val_annotations")
@@ -148,6 +150,8 @@ class InstanceSegmentation(Task[Summary]):
             print(f"detector: {carry_over(detector, self.init_from, classes=classes)}")
         if self.backbone_weights is not None and not session.resumes:
             print(f"backbone: {load_resnet(detector.pyramid.body, self.backbone_weights)}")
+            if said := other_normalisation(self.backbone_weights, MEAN, STD):
+                print(said, file=sys.stderr)
         detector = session.prepared(detector, detector.pyramid)
         module = MaskRCNNModule(
             detector,
@@ -162,7 +166,8 @@ class InstanceSegmentation(Task[Summary]):
     def introduce(self, parts: Parts, out: Path) -> None:
         """Images, objects and classes of both splits, and a sheet of training images as they are trained on."""
         train, val = cast("CocoInstances", parts.train.source), cast("CocoInstances", parts.val.source)
-        print("\n".join(told(train, val)), file=sys.stderr)
+        detector = cast("MaskRCNNModule", parts.module).detector
+        print("\n".join(told(train, val, most=detector.max_objects)), file=sys.stderr)
         for warning in unlearnable(train, val):
             print(warning, file=sys.stderr)
         sheet = samples_sheet(train)
