@@ -34,7 +34,7 @@ def test_norms_biases_and_position_tables_are_not_decayed():
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("sgd", 0.025), ("sgdw", 0.025), ("nesterovw", 0.025), ("lars", 0.025), ("adamw", 0.05)]
+    ("name", "rate"), [(name, 0.025) for name in ("sgd", "sgdw", "nesterovw", "lars", "nlarc")] + [("adamw", 0.05)]
 )
 def test_rates_go_in_proportion_to_the_batch_for_sgd_in_all_its_forms(name, rate):
     assert rate_for(0.1, name, batch=1, meant_for=4) == pytest.approx(rate)

@@ -235,6 +235,11 @@ def test_a_record_knows_runs_that_differ_by_their_seed(make):
     assert one.kind == two.kind != other.kind
     low = replace(one, config={**one.config, "engine": {"precision": "bf16-mixed"}})
     assert low.kind != one.kind
+    several, seldom = (replace(one, config={**one.config, "engine": {**one.config["engine"], **own}}) for own in (
+        {"devices": 8}, {"evaluate_every": 10}))  # fmt: skip
+    assert several.kind != one.kind == seldom.kind
+    best = [replace(run, config={**run.config, "optim": {"final": "best"}}) for run in (one, seldom)]
+    assert best[0].kind != best[1].kind  # what is chosen among the evaluations
     assert (two.seed, two.model, two.last("train/loss"), two.checkpoint.name) == (1, "botnet14", 2.5, "last.ckpt")
 
 

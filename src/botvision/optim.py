@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from botvision.attention import MHSA2d
 
 SECOND_ORDER = ("adahessian",)
-IN_PROPORTION = ("sgd", "momentum", "nesterov", "lars")  # within a name; Goyal et al. 2017; others: Malladi et al. 2022
+# within a name; Goyal et al. 2017; others: Malladi et al. 2022
+IN_PROPORTION = ("sgd", "momentum", "nesterov", "lars", "larc")
 
 
 def check_optimizer(name: str) -> None:

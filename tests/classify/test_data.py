@@ -2,17 +2,20 @@
 
 import io
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from timm.data.auto_augment import RandAugment
 
 import botvision
 from botvision.backbone.weights import other_normalisation
-from botvision.classify.config import AugmentConfig, DataConfig
+from botvision.classify.config import AugmentConfig, DataConfig, check_augment
 from botvision.classify.data import (
     Bad,
     ImageDataset,
@@ -23,8 +26,9 @@ from botvision.classify.data import (
     val_transform,
 )
 from botvision.classify.model import normalisation
-from botvision.classify.shards import find_shards, read_shard
+from botvision.classify.shards import Shard, ShardBatches, find_shards, read_shard
 from botvision.classify.sources import Folders, open_source, read_class_names
+from botvision.cli import recipe_path
 from botvision.digits import make_digits
 from botvision.engine.loader import EpochPosition, Share
 
@@ -226,6 +230,43 @@ def test_augmentation_is_timms_and_leaves_the_size():
     assert "RandAugment" in str(transform)
     assert "RandomErasing" in str(transform)
     assert transform(Image.new("RGB", (90, 60), "red")).shape == (3, 48, 48)
+
+
+def test_magnitudes_of_randaugment_are_those_that_are_asked_for():
+    """timm stops at 10 without a word, unless mmax raises it, and applies every other operation."""
+    with pytest.raises(ValueError, match=r"timm stops at magnitude 10, unless mmax raises it; e.g. rand-m15-n2-mmax30"):
+        check_augment(AugmentConfig(auto_augment="rand-m15-n2"))
+    for name, magnitude in (("imagenet-200ep", 10), *((f"imagenet-350ep-s1-t{number}", 15) for number in range(3, 8))):
+        recipe = yaml.safe_load(recipe_path(name, "botvision.classify.recipes").read_text())
+        augment = AugmentConfig(auto_augment=recipe["data"]["augment"]["auto_augment"])
+        check_augment(augment)
+        [policy] = [
+            part
+            for part in train_transform(DataConfig("a", "b", augment=augment), 48, MEAN, STD).transforms
+            if isinstance(part, RandAugment)
+        ]
+        assert policy.num_layers == 2
+        assert {(op.magnitude, op.prob) for op in policy.ops} == {(magnitude, 1.0)}
+        assert all((op.magnitude_max or 10) >= magnitude for op in policy.ops)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_samples_that_are_left_over_are_others_each_epoch(world):
+    """Of a single shard the same last ones once were never trained on."""
+    begun = set()
+    for epoch in range(40):
+        position = EpochPosition()
+        position.begin(epoch, 0)
+        parts = [
+            ShardBatches([Shard("a.tar", 23)], Share(4, True, position, 0, rank, world)).interval_of_rank()
+            for rank in range(world)
+        ]
+        assert all(end - begin == 20 // world // 4 * 4 for begin, end in parts)
+        assert parts == sorted(parts)
+        assert all(before[1] == after[0] for before, after in pairwise(parts))
+        assert 0 <= parts[0][0] <= parts[-1][1] <= 23
+        begun.add(parts[0][0])
+    assert begun == set(range(23 - 16 * (world == 2) - 20 * (world == 1) + 1))
 
 
 def test_shards_are_counted_as_they_are_read(tmp_path):

@@ -59,6 +59,14 @@ def test_other_validation_images_are_told(one, tmp_path):
     assert "were evaluated on different validation images" in assemble(ClassifierReporter({}), groups)
 
 
+def test_images_of_other_names_are_others_though_their_classes_are_the_same(one):
+    same, more = (replace(one, names=frozenset(names)) for names in (("a/1.png", "b/2.png"), ("a/1.png",)))
+    other = replace(one, names=frozenset(("a/1.png", "b/3.png")))
+    reporter = ClassifierReporter({})
+    assert not reporter.other_images(same, more)
+    assert reporter.other_images(same, other)
+
+
 def test_the_page_of_a_classifier(one, tmp_path):
     rows = ({"step": 1.0, "train/loss": 2.0}, {"step": 2.0, "val/top1": 0.5, "val/top5": 0.75})
     record = Record(tmp_path, {"model": {"name": "botnet14"}}, rows, {"top1": 0.625, "top5": 1.0}, None)

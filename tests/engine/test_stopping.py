@@ -158,6 +158,14 @@ def test_the_last_epochs_score_is_made_up_for_and_can_be_the_best(tmp_path, monk
     assert read_checkpoint(tmp_path / "r" / "checkpoints" / "best.ckpt", task="classify")["global_step"] == STEPS
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_averages_of_other_numbers_than_float32_are_refused_before_anything_is_made(precision, tmp_path):
+    engine = replace(ENGINE, precision=precision)
+    with pytest.raises(ValueError, match=f"averages in float32, and engine.precision={precision} holds weights in oth"):
+        train(DATA, tmp_path / "r", model=MODEL, optim=replace(OPTIM, ema=0.9), engine=engine)
+    assert not (tmp_path / "r").exists()
+
+
 def test_averaged_weights_are_saved_too(tmp_path, monkeypatch):
     interrupted(monkeypatch, signal.SIGTERM, at=30)
     optim = replace(OPTIM, ema=0.9)

@@ -92,6 +92,20 @@ def test_figures_of_known_detections():
     assert counted["mask"] is None
 
 
+def test_confusion_counts_every_box_of_a_crowded_image():
+    """AP's 100 boxes are of each class; those of all classes together once hid true ones from the matrix."""
+    boxes = [(7 if n % 2 else 9, [10 * (n % 15), 10 * (n // 15), 9, 9]) for n in range(150)]
+    crowded = document() | {
+        "images": [{"id": 1, "height": 100, "width": 150}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": kind, "bbox": box, "area": 81, "iscrowd": 0}
+            for n, (kind, box) in enumerate(boxes, 1)
+        ],
+    }
+    results = [{"image_id": 1, **found((kind, box, 0.9 - n / 1000))[0]} for n, (kind, box) in enumerate(boxes)]
+    assert count(crowded, results, masks=False)["confusion"][:3].tolist() == [[75, 0, 0, 0], [0, 75, 0, 0], [0] * 4]
+
+
 def test_nothing_found_is_all_missed():
     counted = count(document(), [], masks=False)
     assert counted["confusion"][:3, 3].tolist() == [1, 2, 0]

@@ -1,5 +1,6 @@
 """Options of image classification: data, augmentation, model, optimiser; loads no torch."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ class AugmentConfig:
     """How training images are changed: timm's augmentation, and mixing of whole batches.
 
     Args:
-        auto_augment: timm's policy, e.g. rand-m10-n2 (RandAugment, 2 operations of magnitude 10); none for none.
+        auto_augment: timm's policy, e.g. rand-m10-n2-p1.0 (RandAugment, 2 operations of magnitude 10, each applied;
+            without p every other time), above magnitude 10 with mmax, e.g. rand-m15-n2-mmax30; none for none.
         scale: smallest and largest share of an image's area that a random crop takes.
         ratio: narrowest and widest crop.
         flip: chance of a mirrored image.
@@ -99,6 +101,13 @@ def check_augment(augment: AugmentConfig) -> None:
             raise ValueError(
                 f"data.augment.auto_augment={augment.auto_augment!r} is no policy of timm's: {error}; e.g. rand-m10-n2"
             ) from error
+        given = augment.auto_augment
+        asked = [int(found[1]) for part in given.split("-") if (found := re.fullmatch(r"m(\d+)", part))]
+        if given.startswith("rand") and max(asked, default=0) > 10 and "mmax" not in given:
+            raise ValueError(
+                f"data.augment.auto_augment={given!r}: timm stops at magnitude 10, unless mmax raises it; e.g. "
+                f"{given}-mmax30"
+            )
     for name in ("mixup", "cutmix", "color_jitter"):
         if not (value := getattr(augment, name)) >= 0:
             raise ValueError(f"data.augment.{name}={value:g} must be at least 0, which leaves it out; e.g. 0.2")

@@ -40,6 +40,7 @@ class Diagnosis:
         every: images that there are.
         skipped: of those that were looked at, could not be read.
         parameters: of the model.
+        names: of the images that were drawn, with their folder's; empty where the source has none.
     """
 
     classes: Sequence[str]
@@ -50,6 +51,7 @@ class Diagnosis:
     every: int
     skipped: int
     parameters: int
+    names: frozenset[str] = frozenset()
 
     @property
     def counted(self) -> str:
@@ -137,7 +139,7 @@ def diagnose(
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     return Diagnosis(
         classifier.classes, np.concatenate(labels), np.concatenate(answers), np.concatenate(sure), pictures,
-        split.samples, skipped, parameters,
+        split.samples, skipped, parameters, frozenset(names_drawn(split, most)),
     )  # fmt: skip
 
 
@@ -159,11 +161,22 @@ def open_split(classifier: Classifier, config: DataConfig, *, seed: int) -> Spli
     return split
 
 
+def drawn(images: int, most: int) -> list[int]:
+    """Numbers of the images that are looked at."""
+    return random.Random(0).sample(range(images), min(most, images))
+
+
+def names_drawn(split: Split, most: int) -> list[str]:
+    """Names of the drawn images of class folders, each with its folder's; none of other sources."""
+    source = split.batches.dataset
+    samples = getattr(source.source, "samples", None) if isinstance(source, ImageDataset) else None
+    return [] if samples is None else ["/".join(Path(samples[at][0]).parts[-2:]) for at in drawn(len(samples), most)]
+
+
 def batches_of(split: Split, most: int, *, size: int) -> Iterable[Batch]:
     """Batches of images drawn by a fixed seed; of a stream all, in its order."""
     source = split.batches.dataset
     if not isinstance(source, ImageDataset):
         return split.batches
-    chosen = random.Random(0).sample(range(len(source)), min(most, len(source)))
-    some: Dataset[object] = Subset(source, chosen)
+    some: Dataset[object] = Subset(source, drawn(len(source), most))
     return DataLoader(some, batch_size=size, collate_fn=collate)

@@ -249,7 +249,7 @@ class Tally:
             raise ValueError(
                 f"real_labels need every image, but {len(skipped)} could not be read; the first: {skipped[0]}"
             )
-        top1, top5 = (self.counts / seen).tolist()
+        top1, top5 = (count / seen for count in self.counts.tolist())
         return Evaluation(
             sized.size, seen, skipped, top1, top5, None if real is None else real.get_accuracy(k=1) / 100,
             seen / self.seconds, sized.latency_ms(), self.confusion, reservoir.images, reservoir.predicted,

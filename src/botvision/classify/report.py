@@ -63,7 +63,9 @@ class ClassifierReporter(Reporter[Diagnosis]):
         return diagnose(record, checkpoint, device=device, seconds=seconds)
 
     def other_images(self, one: Diagnosis, other: Diagnosis) -> bool:
-        """By their true classes in order; one may have looked at more of the same."""
+        """By their names, or their true classes in order; one may have looked at more of the same."""
+        if one.names and other.names:
+            return not (one.names <= other.names or one.names >= other.names)
         least = min(len(one.labels), len(other.labels))
         return not np.array_equal(one.labels[:least], other.labels[:least])
 

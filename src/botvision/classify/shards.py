@@ -144,7 +144,8 @@ class ShardBatches(IterableDataset[list[Raw]]):
 
     The epoch's shards, in an order drawn anew for each epoch, are one row of samples. Ranks and workers take
     intervals of it, so each reads only the shards that it needs. In training every rank gets the same number of whole
-    batches and fewer than ranks × batch_size samples are left over, other ones each epoch; otherwise all are read.
+    batches and fewer than ranks × batch_size samples are left over, of the row's two ends, other ones each epoch;
+    otherwise all are read.
     """
 
     def __init__(self, shards: Sequence[Shard], share: Share, *, buffer: int = 2048) -> None:
@@ -164,7 +165,9 @@ class ShardBatches(IterableDataset[list[Raw]]):
         """The rank's part of the epoch's row."""
         if self.share.train:
             mine = len(self) * self.share.batch_size
-            return self.share.rank * mine, (self.share.rank + 1) * mine
+            spare = self.samples - self.share.world * mine
+            begin = random.Random(f"left over {self.share.seed} {self.share.position.epoch}").randint(0, spare)
+            return begin + self.share.rank * mine, begin + (self.share.rank + 1) * mine
         return self.samples * self.share.rank // self.share.world, self.samples * (
             self.share.rank + 1
         ) // self.share.world

@@ -4,6 +4,8 @@ import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from botvision.draw.charts import COLOURS
+
 NAMED = 20  # classes up to which a matrix is shown
 
 
@@ -80,7 +82,7 @@ def cell(content: Cell) -> str:
     if not isinstance(content, Bar):
         return f"<td>{escaped(content)}</td>"
     length = 100 * min(max(content.share, 0.0), 1.0)
-    bar = f'<i style="width:{length:.1f}%;background:var(--c{content.colour})"></i>'
+    bar = f'<i style="width:{length:.1f}%;background:var(--c{content.colour % COLOURS})"></i>'
     return f'<td class="bar"><span>{html.escape(content.text)}</span><b aria-hidden="true">{bar}</b></td>'
 
 

@@ -14,7 +14,7 @@ from botvision.engine.stopping import ENDING, WARNING
 
 READING = "botvision_reading"  # in a checkpoint: how its epochs were given out
 SEEDING = "botvision_seeding"  # in a checkpoint: version of the rule by which random numbers are drawn
-RULE = 1
+RULE = 2
 
 
 def seed_draws(*key: int | str) -> None:

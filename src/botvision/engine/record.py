@@ -11,7 +11,7 @@ from botvision.engine.settings import read_yaml
 from botvision.files import read_json, read_text
 
 LEFT_OUT = {"workers", "seed"}  # options that make no other kind of run
-PRECISION = "precision"  # the one of the engine's that changes what is computed
+COMPUTES = ("precision", "devices", "num_nodes")  # those of the engine's that change what is computed
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Record:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         options = {name: group for name, group in self.config.items() if name not in ("engine", "out")}
-        options[PRECISION] = self.config.get("engine", {}).get(PRECISION)
+        engine, optim = ({} if self.config.get(name) is None else self.config[name] for name in ("engine", "optim"))
+        options["engine"] = {name: engine.get(name) for name in COMPUTES}
+        if optim.get("patience") is not None or optim.get("final") == "best":  # what is chosen among the evaluations
+            options["engine"]["evaluate_every"] = engine.get("evaluate_every")
         return json.dumps(kept(options, own=f"/{self.name}/annotations/"), sort_keys=True)
 
     def points(self, column: str, *, along: str) -> list[tuple[float, float]]:

@@ -58,6 +58,7 @@ class FitOptions:
 
 def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history: History) -> L.Trainer:
     """Lightning's Trainer with our callbacks."""
+    check_averaging(fitting, engine)
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         AttentionLog(compiled=engine.compile, epochs=fitting.epochs),  # before the history, which writes what it logs
@@ -98,6 +99,20 @@ def build_trainer(out: Path, fitting: FitOptions, engine: EngineConfig, history:
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def check_averaging(fitting: FitOptions, engine: EngineConfig) -> None:
+    """Refuse averages of weights in other numbers than float32, which lightning keeps the averages in.
+
+    Raises:
+        ValueError: optim.ema with bf16-true, 64-true and the like.
+    """
+    precision = str(engine.precision)
+    if fitting.ema is not None and precision in ("64", "bf16-true", "16-true", "64-true", "transformer-engine"):
+        raise ValueError(
+            f"optim.ema={fitting.ema:g} averages in float32, and engine.precision={precision} holds weights in other "
+            "numbers; use 32-true or bf16-mixed, or --optim.ema null"
+        )
 
 
 def check_devices(engine: EngineConfig) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -252,7 +253,8 @@ def count(
         left = {id(one) for one in not_judged(document, masks=masks)}
         alone = {**document, "annotations": [one for one in document["annotations"] if id(one) not in left]}
         apart = evaluated(alone, [result for own in counting for result in own], "bbox", masks=masks)
-    seen = apart.confusion_matrix(min_score=SHOWN)
+    of_images = Counter(one["image_id"] for one in results)  # of all classes together, where AP's 100 are of each
+    seen = apart.confusion_matrix(min_score=SHOWN, max_det=max(1, *of_images.values(), 0))
     places = [list(seen["cat_ids"]).index(number) for number in order] + [len(order)]
     calibrated = apart.calibration() if results else {"bins": [], "ece": None}
     return {
