@@ -14,11 +14,13 @@ from botvision.files import write_json
 from studies.cli import run
 
 WIDE = {"qkv_std": 0.05, "position_std": 0.7}
+PUBLISHED = {"position_std": 1.0}  # the deviation that it has, since it passes what was meant for it as the mean
 SMALL = {"channels": (16, 32, 64, 128), "zero_init_last": False}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "botnet14": ("botnet14", {}),
     "botnet26": ("botnet26", {}),
     "botnet50": ("botnet50", {}),
+    "botnet26, the authors' code as published": ("botnet26", PUBLISHED),
     "botnet26, wide start": ("botnet26", WIDE),
     "botnet26, directional start": ("botnet26", {"start": "directional"}),
     "botnet14 of the grid cpu, authors' start": ("botnet14", SMALL),

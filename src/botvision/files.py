@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,13 +41,12 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    unfinished: Path | None = None
+    # named before it is there, so that it goes whenever a signal comes
+    unfinished = path.parent / f"{UNFINISHED}{uuid.uuid4().hex[:8]}{path.suffix}"
     try:
         with told_of(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-            os.close(handle)
-            unfinished = Path(name)
+            unfinished.touch(mode=0o600, exist_ok=False)
             with held(unfinished):
                 yield unfinished
                 unfinished.chmod(0o644)
@@ -59,7 +59,7 @@ def whole_file(path: Path, *, sync: bool = False, keep: Path | None = None) -> I
                 with suppress_unsupported():
                     synced(path.parent)
     finally:
-        if unfinished is not None:
+        with suppress(OSError):  # a folder that is none
             unfinished.unlink(missing_ok=True)
 
 

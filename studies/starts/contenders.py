@@ -58,6 +58,7 @@ CONTENDERS = {
     "se": resnet("ResNet + SE", block_args={"attn_layer": "se"}),
     "deep": resnet("ResNet, deeper", layers=(1, 1, 1, 3)),
     "paper": Contender("BoT, the paper's start"),
+    "published": Contender("BoT, the authors' code as published", options={"position_std": 1.0}),
     "wide": Contender("BoT, wide random start", options={"qkv_std": 0.05, "position_std": 0.7}),
     "same_scales": Contender(
         "BoT, random, at the directional start's scales", options={"qkv_std": 128**-0.5 / 2, "position_std": 0.1}

@@ -45,7 +45,7 @@ def test_without_the_plug_in_its_name_is_said(trained, image, tmp_path, monkeypa
     monkeypatch.setattr(subjects, "entry_points", lambda group: [])
     (tmp_path / "m.pt").touch()
     assert main(["explore", str(tmp_path / "m.pt"), image]) == 2
-    assert "pip install botvision-yolo" in capsys.readouterr().err
+    assert "to open it, install plugins/botvision-yolo of this project" in capsys.readouterr().err
 
 
 def test_a_yolo_without_our_attention_shows_its_receptive_field(trained, image, tmp_path, monkeypatch, capsys):

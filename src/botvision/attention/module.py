@@ -138,7 +138,10 @@ class MHSA2d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """Projections N(0, `qkv_std`²), tables N(0, `position_std`²), as in the authors' code; then `start`."""
+        """Projections N(0, `qkv_std`²), tables N(0, `position_std`²), as the authors' code says it means; then `start`.
+
+        It passes D^-0.5 as the mean of the tables, which the softmax does not see, and so has a `position_std` of 1.
+        """
         nn.init.normal_(self.qkv.weight, std=self.qkv_std)
         if self.qkv.bias is not None:
             nn.init.zeros_(self.qkv.bias)

@@ -9,7 +9,7 @@ class Variant(NamedTuple):
     Attributes:
         blocks: bottlenecks in c2, c3, c4, c5.
         img_size: image side whose position tables have a row for every offset.
-        c5_stride: 2, or 1 for the S1 models (paper section 4.8).
+        c5_stride: 2, or 1 for the S1 models (paper section 4.7; 4.8 in its first version).
         scaled: SE in the convolution blocks and SiLU everywhere (the scaled family).
     """
 

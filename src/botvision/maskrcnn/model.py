@@ -63,7 +63,7 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "paper": Preset(),  # the defaults of the TPU detection code that the paper cites
+    "paper": Preset(),  # sizes of the TPU detection code that the paper cites; departures: docs/maskrcnn.md
     "torchvision_v2": Preset(rpn_convs=2, box_convs=4, heads_norm=True, proposals=(2000, 1000)),
     "tiny": Preset(
         width=64, box_width=256, mask_convs=2, mask_width=64, heads_norm=True, anchor_scale=4,
