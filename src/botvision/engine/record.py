@@ -53,7 +53,8 @@ class Record:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         options = {name: group for name, group in self.config.items() if name not in ("engine", "out")}
-        engine, optim = ({} if self.config.get(name) is None else self.config[name] for name in ("engine", "optim"))
+        groups = (self.config.get(name) for name in ("engine", "optim"))
+        engine, optim = (group if isinstance(group, dict) else {} for group in groups)
         options["engine"] = {name: engine.get(name) for name in COMPUTES}
         if optim.get("patience") is not None or optim.get("final") == "best":  # what is chosen among the evaluations
             options["engine"]["evaluate_every"] = engine.get("evaluate_every")
