@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
-from torch import nn
 from ultralytics.engine import tuner
 from ultralytics.utils import LOGGER
 
-from botvision.attention import MHSA2d
-from botvision_yolo.trainer import TRAINERS, rows_named
+from botvision_yolo.trainer import TRAINERS, has_ours, rows_named
 from botvision_yolo.transfer import load_pretrained, telling_forks
 from botvision_yolo.variants import is_derived, users_own, write_yaml
 
@@ -92,11 +90,6 @@ class YOLO(ultralytics.YOLO):
         if isinstance(options.get("freeze"), str):  # it may train by commands that know no names
             options["freeze"] = rows_named(self.model, options["freeze"])
         return super().tune(*arguments, **options)
-
-
-def has_ours(model: Any) -> bool:
-    """Whether a model has attention of ours."""
-    return isinstance(model, nn.Module) and any(isinstance(part, MHSA2d) for part in model.modules())
 
 
 def derived_or_own(name: str) -> Path | None:

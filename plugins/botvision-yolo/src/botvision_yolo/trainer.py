@@ -71,13 +71,18 @@ class AlignedWeights:
         super().save_metrics(metrics)  # type: ignore[misc]
 
 
+def has_ours(model: Any) -> bool:
+    """Whether a model, or a row of one, has attention of ours."""
+    return isinstance(model, nn.Module) and any(isinstance(part, MHSA2d) for part in model.modules())
+
+
 def rows_named(model: Any, names: str) -> list[int]:
     """The rows of a model that are meant by "backbone", or by the names of their classes, with commas.
 
     Raises:
         ValueError: a name that no row has.
     """
-    attending = {row.i for row in model.model if any(isinstance(part, MHSA2d) for part in row.modules())}
+    attending = {row.i for row in model.model if has_ours(row)}
     known = {"backbone": [i for i in range(len(model.yaml["backbone"])) if i not in attending]}
     for row in model.model:
         known.setdefault(type(row).__name__, []).append(row.i)
@@ -105,7 +110,7 @@ def entropies(trainer: Any) -> list[HeadStatistics]:
     while inner := next((part for name in WRAPPED if isinstance(part := getattr(model, name, None), nn.Module)), None):
         model = inner
     seen = getattr(trainer, "seen", None)
-    if seen is None or not any(isinstance(module, MHSA2d) for module in model.modules()):
+    if seen is None or not has_ours(model):
         return []
     with as_in_training(model):
         return attention_statistics(model, seen.to(next(model.parameters()).dtype))
